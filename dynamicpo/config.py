@@ -1,0 +1,243 @@
+"""One frozen dataclass per stage: the defaults, the checks, and the words every face of a stage uses.
+
+The command line makes its flags from these fields, a KFP component has a parameter for each, and a
+stage writes the configuration it ran with into its manifest. A comment behind a field is the help text.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from dynamicpo.errors import ConfigError, unknown_name
+
+C = TypeVar("C")
+
+SOURCES = ("table", "movielens", "published")
+SPLITS = ("train", "validation", "test")
+STRATEGIES = ("uniform", "popularity", "hard", "published")
+EXCLUDES = ("window", "past", "all")
+BACKENDS = ("auto", "sdpa", "flex", "plain")
+SCORES = ("sum", "mean", "pmi")
+LOSSES = ("dpo", "dmpo", "mppo", "sdpo", "simpo")
+ABLATIONS = ("none", "selection", "beta")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A dataclass field with its help text and its allowed values (limits included)."""
+    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+
+
+def check_fields(config: Any) -> None:
+    """Report every field of a config that is out of its choices or limits, all at once.
+
+    Raises:
+        ConfigError: One or more fields can't be used; one line for each.
+    """
+    problems = [problem for item in dataclasses.fields(config) if (problem := _problem(config, item))]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _problem(config: Any, item: "dataclasses.Field[Any]") -> str:
+    value, meta, name = getattr(config, item.name), item.metadata, item.name
+    if not _has_type(value, item.type):
+        return f"{name}: must be {_type_name(item.type)}, got {value!r}."
+    if meta["choices"] and value not in meta["choices"]:
+        return str(unknown_name(name, str(value), meta["choices"]))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if meta["low"] is not None and not value >= meta["low"]:
+            return f"{name}: must be >= {meta['low']:g}, got {value:g}."
+        if meta["high"] is not None and not value <= meta["high"]:
+            return f"{name}: must be <= {meta['high']:g}, got {value:g}."
+    return ""
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _type_name(kind: Any) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
+
+
+class Checked:
+    """Base of the configs: checks itself when made."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked):
+    """Interactions to examples."""
+
+    source: str = setting(
+        "table", "what the input is: two tables, MovieLens' own files, or published rows", choices=SOURCES
+    )
+    min_rating: float = setting(0.0, "keep interactions with at least this rating (0: all)", low=0)
+    k_core: int = setting(5, "drop users and items with fewer interactions, until none is left (1: keep all)", low=1)
+    split: str = setting(
+        "time", "8:1:1 by time over all interactions, or the last two of every user", choices=("time", "leave-one-out")
+    )
+    min_history: int = setting(3, "shortest history of an example, in items", low=1)
+    max_history: int = setting(10, "longest history of an example, in items", low=1)
+    max_unknown_share: float = setting(
+        0.01, "largest share of interactions with items that are not in the items table", low=0, high=1
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields, then the two that depend on each other."""
+        check_fields(self)
+        if self.max_history < self.min_history:
+            raise ConfigError(f"max_history: must be >= min_history ({self.min_history}), got {self.max_history}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesConfig(Checked):
+    """Examples to preference rows."""
+
+    num_candidates: int = setting(20, "candidates per row, the target included", low=2, high=1000)
+    strategy: str = setting(
+        "uniform", "how negatives are drawn; 'published' keeps the lists the rows came with", choices=STRATEGIES
+    )
+    hard_share: float = setting(0.5, "share of 'hard' negatives; the others are uniform", low=0, high=1)
+    exclude: str = setting(
+        "window",
+        "what negatives exclude: the row's history, the user's past, or all the user's items",
+        choices=EXCLUDES,
+    )
+    seed: int = setting(0, "seed of every draw", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(Checked):
+    """Supervised fine-tuning. What it says of prompts is kept with the model and used by every later stage."""
+
+    backbone: str = setting(
+        "compact", "'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs:// prefix"
+    )
+    revision: str = setting("main", "revision of a Hugging Face model")
+    trust_remote_code: bool = setting(False, "run code that comes with the model; only for models you trust")
+    item_text: str = setting(
+        "auto", "how items are written: titles, or one token each", choices=("auto", "title", "token")
+    )
+    template: str = setting("movies", "prompt templates: movies, music, books, games, or a YAML file")
+    list_candidates: bool = setting(False, "list the candidates in the prompt, as published")
+    max_length: int = setting(512, "longest prompt plus answer, in tokens; the oldest history items are cut", low=16)
+    tuning: str = setting("auto", "train a LoRA adapter or all weights", choices=("auto", "lora", "full"))
+    quantization: str = setting("none", "weights of the base model in memory", choices=("none", "4bit"))
+    loss_on: str = setting("answer", "tokens that carry the loss", choices=("answer", "history"))
+    rows: int = setting(0, "train on this many rows, chosen by key (0: all)", low=0)
+    epochs: float = setting(1.0, "passes over the rows", low=0)
+    max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
+    batch_size: int = setting(64, "rows per step", low=1)
+    micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
+    learning_rate: float = setting(
+        0.0, "peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights)", low=0
+    )
+    warmup_share: float = setting(0.05, "share of the steps with a rising learning rate", low=0, high=1)
+    max_grad_norm: float = setting(1.0, "gradient clipping", low=0)
+    lora_rank: int = setting(16, "rank of the adapter", low=1)
+    lora_alpha: int = setting(32, "scale of the adapter", low=1)
+    lora_dropout: float = setting(0.0, "dropout of the adapter", low=0, high=1)
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    seed: int = setting(0, "seed of weights, order and templates", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(Checked):
+    """DynamicPO preference training (arXiv 2605.00327), from an SFT model."""
+
+    loss: str = setting("dmpo", "base objective", choices=LOSSES)
+    dynamic: bool = setting(True, "DynamicPO: boundary negatives and a beta of their own")
+    ablation: str = setting("none", "keep one half of DynamicPO: 'selection' or 'beta'", choices=ABLATIONS)
+    beta: float = setting(1.0, "strength of the pull to the reference", low=1e-6)
+    margin: float = setting(6.0, "margin constant of the dynamic beta, nats", low=0)
+    simpo_gamma: float = setting(0.0, "target margin of SimPO, nats", low=0)
+    num_negatives: int = setting(15, "negatives per row: the first ones of the row's rejected items", low=1)
+    rows: int = setting(0, "train on this many rows, disjoint from SFT's when both are given (0: all)", low=0)
+    epochs: float = setting(1.0, "passes over the rows", low=0)
+    max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
+    batch_size: int = setting(64, "rows per step", low=1)
+    micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
+    learning_rate: float = setting(
+        0.0, "peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all weights)", low=0
+    )
+    warmup_share: float = setting(0.05, "share of the steps with a rising learning rate", low=0, high=1)
+    max_grad_norm: float = setting(1.0, "gradient clipping", low=0)
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
+    seed: int = setting(0, "seed of the order", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Checked):
+    """Models and baselines on the same held-out rows."""
+
+    split: str = setting("test", "split to evaluate", choices=SPLITS)
+    score: str = setting(
+        "sum", "an item's score: log-probability, its mean per token, or less the title's own", choices=SCORES
+    )
+    rows: int = setting(0, "evaluate this many rows, chosen by key (0: all)", low=0)
+    generate: bool = setting(False, "also generate an answer for each row (HitRatio@1, ValidRatio)")
+    base: bool = setting(False, "also evaluate the untrained base model")
+    token_budget: int = setting(8192, "tokens scored at once", low=64)
+    resamples: int = setting(2000, "bootstrap resamples of users", low=100)
+    backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
+    seed: int = setting(0, "seed of the bootstrap and of the rows", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig(Checked):
+    """A current window of rows against a reference window."""
+
+    split: str = setting(
+        "test", "split of the current window that is compared with the reference's training split", choices=SPLITS
+    )
+    threshold: float = setting(0.1, "a column has drifted when its distance reaches this", low=0)
+    drift_share: float = setting(0.5, "drifted when at least this share of the columns has drifted", low=0, high=1)
+    rows: int = setting(5000, "rows of each window, chosen by key (0: all)", low=0)
+    seed: int = setting(0, "seed of the choice of rows", low=0)
+
+
+def from_mapping(kind: type[C], values: Mapping[str, Any], where: str) -> C:
+    """A config from a mapping, with unknown keys refused.
+
+    Args:
+        kind: The config's class.
+        values: Field names to values; text is converted to the field's type.
+        where: What to name in messages, such as a file.
+
+    Raises:
+        ConfigError: Unknown keys, values of a wrong type or out of limits.
+    """
+    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise unknown_name(where, name, fields)
+    return kind(**{name: _convert(value, fields[name], where) for name, value in values.items()})
+
+
+def _convert(value: Any, item: "dataclasses.Field[Any]", where: str) -> Any:
+    kind = item.type
+    if not isinstance(value, str) or kind is str:
+        return float(value) if kind is float and type(value) is int else value
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[value.lower()]
+        return kind(value)  # type: ignore[operator]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{where}: {item.name} must be {_type_name(kind)}, got {value!r}.") from error
