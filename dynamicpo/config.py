@@ -139,6 +139,11 @@ class SFTConfig(Checked):
     max_length: int = setting(512, "longest prompt plus answer, in tokens; the oldest history items are cut", low=16)
     tuning: str = setting("auto", "train a LoRA adapter or all weights", choices=("auto", "lora", "full"))
     quantization: str = setting("none", "weights of the base model in memory", choices=("none", "4bit"))
+    precision: str = setting(
+        "auto",
+        "matrix products; auto: bfloat16 where the processor has it, but float32 for compact",
+        choices=("auto", "float32", "bfloat16"),
+    )
     loss_on: str = setting("answer", "tokens that carry the loss", choices=("answer", "history"))
     rows: int = setting(0, "train on this many rows, chosen by key (0: all)", low=0)
     epochs: float = setting(1.0, "passes over the rows", low=0)

@@ -1,0 +1,61 @@
+# Two commands do all the set-up: `make quickstart` and `make test`. Both work in .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+BACKBONE ?= compact
+RUN ?=
+COMPILE := $(BIN)/pip-compile -q --strip-extras --no-header --annotation-style=line \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+.PHONY: help install quickstart test check check-lock lock format benchmark clean
+
+help:  ## the commands
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.installed: requirements.lock requirements-data.lock pyproject.toml
+	command -v $(PYTHON) >/dev/null && test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed")'
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	touch $@
+
+install: $(VENV)/.installed  ## make .venv
+
+quickstart: $(VENV)/.installed  ## train, compare and inspect a recommender on MovieLens-100k (BACKBONE=smollm2-135m for the LLM)
+	$(BIN)/dynamicpo quickstart --backbone $(BACKBONE) $(RUN)
+
+test: $(VENV)/.installed-dev  ## all tests
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: $(VENV)/.installed-dev check-lock  ## lint, format, types, lock files in step
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pip check
+
+check-lock: $(VENV)/.installed-dev
+	mkdir -p build/lock && cp requirements.lock requirements-dev.lock build/lock/
+	$(MAKE) -s lock LOCKS=build/lock
+	diff requirements.lock build/lock/requirements.lock && diff requirements-dev.lock build/lock/requirements-dev.lock
+
+LOCKS := .
+lock: $(VENV)/.installed-dev  ## write the lock files anew after a change of pyproject.toml (UPGRADE=1 takes newer versions)
+	$(COMPILE) $(if $(UPGRADE),--upgrade) -o $(LOCKS)/requirements.lock pyproject.toml
+	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCKS)/requirements.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c $(LOCKS)/requirements.lock -o $(LOCKS)/requirements-dev.lock pyproject.toml
+	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/; s#-c $(LOCKS)/requirements.lock, ##; s#-c $(LOCKS)/requirements.lock##' $(LOCKS)/requirements-dev.lock
+
+format:  ## format the code
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+benchmark: $(VENV)/.installed-dev  ## speed and memory: tables, and JSON in build/benchmarks
+	$(BIN)/python -m tests.benchmarks.boundary
+	$(BIN)/python -m tests.benchmarks.scoring
+
+clean:  ## remove what was built (not the runs)
+	rm -rf build $(VENV)
