@@ -1,0 +1,227 @@
+"""How good the models are: one evaluation, or several runs compared."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynamicpo import charts
+from dynamicpo.charts.numbers import shorten
+from dynamicpo.pages import tables
+from dynamicpo.pages.layout import Figure, Section, page
+from dynamicpo.pages.tables import Cell, Metrics, Table
+from dynamicpo.pages.training import Steps, overlay
+
+_TITLE_ROOM, _HISTORY = 90, 4
+_DIFFERENCE = "Right of 0 the first is better. An interval that reaches across 0 may be noise."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a comparison page can show; what is empty is left out.
+
+    Attributes:
+        title: What is compared.
+        metrics: Flat metrics of each model, such as `test_hit_ratio_at_1` with `_low` and `_high`.
+        ranks: For each model the number of rows whose right item stands at rank 1, 2, ... Ties may be shared.
+        comparisons: Paired differences: `a`, `b`, `metric`, `difference` (a less b), `low`, `high`, and where known
+            `p`, `p_holm`, `won`, `lost`.
+        training: The training log of each run, under the model's name.
+        examples: Single rows: `a`, `b`, `outcome` ("won" or "lost", as seen from a), and where known `history` (titles,
+            oldest first), `target` (title), `rank_a`, `rank_b`, `top_a`, `top_b` (titles), `example_id`.
+        differences: Parameters, fingerprints, images or commits that differ: for each its value in each run.
+        facts: Configuration, protocol, seeds, fingerprints; may be nested.
+        warnings: Red lines.
+    """
+
+    title: str = "Comparison"
+    metrics: Metrics
+    ranks: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    comparisons: Sequence[Mapping[str, Any]] = ()
+    training: Mapping[str, Steps] = field(default_factory=dict)
+    examples: Sequence[Mapping[str, Any]] = ()
+    differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+def evaluation_page(
+    metrics: Metrics,
+    ranks: Mapping[str, Sequence[float]],
+    comparisons: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+) -> str:
+    """The page of one evaluation; the arguments are fields of `Report`."""
+    return comparison_page(
+        Report(
+            title="Evaluation", metrics=metrics, ranks=ranks, comparisons=comparisons, facts=facts, warnings=warnings
+        )
+    )
+
+
+def comparison_page(report: Report) -> str:
+    """The page of several models or runs: an evaluation with training curves, single rows and what differs."""
+    sections = [
+        *_accuracy(report),
+        *_paired(report),
+        *_settings(report),
+        *overlay({name: report.training.get(name, ()) for name in _names(report)}),
+        *_ranks(report),
+        *_examples(report),
+        *_others(report),
+    ]
+    return page(report.title, headline(report.metrics, report.comparisons), sections, report.facts, report.warnings)
+
+
+def headline(metrics: Metrics, comparisons: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Who ranks best, by how much, and whether that can be told from noise."""
+    names = [name for name in tables.metric_names(metrics) if tables.is_accuracy(name)]
+    if not names:
+        return "Nothing was evaluated."
+    key = next((name for name in names if tables.plain_name(name) == tables.HEADLINE_METRICS[0]), names[0])
+    values = {model: flat[key] for model, flat in metrics.items() if not math.isnan(flat.get(key, math.nan))}
+    if not values:
+        return "No model has a usable score."
+    best = max(values, key=lambda model: values[model])
+    bounds = charts.interval(metrics[best].get(f"{key}_low", math.nan), metrics[best].get(f"{key}_high", math.nan))
+    what = f"{tables.metric_label(key)} {charts.number(values[best])} {bounds}".strip()
+    where = f" on the {tables.split_of(key)} split" if tables.split_of(key) else ""
+    text = f"{best} ranks best: {what}{where}." if len(values) > 1 else f"{best} reaches {what}{where}."
+    return f"{text} {_against_others(best, key, comparisons)}".strip()
+
+
+def _against_others(best: str, key: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
+    better: list[str] = []
+    unclear: list[str] = []
+    for entry in comparisons:
+        if entry["metric"] in (key, tables.plain_name(key)) and best in (entry["a"], entry["b"]):
+            other = entry["b"] if entry["a"] == best else entry["a"]
+            gain = abs(float(entry["difference"]))
+            (better if tables.is_clear(entry) else unclear).append(f"{other} ({tables.signed(gain)})")
+    parts = [f"It is clearly better than {_listed(better)}"] if better else []
+    parts += [f"{'it' if better else 'It'} can't be told from {_listed(unclear)}"] if unclear else []
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _accuracy(report: Report) -> list[Section]:
+    names = [name for name in tables.metric_names(report.metrics) if tables.is_accuracy(name)]
+    if not names:
+        return []
+    drawn = [name for name in names if tables.plain_name(name) in tables.HEADLINE_METRICS] or names[:3]
+    figures = [Figure(_bars(report.metrics, name), _meaning(name)) for name in drawn]
+    text = "Means over rows; 95 % intervals in brackets. The best of a column is set in bold."
+    return [Section("Ranking the right item", text, tables.metrics_table(report.metrics, names), figures)]
+
+
+def _bars(metrics: Metrics, name: str) -> str:
+    values = {model: _estimate(flat, name, f"{name}_low", f"{name}_high") for model, flat in metrics.items()}
+    return charts.bars_with_intervals(values, tables.metric_label(name, with_split=True))
+
+
+def _meaning(name: str) -> str:
+    kind, _, k = tables.plain_name(name).partition("_at_")
+    if kind == "hit_ratio":
+        return "Share of rows in which the right item " + ("comes first." if k == "1" else f"is among the first {k}.")
+    if kind == "ndcg":
+        return f"As HitRatio@{k}, but the first place counts 1, the second .63, the third .5, and so on."
+    return "Mean of 1 divided by the right item's rank."
+
+
+def _paired(report: Report) -> list[Section]:
+    if not report.comparisons:
+        return []
+    text = (
+        "Two models on the very same rows. Bold: the interval excludes 0, and p after Holm's correction for the number "
+        "of comparisons is under .05. Rows won: a ranks the right item better than b does."
+    )
+    keys = [str(entry["metric"]) for entry in report.comparisons]
+    drawn = [key for key in dict.fromkeys(keys) if tables.plain_name(key) == tables.HEADLINE_METRICS[0]]
+    figures = [Figure(_difference_bars(report.comparisons, key), _DIFFERENCE) for key in drawn]
+    return [Section("Paired differences", text, tables.differences_table(report.comparisons), figures)]
+
+
+def _difference_bars(comparisons: Sequence[Mapping[str, Any]], metric: str) -> str:
+    values = {
+        f"{shorten(entry['a'], 18)} − {shorten(entry['b'], 18)}": _estimate(entry, "difference", "low", "high")
+        for entry in comparisons
+        if entry["metric"] == metric
+    }
+    return charts.bars_with_intervals(values, f"Difference in {tables.metric_label(metric)}", coloured=False)
+
+
+def _estimate(flat: Mapping[str, Any], *keys: str) -> charts.Estimate:
+    return charts.Estimate(*(tables.value_of(flat, key) for key in keys))
+
+
+def _settings(report: Report) -> list[Section]:
+    if not report.differences:
+        return []
+    runs = list(dict.fromkeys(run for values in report.differences.values() for run in values))
+    rows = [
+        [Cell(name), *(Cell(_title(values.get(run))) for run in runs)] for name, values in report.differences.items()
+    ]
+    table = Table(["", *runs], rows, range(len(runs) + 1))
+    return [Section("What differs between the runs", "", table)]
+
+
+def _ranks(report: Report) -> list[Section]:
+    ranks = {name: [*report.ranks.get(name, ())] for name in _names(report)}
+    tallest = max(
+        (max(charts.rank_groups(counts)[1]) / sum(counts) for counts in ranks.values() if sum(counts)), default=0
+    )
+    if not tallest:
+        return []
+    first = charts.rank_curves(ranks, "The right item is among the first k")
+    figures = [Figure(first, "The higher a line, the better: at k = 1 it shows HitRatio@1, at k = 5 HitRatio@5.")]
+    for place, (name, counts) in enumerate(ranks.items()):
+        if sum(counts):
+            figures.append(Figure(charts.rank_histogram(counts, name, place, tallest * 1.05)))
+    return [Section("Where the right item stands", "Rank 1 is the first place.", figures=figures)]
+
+
+def _names(report: Report) -> list[str]:
+    """All models in one order, which gives each the same colour in every chart."""
+    return list(dict.fromkeys([*report.metrics, *report.training, *report.ranks]))
+
+
+def _examples(report: Report) -> list[Section]:
+    sections = []
+    for outcome, better, worse in (("won", "a", "b"), ("lost", "b", "a")):
+        chosen = [entry for entry in report.examples if entry.get("outcome") == outcome]
+        if chosen:
+            text = f"Some of the rows in which {better} ranks the right item better than {worse} does."
+            sections.append(Section(f"Rows {outcome} by a", text, _examples_table(chosen)))
+    return sections
+
+
+def _examples_table(examples: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for entry in examples:
+        history = [_title(title) for title in entry.get("history", ())]
+        cells = [Cell(" · ".join(history[-_HISTORY:]) or "–"), Cell(_title(entry.get("target")))]
+        for side in ("a", "b"):
+            detail = f"rank {_rank(entry.get(f'rank_{side}'))}, first: {_title(entry.get(f'top_{side}'))}"
+            cells.append(Cell(str(entry[side]), detail))
+        rows.append(cells)
+    return Table([f"history (the last {_HISTORY})", "right item", "a", "b"], rows, range(4))
+
+
+def _title(text: Any) -> str:
+    return "–" if text is None else shorten(str(text), _TITLE_ROOM)
+
+
+def _rank(value: Any) -> str:
+    return "–" if value is None else f"{float(value):g}"
+
+
+def _others(report: Report) -> list[Section]:
+    names = [name for name in tables.metric_names(report.metrics) if not tables.is_accuracy(name)]
+    if not names:
+        return []
+    table = tables.metrics_table(report.metrics, names)
+    return [Section("Other measures", "", table)]
