@@ -1,0 +1,1 @@
+"""Where interactions come from: two tables, MovieLens' own files, or the published rows."""

@@ -1,0 +1,176 @@
+"""Negative sampling: examples to preference rows.
+
+Every draw is a hash of (seed, split, example id, draw number), so that a row's candidates depend on the row alone:
+not on the order of rows, the other rows or the number of workers, and not on the target's id, which would give the
+answer away (as the published lists do).
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dynamicpo import keyed, records
+from dynamicpo.config import NegativesConfig
+from dynamicpo.errors import ConfigError, DataError
+from dynamicpo.negatives.catalogue import Catalogue, Codes, Rows, decode, encode_lists, encode_rows, make_catalogue
+from dynamicpo.negatives.draws import Batch, Drawing, candidate_order, rejected_order, shuffled_neighbours
+from dynamicpo.negatives.exclusions import Exclusions, exclusions
+from dynamicpo.negatives.neighbours import nearest_items
+from dynamicpo.progress import Progress
+from dynamicpo.records import Manifest
+
+log = logging.getLogger(__name__)
+
+POPULARITY_POWER = 0.75
+_NEAREST = 50
+_ROWS_AT_ONCE = 1 << 14
+_WORDS = {"window": "its history", "past": "its user's past", "all": "its user's items"}
+
+
+def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> Manifest:
+    """Give each example its candidates and its rejected items.
+
+    Args:
+        examples: The output of data preparation.
+        output: The folder to make: as `examples`, with the columns `candidates` and `rejected`.
+        config: Strategy, number, exclusions and seed.
+
+    Raises:
+        ConfigError: The strategy needs what the examples do not have.
+        DataError: The catalogue is too small, or published lists that can't be used.
+    """
+    source = records.read_manifest(examples, "prepare_data")
+    manifest = Manifest("sample_negatives", records.config_dict(config), {"examples": source.fingerprint})
+    if existing := records.finished(output, manifest):
+        return existing
+    with records.stage_output(output, manifest) as partial:
+        items = records.read_items(examples)
+        catalogue = make_catalogue(items)
+        tables = {split: records.read_rows(examples, split, records.EXAMPLES) for split in records.SPLITS}
+        draw = _published if config.strategy == "published" else _drawn
+        for split, (candidates, rejected) in draw(tables, catalogue, config, manifest.counts).items():
+            table = tables[split].select(records.EXAMPLES.names)
+            table = table.append_column("candidates", decode(candidates, catalogue))
+            records.write_rows(partial, split, table.append_column("rejected", decode(rejected, catalogue)))
+            manifest.counts[f"{split}_rows"] = len(table)
+        records.write_items(partial, items)
+        manifest.counts["items"] = len(items)
+        manifest.extra = source.extra | {"protocol": _protocol(config)}
+    log.info("%s: %s", output, ", ".join(f"{name} {count}" for name, count in manifest.counts.items()))
+    return manifest
+
+
+def _protocol(config: NegativesConfig) -> dict[str, Any]:
+    """What makes numbers comparable: said in every report."""
+    names = ("strategy", "exclude", "num_candidates", "seed", "hard_share")
+    protocol = {name: getattr(config, name) for name in names if name != "hard_share" or config.strategy == "hard"}
+    return protocol | ({"exclude": "as published"} if config.strategy == "published" else {})
+
+
+Lists = dict[str, tuple[Codes, Codes]]
+
+
+def _keys(config: NegativesConfig, split: str, example_ids: Sequence[str]) -> NDArray[np.uint64]:
+    return keyed.keys(config.seed, f"negatives/{split}", example_ids)
+
+
+def _drawn(tables: dict[str, pa.Table], catalogue: Catalogue, config: NegativesConfig, counts: dict[str, Any]) -> Lists:
+    """Fresh candidates and rejected items, by split."""
+    splits = [encode_rows(table, split, catalogue) for split, table in tables.items()]
+    excluded, owners, moments = exclusions(config.exclude, splits, catalogue)
+    batches = {
+        rows.split: Batch(_keys(config, rows.split, rows.example_ids), rows.targets, owner, moment)
+        for rows, owner, moment in zip(splits, owners, moments, strict=True)
+    }
+    for rows in splits:
+        _check_room(rows, batches[rows.split], excluded, catalogue, config)
+    power = POPULARITY_POWER if config.strategy == "popularity" else 0.0
+    drawing = Drawing(catalogue, excluded, catalogue.popularity.astype(float) ** power)
+    num_hard = round(config.hard_share * (config.num_candidates - 1)) if config.strategy == "hard" else 0
+    neighbours = nearest_items(splits[0], len(catalogue.texts), max(_NEAREST, 3 * num_hard)) if num_hard else None
+    lists: Lists = {}
+    with Progress("negatives", sum(len(batch.keys) for batch in batches.values())) as progress:
+        for split, batch in batches.items():
+            pieces = []
+            for start in range(0, max(1, len(batch.keys)), _ROWS_AT_ONCE):
+                part = batch.take(slice(start, start + _ROWS_AT_ONCE))
+                pieces.append(draw_negatives(part, drawing, config.num_candidates - 1, neighbours, num_hard))
+                progress.advance(len(part.keys))
+            lists[split] = _arranged(batch, np.concatenate(pieces))
+    return lists
+
+
+def draw_negatives(
+    batch: Batch, drawing: Drawing, count: int, neighbours: Codes | None = None, num_hard: int = 0
+) -> Codes:
+    """`count` negatives a row: `num_hard` of the target's neighbours where there are as many, the others by weight.
+
+    Returns:
+        Codes, in the order in which they were drawn. Shape (N, count).
+    """
+    chosen = np.full((len(batch.keys), count), -1, dtype=np.int64)
+    if neighbours is not None:
+        chosen = drawing.accept(batch, chosen, shuffled_neighbours(batch, neighbours), num_hard)
+    return drawing.draw(batch, chosen, count)
+
+
+def _arranged(batch: Batch, negatives: Codes) -> tuple[Codes, Codes]:
+    """Candidates with the target at a random place, and the negatives in a random order of their own."""
+    candidates = np.concatenate([batch.targets[:, None], negatives], axis=1)
+    return candidate_order(batch.keys, candidates), rejected_order(batch.keys, negatives)
+
+
+def _check_room(rows: Rows, batch: Batch, excluded: Exclusions, catalogue: Catalogue, config: NegativesConfig) -> None:
+    """Refuse a catalogue with too few titles for some row."""
+    targets_free = ~excluded.contain(batch.owners, batch.moments, catalogue.texts[batch.targets])
+    room = catalogue.num_texts - excluded.count(batch.owners, batch.moments) - targets_free
+    if len(room) and room.min() < config.num_candidates - 1:
+        worst = int(room.argmin())
+        remedy = f"Lower num_candidates to {room.min() + 1}" if room.min() > 0 else "Give more items"
+        hint = "" if config.exclude == "window" else ", or exclude less ('window')"
+        raise DataError(
+            f"{rows.split} row {rows.example_ids[worst]!r}: needs {config.num_candidates - 1} negatives, but a catalogue "
+            f"of {catalogue.num_texts} titles offers {room.min()} besides its target and {_WORDS[config.exclude]}. "
+            f"{remedy}{hint}."
+        )
+
+
+def _published(
+    tables: dict[str, pa.Table], catalogue: Catalogue, config: NegativesConfig, counts: dict[str, Any]
+) -> Lists:
+    """The candidates that the rows came with, and the rejected items in a random order."""
+    lists: Lists = {}
+    for split, table in tables.items():
+        if "candidates" not in table.column_names:
+            raise ConfigError(
+                "strategy: 'published' needs rows with candidate lists (source 'published'), but these have none. "
+                "Choose uniform, popularity or hard."
+            )
+        rows = encode_rows(table, split, catalogue)
+        codes, owners = encode_lists(table, "candidates", split, catalogue)
+        lengths = np.bincount(owners, minlength=len(table))
+        _refuse(
+            rows, lengths != config.num_candidates, f"must have num_candidates ({config.num_candidates}) candidates"
+        )
+        candidates = codes.reshape(len(table), config.num_candidates)
+        texts = catalogue.texts[candidates]
+        _refuse(rows, (np.diff(np.sort(texts, axis=1), axis=1) == 0).any(axis=1), "must have candidates that differ")
+        is_target = candidates == rows.targets[:, None]
+        _refuse(rows, ~is_target.any(axis=1), "must have its target among the candidates")
+        negatives = candidates[~is_target].reshape(len(table), config.num_candidates - 1)
+        keys = _keys(config, split, rows.example_ids)
+        lists[split] = candidates, rejected_order(keys, negatives)
+    return lists
+
+
+def _refuse(rows: Rows, broken: NDArray[np.bool_], must: str) -> None:
+    if broken.any():
+        raise DataError(
+            f"{rows.split} row {rows.example_ids[int(broken.argmax())]!r}: {must}; {broken.sum()} published rows do not. "
+            "Set num_candidates to the lists' length, correct the rows, or draw fresh negatives (strategy uniform)."
+        )

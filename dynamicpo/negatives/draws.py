@@ -1,0 +1,158 @@
+"""Keyed draws without replacement, in bulk: the first acceptable items of each row's own stream of draws."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamicpo import keyed
+from dynamicpo.negatives.catalogue import Catalogue, Codes
+from dynamicpo.negatives.exclusions import Exclusions
+
+Keys = NDArray[np.uint64]
+
+# Each use has draw numbers of its own.
+_NEIGHBOURS, _RACE, _CANDIDATES, _REJECTED = (np.uint64(use << 32) for use in range(1, 5))
+_SPARE_DRAWS = 8
+_ROUNDS = 4
+_RACE_CELLS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows to draw for.
+
+    Attributes:
+        keys: Each row's key. Shape (N,).
+        targets: Codes. Shape (N,).
+        owners: Whose exclusions count. Shape (N,).
+        moments: At which moment. Shape (N,).
+    """
+
+    keys: Keys
+    targets: Codes
+    owners: Codes
+    moments: Codes
+
+    def take(self, rows: NDArray[np.bool_] | slice) -> "Batch":
+        """Some of the rows."""
+        return Batch(self.keys[rows], self.targets[rows], self.owners[rows], self.moments[rows])
+
+
+class Drawing:
+    """Draws negatives for batches of rows.
+
+    Args:
+        catalogue: The items.
+        excluded: What must not be drawn.
+        weights: How likely each item is, in relation to the others. Shape (I,), none negative. Those of weight 0
+            come only after all others.
+    """
+
+    def __init__(self, catalogue: Catalogue, excluded: Exclusions, weights: NDArray[np.float64]) -> None:
+        """Prepare the inverse of the cumulated weights."""
+        self._catalogue, self._excluded, self._weights = catalogue, excluded, weights
+        self._cumulated = np.cumsum(weights)
+
+    def draw(self, batch: Batch, chosen: Codes, count: int) -> Codes:
+        """Fill up to `count` negatives a row.
+
+        Args:
+            batch: The rows.
+            chosen: What is chosen already, with -1 behind it. Shape (N, count).
+            count: How many there must be. The catalogue must have as many to offer.
+
+        Returns:
+            Codes, -1 nowhere. Shape (N, count).
+        """
+        chosen, start, width = chosen.copy(), 0, count + _SPARE_DRAWS
+        for _ in range(_ROUNDS):
+            self._some(batch, chosen, lambda part, first=start, many=width: self._proposals(part, first, many))
+            start, width = start + width, 2 * width
+        rows_at_once = max(1, _RACE_CELLS // len(self._weights))
+        open_rows = np.flatnonzero((chosen < 0).any(axis=1))
+        for first in range(0, len(open_rows), rows_at_once):
+            some = np.zeros(len(chosen), dtype=bool)
+            some[open_rows[first : first + rows_at_once]] = True
+            chosen[some] = self.accept(batch.take(some), chosen[some], self._race(batch.take(some)), count)
+        return chosen
+
+    def _some(self, batch: Batch, chosen: Codes, propose: Callable[[Batch], Codes]) -> None:
+        """Put proposals into the rows that still have room."""
+        rows = (chosen < 0).any(axis=1)
+        if rows.any():
+            part = batch.take(rows)
+            chosen[rows] = self.accept(part, chosen[rows], propose(part), chosen.shape[1])
+
+    def _proposals(self, batch: Batch, first: int, many: int) -> Codes:
+        draws = np.arange(first, first + many, dtype=np.uint64)
+        share = keyed.uniform(batch.keys[:, None], draws)
+        places = np.searchsorted(self._cumulated, share * self._cumulated[-1], side="right")
+        return np.minimum(places, len(self._weights) - 1)
+
+    def _race(self, batch: Batch) -> Codes:
+        """All items in a random order by weight: of exponential waiting times, the shortest first.
+
+        Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006).
+        """
+        items = np.arange(len(self._weights), dtype=np.uint64)
+        share = keyed.uniform(batch.keys[:, None], _RACE + items)
+        waiting = -np.log1p(-share) / np.where(self._weights > 0, self._weights, 1e-30)
+        return np.argsort(waiting, axis=1, kind="stable")
+
+    def accept(self, batch: Batch, chosen: Codes, proposals: Codes, limit: int) -> Codes:
+        """Take proposals in their order, if neither the target nor excluded nor of a title that is there already.
+
+        Args:
+            batch: The rows.
+            chosen: What is chosen already, with -1 behind it. Shape (N, M).
+            proposals: Codes, or -1 for none. Shape (N, P).
+            limit: How many of a row's M places may be taken.
+
+        Returns:
+            `chosen` with proposals behind. Shape (N, M).
+        """
+        both = np.concatenate([chosen, proposals], axis=1)
+        texts = np.where(both >= 0, self._catalogue.texts[both], -1)
+        good = (both >= 0) & ~_repeated(texts) & (texts != self._catalogue.texts[batch.targets][:, None])
+        new = slice(chosen.shape[1], None)
+        good[:, new] &= ~self._excluded.contain(batch.owners[:, None], batch.moments[:, None], texts[:, new])
+        good &= np.cumsum(good, axis=1) <= limit
+        filled = np.full_like(chosen, -1)
+        rows, columns = np.nonzero(good)
+        filled[rows, (np.cumsum(good, axis=1) - 1)[rows, columns]] = both[rows, columns]
+        return filled
+
+
+def _repeated(texts: Codes) -> NDArray[np.bool_]:
+    """Whether a value stands in its row already, further to the left."""
+    order = np.argsort(texts, axis=1, kind="stable")
+    ordered = np.take_along_axis(texts, order, axis=1)
+    again = np.zeros(texts.shape, dtype=bool)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again
+
+
+def shuffled_neighbours(batch: Batch, neighbours: Codes) -> Codes:
+    """Each target's neighbours in an order of the row's own; -1 stays behind. Shape (N, P)."""
+    codes = neighbours[batch.targets]
+    draws = _NEIGHBOURS + np.arange(codes.shape[1], dtype=np.uint64)
+    order = np.where(codes >= 0, keyed.uniform(batch.keys[:, None], draws), 2.0)
+    return np.take_along_axis(codes, np.argsort(order, axis=1, kind="stable"), axis=1)
+
+
+def candidate_order(keys: Keys, codes: Codes) -> Codes:
+    """The codes of each row in a random order of the row's own."""
+    return _shuffled(keys, codes, _CANDIDATES)
+
+
+def rejected_order(keys: Keys, codes: Codes) -> Codes:
+    """The same, in another order."""
+    return _shuffled(keys, codes, _REJECTED)
+
+
+def _shuffled(keys: Keys, codes: Codes, use: np.uint64) -> Codes:
+    draws = use + np.arange(codes.shape[1], dtype=np.uint64)
+    order = np.argsort(keyed.uniform(keys[:, None], draws), axis=1, kind="stable")
+    return np.take_along_axis(codes, order, axis=1)
