@@ -58,7 +58,6 @@ class Frame(NamedTuple):
         x_label: What runs along x, under the plot.
         height: Of the plot itself.
         notes: Red lines at the bottom.
-        legend: Whether to name the lines.
     """
 
     title: str
@@ -66,7 +65,6 @@ class Frame(NamedTuple):
     x_label: str = ""
     height: float = 190
     notes: Sequence[str] = ()
-    legend: bool = True
 
 
 def draw(paint: Callable[[Any], None], frame: Frame) -> str:
@@ -81,7 +79,7 @@ def draw(paint: Callable[[Any], None], frame: Frame) -> str:
         if not axes.has_data():
             axes.set_axis_off()
             axes.text(0, 0.5, "Nothing to show.", transform=axes.transAxes, va="center", color=GREY)
-            frame = frame._replace(height=40, x_label="", y_label="", legend=False)
+            frame = frame._replace(height=40, x_label="", y_label="")
         _lay_out(figure, axes, frame)
         target = io.StringIO()
         FigureCanvasSVG(figure).print_svg(target, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -97,7 +95,7 @@ def shrink(text: Any, room: float) -> None:
 
 def _lay_out(figure: Any, axes: Any, frame: Frame) -> None:
     """Place everything in units of the SVG, from the bottom up: notes, legend, x label, plot, y label, title."""
-    names = axes.get_legend_handles_labels()[1] if frame.legend else []
+    names = [name for name in axes.get_legend_handles_labels()[1] if name]
     across = max(1, min(len(names), int(WIDTH // (7.5 * max(map(columns, names), default=1) + 60))))
     title = textwrap.wrap(one_line(frame.title), 46, max_lines=3, placeholder=" …") or [""]
     notes = _LINE * len(frame.notes)
@@ -121,7 +119,7 @@ def _lay_out(figure: Any, axes: Any, frame: Frame) -> None:
 
 def _legend(figure: Any, axes: Any, bottom: float, across: int) -> None:
     """Lines first, then what they are compared with."""
-    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    entries = [entry for entry in zip(*axes.get_legend_handles_labels(), strict=True) if entry[1]]
     entries.sort(key=lambda entry: getattr(entry[0], "get_gid", lambda: None)() == "reference")
     handles, names = zip(*entries, strict=True)
     place = {"loc": "lower left", "bbox_to_anchor": (0, bottom), "borderaxespad": 0, "borderpad": 0.2}
@@ -141,7 +139,7 @@ def _label_ticks(figure: Any, axes: Any) -> float:
             axis.set_ticks(ticks, labels=tick_labels(ticks))
     figure.draw_without_rendering()
     widths = [label.get_window_extent().width for label in axes.get_yticklabels() if label.get_text()]
-    return float(max(widths) + 8) if widths and axes.axison else 6.0
+    return float(max(widths) + 8) if widths and axes.axison else 4.0
 
 
 def _inline(svg: str, label: str) -> str:

@@ -5,8 +5,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_MAX_COLUMNS = 40
-
 
 def number(value: float) -> str:
     """A number for a reader: `.286`, `12.35`, `1,682`, `2e−5`; `–` for one that is missing."""
@@ -67,7 +65,7 @@ def shorten(text: str, room: int) -> str:
     return f"{head}…{tail}"
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Names for a chart: one line, at most 40 columns, all different (numbered where the shortened ones are not)."""
-    short = [shorten(name, _MAX_COLUMNS) or "(no name)" for name in names]
+def short_names(names: Sequence[str], room: int = 40) -> list[str]:
+    """Names on one line of at most `room` columns, all different (numbered where the shortened ones are not)."""
+    short = [shorten(name, room) or "(no name)" for name in names]
     return [f"{place + 1} {name}" if short.count(name) > 1 else name for place, name in enumerate(short)]

@@ -61,15 +61,15 @@ def curves(
     notes = [f"{lost} {'value is' if lost == 1 else 'values are'} NaN or infinite and not drawn."] if lost else []
 
     def paint(axes: Any) -> None:
-        for place, (name, (x, y)) in enumerate(zip(short_names(list(points)), points.values(), strict=True)):
+        names = short_names(list(points)) if len(points) > 1 else [""] * len(points)
+        for place, (name, (x, y)) in enumerate(zip(names, points.values(), strict=True)):
             if not np.isnan(y).all():
                 _line_of_means(axes, x, y, _look(place, name), few=len(drawn) <= 2)
         if drawn:
             _references(axes, references or {})
             axes.set_ylim(*y_range)
 
-    legend = len(points) > 1 or bool(references)
-    return draw(paint, Frame(title, y_label, x_label, notes=notes, legend=legend))
+    return draw(paint, Frame(title, y_label, x_label, notes=notes))
 
 
 def bars_with_intervals(values: Mapping[str, Estimate], title: str, x_label: str = "", coloured: bool = True) -> str:
@@ -89,9 +89,9 @@ def bars_with_intervals(values: Mapping[str, Estimate], title: str, x_label: str
             axes.set_ylim(len(values) - 0.62, -0.7)
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
-            axes.axvline(0, color=GREY, linewidth=1)
+            axes.grid(visible=False)
 
-    return draw(paint, Frame(title, "", x_label, height=max(40 * len(values), 44), legend=False))
+    return draw(paint, Frame(title, "", x_label, height=max(40 * len(values), 44)))
 
 
 def histogram(
@@ -121,7 +121,7 @@ def histogram(
             axes.bar(range(len(heights)), heights / heights.sum(), width=0.78, **_fill(place))
             axes.set_xlim(-0.7, len(heights) - 0.3)
             axes.set_ylim(0, y_max)
-            _references(axes, references or {})
+            _references(axes, {f"{name} {number(value)}": value for name, value in (references or {}).items()})
             every = -(-len(labels) * (max(map(len, labels)) + 1) // 48)
             axes.set_xticks(range(0, len(labels), every), labels[::every])
             axes.grid(visible=False, axis="x")
@@ -192,7 +192,7 @@ def scaling(
                 bounds = np.nan_to_num(np.abs(table[:, 2:].T - table[:, 1]))
                 axes.errorbar(table[:, 0] + shift, table[:, 1], bounds, **_look(place, name), capsize=2.5, elinewidth=1)
         if ks:
-            _references(axes, references or {})
+            _references(axes, {f"{name} {number(value)}": value for name, value in (references or {}).items()})
             axes.set_xticks(ks, [f"{k:g}" for k in ks])
 
     return draw(paint, Frame(title, y_label, x_label))
@@ -240,6 +240,7 @@ def _line_of_means(axes: Any, x: Array, y: Array, look: dict[str, Any], few: boo
 def _bar(axes: Any, place: int, name: str, estimate: Estimate, fill: dict[str, Any]) -> None:
     value, low, high = (float(v) for v in _finite(estimate))
     axes.barh(place, np.nan_to_num(value), 0.34, **fill)
+    axes.plot([0, 0], [place - 0.25, place + 0.25], color=GREY, linewidth=1)
     if not math.isnan(low + high + value):
         error = [[max(value - low, 0)], [max(high - value, 0)]]
         axes.errorbar(value, place, xerr=error, color=INK, capsize=3, elinewidth=1.3)
@@ -254,4 +255,4 @@ def _references(axes: Any, references: Mapping[str, float]) -> None:
         if math.isfinite(value):
             colour, dashes = _REFERENCES[place % len(_REFERENCES)]
             line = axes.axhline(value, color=colour, linestyle=dashes, linewidth=1.2, zorder=1, gid="reference")
-            line.set_label(f"{name} {number(value)}")
+            line.set_label(name)

@@ -8,7 +8,7 @@ from typing import Any
 from dynamicpo import charts
 from dynamicpo.charts.numbers import shorten
 from dynamicpo.pages import tables
-from dynamicpo.pages.layout import Figure, Section, page
+from dynamicpo.pages.layout import Figure, Section, fact, page
 from dynamicpo.pages.tables import Cell, Metrics, Table
 from dynamicpo.pages.training import Steps, overlay
 
@@ -30,7 +30,8 @@ class Report:
         examples: Single rows: `a`, `b`, `outcome` ("won" or "lost", as seen from a), and where known `history` (titles,
             oldest first), `target` (title), `rank_a`, `rank_b`, `top_a`, `top_b` (titles), `example_id`.
         differences: Parameters, fingerprints, images or commits that differ: for each its value in each run.
-        facts: Configuration, protocol, seeds, fingerprints; may be nested.
+        facts: Configuration, protocol, seeds, fingerprints; may be nested. A mapping under `protocol` (split, score,
+            exclude, strategy, number of candidates) is also shown in the open, beside the numbers.
         warnings: Red lines.
     """
 
@@ -74,24 +75,25 @@ def comparison_page(report: Report) -> str:
     return page(report.title, headline(report.metrics, report.comparisons), sections, report.facts, report.warnings)
 
 
-def headline(metrics: Metrics, comparisons: Sequence[Mapping[str, Any]] = ()) -> str:
+def headline(metrics: Metrics, comparisons: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """Who ranks best, by how much, and whether that can be told from noise."""
     names = [name for name in tables.metric_names(metrics) if tables.is_accuracy(name)]
     if not names:
-        return "Nothing was evaluated."
+        return ["Nothing was evaluated."]
     key = next((name for name in names if tables.plain_name(name) == tables.HEADLINE_METRICS[0]), names[0])
-    values = {model: flat[key] for model, flat in metrics.items() if not math.isnan(flat.get(key, math.nan))}
+    values = {model: tables.value_of(flat, key) for model, flat in metrics.items()}
+    values = {model: value for model, value in values.items() if not math.isnan(value)}
     if not values:
-        return "No model has a usable score."
+        return ["No model has a usable score."]
     best = max(values, key=lambda model: values[model])
-    bounds = charts.interval(metrics[best].get(f"{key}_low", math.nan), metrics[best].get(f"{key}_high", math.nan))
+    bounds = charts.interval(*(tables.value_of(metrics[best], f"{key}_{side}") for side in ("low", "high")))
     what = f"{tables.metric_label(key)} {charts.number(values[best])} {bounds}".strip()
     where = f" on the {tables.split_of(key)} split" if tables.split_of(key) else ""
     text = f"{best} ranks best: {what}{where}." if len(values) > 1 else f"{best} reaches {what}{where}."
-    return f"{text} {_against_others(best, key, comparisons)}".strip()
+    return [text, *_against_others(best, key, comparisons)]
 
 
-def _against_others(best: str, key: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
+def _against_others(best: str, key: str, comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     better: list[str] = []
     unclear: list[str] = []
     for entry in comparisons:
@@ -99,9 +101,8 @@ def _against_others(best: str, key: str, comparisons: Sequence[Mapping[str, Any]
             other = entry["b"] if entry["a"] == best else entry["a"]
             gain = abs(float(entry["difference"]))
             (better if tables.is_clear(entry) else unclear).append(f"{other} ({tables.signed(gain)})")
-    parts = [f"It is clearly better than {_listed(better)}"] if better else []
-    parts += [f"{'it' if better else 'It'} can't be told from {_listed(unclear)}"] if unclear else []
-    return f"{'; '.join(parts)}." if parts else ""
+    sentences = [f"It is clearly better than {_listed(better)}."] if better else []
+    return sentences + ([f"It can't be told apart from {_listed(unclear)}."] if unclear else [])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -110,11 +111,15 @@ def _listed(names: Sequence[str]) -> str:
 
 def _accuracy(report: Report) -> list[Section]:
     names = [name for name in tables.metric_names(report.metrics) if tables.is_accuracy(name)]
+    names = [name for name in names if tables.plain_name(name) != "ndcg_at_1"]  # the same number as HitRatio@1
     if not names:
         return []
     drawn = [name for name in names if tables.plain_name(name) in tables.HEADLINE_METRICS] or names[:3]
     figures = [Figure(_bars(report.metrics, name), _meaning(name)) for name in drawn]
     text = "Means over rows; 95 % intervals in brackets. The best of a column is set in bold."
+    protocol = report.facts.get("protocol")
+    if isinstance(protocol, Mapping):
+        text += f" Protocol: {', '.join(f'{name} {fact(value)}' for name, value in protocol.items())}."
     return [Section("Ranking the right item", text, tables.metrics_table(report.metrics, names), figures)]
 
 
@@ -146,10 +151,12 @@ def _paired(report: Report) -> list[Section]:
 
 
 def _difference_bars(comparisons: Sequence[Mapping[str, Any]], metric: str) -> str:
+    entries = [entry for entry in comparisons if entry["metric"] == metric]
+    models = list(dict.fromkeys(str(entry[side]) for entry in entries for side in ("a", "b")))
+    short = dict(zip(models, charts.short_names(models, 18), strict=True))
     values = {
-        f"{shorten(entry['a'], 18)} − {shorten(entry['b'], 18)}": _estimate(entry, "difference", "low", "high")
-        for entry in comparisons
-        if entry["metric"] == metric
+        f"{short[str(entry['a'])]} − {short[str(entry['b'])]}": _estimate(entry, "difference", "low", "high")
+        for entry in entries
     }
     return charts.bars_with_intervals(values, f"Difference in {tables.metric_label(metric)}", coloured=False)
 
@@ -163,7 +170,8 @@ def _settings(report: Report) -> list[Section]:
         return []
     runs = list(dict.fromkeys(run for values in report.differences.values() for run in values))
     rows = [
-        [Cell(name), *(Cell(_title(values.get(run))) for run in runs)] for name, values in report.differences.items()
+        [Cell(name), *(Cell(_title(fact(values[run]) if run in values else None)) for run in runs)]
+        for name, values in report.differences.items()
     ]
     table = Table(["", *runs], rows, range(len(runs) + 1))
     return [Section("What differs between the runs", "", table)]
@@ -171,15 +179,14 @@ def _settings(report: Report) -> list[Section]:
 
 def _ranks(report: Report) -> list[Section]:
     ranks = {name: [*report.ranks.get(name, ())] for name in _names(report)}
-    tallest = max(
-        (max(charts.rank_groups(counts)[1]) / sum(counts) for counts in ranks.values() if sum(counts)), default=0
-    )
+    grouped = [charts.rank_groups(counts)[1] for counts in ranks.values()]
+    tallest = max((max(shares) / sum(shares) for shares in grouped if sum(shares)), default=0)
     if not tallest:
         return []
     first = charts.rank_curves(ranks, "The right item is among the first k")
     figures = [Figure(first, "The higher a line, the better: at k = 1 it shows HitRatio@1, at k = 5 HitRatio@5.")]
     for place, (name, counts) in enumerate(ranks.items()):
-        if sum(counts):
+        if sum(grouped[place]):
             figures.append(Figure(charts.rank_histogram(counts, name, place, tallest * 1.05)))
     return [Section("Where the right item stands", "Rank 1 is the first place.", figures=figures)]
 

@@ -46,18 +46,22 @@ class Section:
 
 
 def page(
-    title: str, headline: str, sections: Sequence[Section], facts: Mapping[str, Any], warnings: Sequence[str] = ()
+    title: str,
+    headline: Sequence[str],
+    sections: Sequence[Section],
+    facts: Mapping[str, Any],
+    warnings: Sequence[str] = (),
 ) -> str:
     """A self-contained HTML page.
 
     Args:
         title: What it is about.
-        headline: What happened, in a sentence or two.
+        headline: What happened, in one sentence; more sentences follow in plain print.
         sections: From what matters most to what matters least.
         facts: Configuration, protocol, seeds, fingerprints; may be nested. Shown folded, at the end.
         warnings: Red lines, above everything else.
     """
-    rows = [(name, _fact(value)) for name, value in _flat(facts)]
+    rows = [(name, fact(value)) for name, value in _flat(facts)]
     return _template().render(title=title, headline=headline, sections=sections, facts=rows, warnings=warnings)
 
 
@@ -82,7 +86,8 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-def _fact(value: Any) -> str:
+def fact(value: Any) -> str:
+    """A setting as a reader sees it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value == "" or value == {} or value == []:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dynamicpo.charts import interval, number
-from dynamicpo.charts.numbers import columns, one_line
+from dynamicpo.charts import interval, number, short_names
+from dynamicpo.charts.numbers import columns, one_line, shorten
 
 HEADLINE_METRICS = ("hit_ratio_at_1", "hit_ratio_at_5", "ndcg_at_5")
 _ACCURACY = re.compile(r"^(hit_ratio_at_\d+|ndcg_at_\d+|mrr)$")
@@ -50,7 +50,10 @@ def metrics_table(metrics: Metrics, names: Sequence[str] = HEADLINE_METRICS) -> 
     """
     wanted = [key for name in names for key in metric_names(metrics) if name in (key, plain_name(key))]
     best = {key: max((value_of(flat, key) for flat in metrics.values()), default=math.nan) for key in wanted}
-    rows = [[Cell(model), *(_metric_cell(flat, key, best[key]) for key in wanted)] for model, flat in metrics.items()]
+    rows = [
+        [Cell(name), *(_metric_cell(flat, key, best[key]) for key in wanted)]
+        for name, flat in zip(short_names(list(metrics)), metrics.values(), strict=True)
+    ]
     splits = {split_of(key) for key in wanted}
     heads = [metric_label(key, with_split=len(splits) > 1) for key in wanted]
     return Table(["", *heads], rows)
@@ -68,8 +71,8 @@ def differences_table(comparisons: Sequence[Mapping[str, Any]]) -> Table:
         value, low, high = (value_of(entry, key) for key in ("difference", "low", "high"))
         rows.append(
             [
-                Cell(str(entry["a"])),
-                Cell(str(entry["b"])),
+                Cell(shorten(entry["a"], 40)),
+                Cell(shorten(entry["b"], 40)),
                 Cell(metric_label(str(entry["metric"]))),
                 Cell(signed(value), interval(low, high), is_clear(entry)),
                 Cell(p_value(value_of(entry, "p"))),

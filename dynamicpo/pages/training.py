@@ -96,7 +96,7 @@ _CURVES = (
     _Curve(
         "learning_rate",
         "Learning rate",
-        "",
+        "per step",
         "The size of a step, as scheduled beforehand.",
         (0, None),
     ),
@@ -201,9 +201,9 @@ def _first_and_last(steps: Steps, shown: Sequence[_Curve]) -> Table:
     return Table(["", "first", "last"], rows)
 
 
-def _headline(steps: Steps) -> str:
+def _headline(steps: Steps) -> list[str]:
     if not _has(steps, "loss"):
-        return "No training step was recorded."
+        return ["No training step was recorded."]
     first, last = _ends(steps, "loss")
     verb = "fell" if last < first else "rose"
     many = f"{len(steps):,} {'step' if len(steps) == 1 else 'steps'}"
@@ -212,14 +212,15 @@ def _headline(steps: Steps) -> str:
         text += (
             f"; at the end {_ends(steps, 'rewards/accuracies')[1]:.0%} of rows have the chosen item ahead of all others"
         )
-    text += "."
+    sentences = [f"{text}."]
     if _has(steps, "boundary_gradient_relative"):
         share = _ends(steps, "boundary_gradient_relative")[1]
-        text += f" The pull on the items easiest to confuse with the right one ended at {share:.0%} of its first size."
-    return text
+        pull = "The pull on the items that are easiest to confuse with the right one"
+        sentences.append(f"{pull} ended at {share:.0%} of its size over the first steps.")
+    return sentences
 
 
 def _means_note(runs: Sequence[Steps]) -> str:
     if max(map(len, runs), default=0) <= 60:
         return ""
-    return "Long runs are drawn as means of neighbouring steps; a pale band spans their lowest and highest values."
+    return "Long runs are drawn as means of neighbouring steps; a pale band, where there is one, spans their lowest and highest values."
