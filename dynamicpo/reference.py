@@ -1,0 +1,86 @@
+"""Reference log-probabilities: computed once, kept in a file, never stale.
+
+The file's name is a hash of what determines the numbers (fingerprints of model, data and prompts, and the token
+ids themselves); it carries that key and a checksum, which are verified when it is read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dynamicpo.records import Row, canonical
+from dynamicpo.scoring import score_rows
+
+log = logging.getLogger(__name__)
+
+
+def reference_logps(
+    model: nn.Module, rows: Sequence[Row], cache: Path, key: Mapping[str, str], **scoring: Any
+) -> Tensor:
+    """Log-probabilities of the frozen reference, from the cache where it holds them.
+
+    Args:
+        model: The reference, as it stands before training.
+        rows: Rows with equally many answers.
+        cache: Folder of cache files; where it can't be written, nothing is kept.
+        key: Fingerprints of what determines the numbers.
+        scoring: Settings of `score_rows`.
+
+    Returns:
+        Shape (N, A), float32.
+    """
+    full_key = canonical({**key, "rows": _rows_checksum(rows)})
+    path = cache / f"{hashlib.sha256(full_key.encode()).hexdigest()[:32]}.safetensors"
+    kept = _read(path, full_key, (len(rows), len(rows[0].answer_ids)))
+    if kept is not None:
+        log.info("reference log-probabilities: from %s", path)
+        return kept
+    logps = score_rows(model, rows, label="reference log-probabilities", **scoring)
+    _write(path, full_key, logps)
+    return logps
+
+
+def _rows_checksum(rows: Sequence[Row]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([list(row.prompt_ids), [list(ids) for ids in row.answer_ids]]).encode())
+    return digest.hexdigest()
+
+
+def _checksum(logps: Tensor) -> str:
+    return hashlib.sha256(np.ascontiguousarray(logps.numpy()).tobytes()).hexdigest()
+
+
+def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = file.metadata() or {}
+            logps: Tensor = file.get_tensor("logps")
+    except (SafetensorError, OSError, ValueError) as error:
+        log.warning("%s: can't be read (%s), computed anew", path, error)
+        return None
+    if facts.get("key") != key or facts.get("checksum") != _checksum(logps) or tuple(logps.shape) != shape:
+        log.warning("%s: does not hold what it should, computed anew", path)
+        return None
+    return logps
+
+
+def _write(path: Path, key: str, logps: Tensor) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"logps": logps.contiguous()}, str(partial), metadata={"key": key, "checksum": _checksum(logps)})
+        partial.replace(path)
+    except OSError as error:
+        log.warning("%s: reference log-probabilities are not kept (%s)", path, error.strerror)
