@@ -1,0 +1,1 @@
+"""KFP component: evaluations side by side."""

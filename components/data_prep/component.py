@@ -1,0 +1,51 @@
+"""KFP component: interactions to examples."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def prepare_data(
+    examples: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    interactions: str = "",
+    items: str = "",
+    source: str = "table",
+    min_rating: float = 0.0,
+    k_core: int = 5,
+    split: str = "time",
+    min_history: int = 3,
+    max_history: int = 10,
+    max_unknown_share: float = 0.01,
+):
+    """Make examples, a history of items and the next one, from interactions.
+
+    Checks the tables, drops duplicates and rare users and items, splits by time, and cuts sliding histories. The
+    same input and parameters give the same bytes.
+
+    Args:
+        examples: Folder of the examples: {train,validation,test}/part-*.parquet, items.parquet, manifest.json.
+        metrics: Rows read, kept and dropped, by reason.
+        interactions: File of interactions: user_id, item_id, timestamp, optional rating; CSV, TSV, JSONL or
+            Parquet, local or gs://. For 'movielens' a GroupLens zip or folder (empty: the copy in the recbole
+            wheel); for 'published' a file or folder of rows.
+        items: File of items: item_id, title, optional category. Only for 'table'.
+        source: What the input is: two tables, MovieLens' own files, or published rows [table, movielens,
+            published].
+        min_rating: Keep interactions with at least this rating (0: all).
+        k_core: Drop users and items with fewer interactions, until none is left (1: keep all).
+        split: 8:1:1 by time over all interactions, or the last two of every user [time, leave-one-out].
+        min_history: Shortest history of an example, in items.
+        max_history: Longest history of an example, in items.
+        max_unknown_share: Largest share of interactions with items that are not in the items table.
+    """
+    arguments = dict(locals())
+    from pathlib import Path
+
+    from dynamicpo.config import DataConfig
+    from dynamicpo.data import prepare_data as run
+    from dynamicpo.runs.artifacts import config_of, log_metrics
+
+    manifest = run(interactions, items, Path(examples.path), config_of(DataConfig, arguments))
+    log_metrics(metrics, manifest.counts)

@@ -1,0 +1,1 @@
+"""KFP component: a current window against a reference window."""

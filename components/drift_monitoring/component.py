@@ -1,0 +1,59 @@
+"""KFP component: a current window against a reference window."""
+
+from typing import Optional
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def monitor_drift(
+    reference: dsl.Input[dsl.Dataset],
+    current: dsl.Input[dsl.Dataset],
+    drift: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+    model: Optional[dsl.Input[dsl.Model]] = None,
+    split: str = "test",
+    threshold: float = 0.1,
+    drift_share: float = 0.5,
+    rows: int = 5000,
+    seed: int = 0,
+) -> bool:
+    """Compare a current window of rows with the reference's training split.
+
+    Looks at history length, user activity, popularity, category, share of unseen items and, with a model, the score
+    of the chosen item.
+
+    Args:
+        reference: Folder of preference rows that the model was trained on.
+        current: Folder of newer preference rows.
+        drift: Folder with the scores and the verdict.
+        metrics: Share of drifted columns, the verdict and each column's distance.
+        report: Evidently's report.
+        model: Model folder; its score of the chosen item is then compared as well.
+        split: Split of the current window that is compared with the reference's training split [train, validation,
+            test].
+        threshold: A column has drifted when its distance reaches this.
+        drift_share: Drifted when at least this share of the columns has drifted.
+        rows: Rows of each window, chosen by key (0: all).
+        seed: Seed of the choice of rows.
+
+    Returns:
+        Whether the rows have drifted, by the stated rule.
+    """
+    arguments = dict(locals())
+    from pathlib import Path
+
+    from dynamicpo.drift import monitor_drift as run
+
+    from dynamicpo.config import DriftConfig
+    from dynamicpo.runs.artifacts import config_of, copy_report, log_metrics
+
+    scored = Path(model.path) if model else None
+    config = config_of(DriftConfig, arguments)
+    manifest = run(Path(reference.path), Path(current.path), Path(drift.path), config, scored)
+    log_metrics(metrics, manifest.counts)
+    copy_report(Path(drift.path), report)
+    return bool(manifest.counts["drifted"])

@@ -1,0 +1,1 @@
+"""KFP component: one model and the baselines on held-out rows."""

@@ -1,0 +1,59 @@
+"""KFP component: one model and the baselines on held-out rows."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    preferences: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+    name: str,
+    split: str = "test",
+    score: str = "sum",
+    rows: int = 0,
+    generate: bool = False,
+    base: bool = False,
+    token_budget: int = 8192,
+    resamples: int = 2000,
+    backend: str = "auto",
+    seed: int = 0,
+):
+    """Rank the candidates of held-out rows with one model, and with the baselines.
+
+    One model a task: KFP's compare page then has one column for each.
+
+    Args:
+        preferences: Folder of preference rows, from negative sampling.
+        model: Model folder, from SFT or preference training.
+        evaluation: Folder with NAME/metrics.json and NAME/ranks.parquet of the model and of each baseline.
+        metrics: The model's metrics with their 95 % intervals.
+        report: The evaluation's page.
+        name: What the model is called in tables and charts.
+        split: Split to evaluate [train, validation, test].
+        score: An item's score: log-probability, its mean per token, or less the title's own [sum, mean, pmi].
+        rows: Evaluate this many rows, chosen by key (0: all).
+        generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
+        base: Also evaluate the untrained base model.
+        token_budget: Tokens scored at once.
+        resamples: Bootstrap resamples of users.
+        backend: How prompts are shared [auto, sdpa, flex, plain].
+        seed: Seed of the bootstrap and of the rows.
+    """
+    arguments = dict(locals())
+    import json
+    from pathlib import Path
+
+    from dynamicpo.evaluation import evaluate as run
+
+    from dynamicpo.config import EvaluationConfig
+    from dynamicpo.runs.artifacts import config_of, copy_report, log_metrics
+
+    folder = Path(evaluation.path)
+    run(Path(preferences.path), {name: Path(model.path)}, folder, config_of(EvaluationConfig, arguments))
+    log_metrics(metrics, json.loads((folder / name / "metrics.json").read_text(encoding="utf-8")))
+    copy_report(folder, report)

@@ -1,0 +1,44 @@
+"""KFP component: examples to preference rows."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def sample_negatives(
+    examples: dsl.Input[dsl.Dataset],
+    preferences: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    num_candidates: int = 20,
+    strategy: str = "uniform",
+    hard_share: float = 0.5,
+    exclude: str = "window",
+    seed: int = 0,
+):
+    """Give every example its candidates: the target and negatives.
+
+    Every draw comes from a hash of the seed, the split, the example and the draw, so the order of rows and the
+    number of workers do not matter.
+
+    Args:
+        examples: Folder of the examples, from data preparation.
+        preferences: Folder of the rows with candidates and rejected items.
+        metrics: Rows and what their lists look like.
+        num_candidates: Candidates per row, the target included.
+        strategy: How negatives are drawn; 'published' keeps the lists the rows came with [uniform, popularity,
+            hard, published].
+        hard_share: Share of 'hard' negatives; the others are uniform.
+        exclude: What negatives exclude: the row's history, the user's past, or all the user's items [window, past,
+            all].
+        seed: Seed of every draw.
+    """
+    arguments = dict(locals())
+    from pathlib import Path
+
+    from dynamicpo.config import NegativesConfig
+    from dynamicpo.negatives import sample_negatives as run
+    from dynamicpo.runs.artifacts import config_of, log_metrics
+
+    manifest = run(Path(examples.path), Path(preferences.path), config_of(NegativesConfig, arguments))
+    log_metrics(metrics, manifest.counts)

@@ -1,0 +1,1 @@
+"""KFP component: DynamicPO and its base objectives."""

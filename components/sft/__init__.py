@@ -1,0 +1,1 @@
+"""KFP component: supervised fine-tuning."""

@@ -1,0 +1,170 @@
+"""The command line: `dynamicpo <command>`. Results go to stdout, logs and progress to stderr.
+
+The flags of a stage are the fields of its configuration; their values are converted and checked there.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dynamicpo import __version__
+from dynamicpo.commands import COMMANDS, STAGES, Stage
+from dynamicpo.errors import ConfigError, DynamicPOError, unknown_name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The arguments without the program's name (default: the process's).
+
+    Returns:
+        The exit code: 0 done, 2 bad input or usage, 3 a check said no, 4 a run failed, 130 interrupted.
+    """
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as leave:  # argparse's --help and --version
+        return int(leave.code or 0)
+    except DynamicPOError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}can't be used: {error.strerror or error}. Check the path, its rights and the disk.", 2)
+
+
+def _main(argv: list[str]) -> int:
+    parser, commands = _parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    if not argv[0].startswith("-") and argv[0] not in commands:
+        raise unknown_name("command", argv[0], commands)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        raise _unknown_argument(arguments.command, rest[0], commands[arguments.command])
+    _set_up_logging(arguments.verbose)
+    result = COMMANDS[arguments.command](vars(arguments))
+    for line in _lines(arguments, result):
+        print(line)
+    sys.stdout.flush()
+    return 3 if result.get("leak") else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"dynamicpo: {message}", file=sys.stderr)
+    return code
+
+
+def _unknown_argument(command: str, text: str, parser: argparse.ArgumentParser) -> ConfigError:
+    if not text.startswith("-"):
+        return ConfigError(f"{command}: unexpected argument {text!r}. See `dynamicpo {command} --help`.")
+    flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+    return unknown_name(command, text.partition("=")[0], flags)
+
+
+def _set_up_logging(verbose: bool) -> None:
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("dynamicpo").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _lines(arguments: argparse.Namespace, result: Mapping[str, Any]) -> list[str]:
+    """The result as text: JSON, a table, or names and values."""
+    if arguments.json or arguments.command == "audit-candidates":
+        return [json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False)]
+    if arguments.command == "runs":
+        return [_run_line(run) for run in result["runs"]] or [f"no runs in {arguments.folder}"]
+    if arguments.command == "run":
+        return _run_result(result)
+    if arguments.command == "compile":
+        return [result["output"]]
+    tables = [_table(result["metrics"])] if result.get("metrics") else []
+    counts = [f"{name:<32} {value}" for name, value in result["counts"].items()]
+    return [*counts, *tables, result["output"]]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises our errors in place of leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}. See `{self.prog} --help`.")
+
+
+def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
+    parser = _Parser(prog="dynamicpo", description=str(__doc__).splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument("-v", "--verbose", action="store_true", help="log more")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+
+    for name, stage in STAGES.items():
+        _add_stage(add(name, stage.help), stage)
+    audit = add("audit-candidates", "whether candidate lists give the answer away (exit code 3 if so)")
+    audit.add_argument("--train", required=True, metavar="ROWS", help="preferences folder, or published rows")
+    audit.add_argument("--test", required=True, metavar="ROWS", help="the rows to attack, likewise")
+    compare = add("compare", "compare evaluations of the same rows")
+    compare.add_argument("evaluations", nargs="+", metavar="DIR", help="evaluation folders")
+    compare.add_argument("--output", required=True, help="folder to make")
+    run = add("run", "run a pipeline on this machine")
+    run.add_argument("pipeline")
+    run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline")
+    run.add_argument("--config", metavar="FILE", help="YAML file of parameters; --param wins")
+    run.add_argument("--output", help="folder of the run (default: runs/PIPELINE-TIME)")
+    run.add_argument("--runner", choices=["subprocess"], default="subprocess", help="what the tasks run in")
+    run.add_argument("--workers", type=int, default=1, help="tasks of a loop at once (default: 1)")
+    runs = add("runs", "list runs with their state and HitRatio@1")
+    runs.add_argument("folder", nargs="?", default="runs", help="where they are (default: runs)")
+    compiled = add("compile", "write a pipeline as YAML for Kubeflow")
+    compiled.add_argument("pipeline")
+    compiled.add_argument("-o", "--output", required=True, metavar="FILE")
+    compiled.add_argument("--image", required=True, help="image of every task, best by digest: NAME@sha256:...")
+    return parser, commands.choices
+
+
+def _add_stage(parser: argparse.ArgumentParser, stage: Stage) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML file with the same names; flags win")
+    for name, text in [*stage.required.items(), *stage.optional.items()]:
+        many = name == "model" and name in stage.required
+        more: Any = {"action": "append", "metavar": "NAME=DIR"} if many else {"metavar": "PATH"}
+        parser.add_argument(_flag(name), default=argparse.SUPPRESS, help=text, **more)
+    for item in dataclasses.fields(stage.kind):
+        choices = f" [{', '.join(item.metadata['choices'])}]" if item.metadata["choices"] else ""
+        text = f"{item.metadata['help']}{choices} (default: {item.default!r})"
+        how: Any = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"metavar": "VALUE"}
+        parser.add_argument(_flag(item.name), default=argparse.SUPPRESS, help=text.replace("%", "%%"), **how)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _run_line(run: Mapping[str, Any]) -> str:
+    headline = ", ".join(f"{name} {value:.3f}" for name, value in run["hit_ratio_at_1"].items())
+    line = f"{run['run']:<34} {run['state']:<10} {run['seconds']:>7.0f} s"
+    return f"{line}  HitRatio@1: {headline}" if headline else line
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    from dynamicpo.pages import metrics_table, text_table
+
+    return text_table(metrics_table(metrics))
+
+
+def _run_result(summary: Mapping[str, Any]) -> list[str]:
+    """The table of models, and last the plain path of the report (or of the run, where it made none)."""
+    tables = [_table(summary["metrics"])] if summary["metrics"] else []
+    return [*tables, str(Path(summary["folder"]) / summary["report"])]

@@ -1,0 +1,219 @@
+"""What each command does: values from flags and files to a result, a mapping that JSON can hold.
+
+Nothing heavy is imported before the values have been checked, so that mistakes are answered at once.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dynamicpo import config
+from dynamicpo.errors import ConfigError, unknown_name
+
+Values = Mapping[str, Any]
+
+
+class Stage(NamedTuple):
+    """A sub-command that runs one stage.
+
+    Attributes:
+        help: What it does.
+        kind: The stage's configuration.
+        required: Paths that must be given, with their help.
+        optional: Paths that may be given.
+        run: The stage, from paths and configuration to its result.
+    """
+
+    help: str
+    kind: type
+    required: Mapping[str, str]
+    optional: Mapping[str, str]
+    run: Callable[[Values, Any], dict[str, Any]]
+
+
+def _prepare_data(paths: Values, settings: Any) -> dict[str, Any]:
+    from dynamicpo.data import prepare_data
+
+    return _result(
+        prepare_data(paths.get("interactions", ""), paths.get("items", ""), Path(paths["output"]), settings), paths
+    )
+
+
+def _sample_negatives(paths: Values, settings: Any) -> dict[str, Any]:
+    from dynamicpo.negatives import sample_negatives
+
+    return _result(sample_negatives(Path(paths["examples"]), Path(paths["output"]), settings), paths)
+
+
+def _fine_tune(paths: Values, settings: Any) -> dict[str, Any]:
+    from dynamicpo.sft import fine_tune
+
+    return _result(fine_tune(Path(paths["preferences"]), Path(paths["output"]), settings), paths)
+
+
+def _train_preferences(paths: Values, settings: Any) -> dict[str, Any]:
+    from dynamicpo.preference import train_preferences
+
+    preferences, adapter, output = (Path(paths[name]) for name in ("preferences", "adapter", "output"))
+    return _result(train_preferences(preferences, adapter, output, settings), paths)
+
+
+def _evaluate(paths: Values, settings: Any) -> dict[str, Any]:
+    models = _models(paths["model"])
+    from dynamicpo.evaluation import evaluate
+
+    manifest = evaluate(Path(paths["preferences"]), models, Path(paths["output"]), settings)
+    files = sorted(Path(paths["output"]).glob("*/metrics.json"))
+    metrics = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    return {**_result(manifest, paths), "metrics": metrics}
+
+
+def _models(given: Any) -> dict[str, Path]:
+    """Names to folders, from `NAME=DIR` texts or a mapping."""
+    pairs = given.items() if isinstance(given, dict) else [str(text).partition("=")[::2] for text in given]
+    models = {str(name): Path(str(folder)) for name, folder in pairs if name and folder}
+    if len(models) < len(given):
+        raise ConfigError(f"--model: must be NAME=DIR, each name once, got {given!r}.")
+    return models
+
+
+def _monitor_drift(paths: Values, settings: Any) -> dict[str, Any]:
+    from dynamicpo.drift import monitor_drift
+
+    reference, current, output = (Path(paths[name]) for name in ("reference", "current", "output"))
+    model = Path(paths["model"]) if "model" in paths else None
+    return _result(monitor_drift(reference, current, output, settings, model), paths)
+
+
+def _result(manifest: Any, paths: Values) -> dict[str, Any]:
+    return {"output": str(paths["output"]), "fingerprint": manifest.fingerprint, "counts": manifest.counts}
+
+
+_OUTPUT = {"output": "folder to make"}
+_PREFERENCES = {"preferences": "preferences folder, from sample-negatives"}
+STAGES = {
+    "prepare-data": Stage(
+        "interactions to examples: a history and the next item",
+        config.DataConfig,
+        _OUTPUT,
+        {"interactions": "file of interactions (for movielens: a zip or folder)", "items": "file of items"},
+        _prepare_data,
+    ),
+    "sample-negatives": Stage(
+        "examples to preference rows: the target among negatives",
+        config.NegativesConfig,
+        {"examples": "examples folder, from prepare-data", **_OUTPUT},
+        {},
+        _sample_negatives,
+    ),
+    "sft": Stage("supervised fine-tuning", config.SFTConfig, {**_PREFERENCES, **_OUTPUT}, {}, _fine_tune),
+    "train-preferences": Stage(
+        "preference training, with DynamicPO or a base objective",
+        config.PreferenceConfig,
+        {**_PREFERENCES, "adapter": "SFT model folder", **_OUTPUT},
+        {},
+        _train_preferences,
+    ),
+    "evaluate": Stage(
+        "rank held-out rows with models and baselines",
+        config.EvaluationConfig,
+        {**_PREFERENCES, "model": "model folder and its name; may be given several times", **_OUTPUT},
+        {},
+        _evaluate,
+    ),
+    "monitor-drift": Stage(
+        "compare new rows with the ones a model was trained on",
+        config.DriftConfig,
+        {"reference": "preferences folder of the model", "current": "preferences folder of now", **_OUTPUT},
+        {"model": "model folder, to compare its scores as well"},
+        _monitor_drift,
+    ),
+}
+
+
+def run_stage(name: str, given: Values) -> dict[str, Any]:
+    """Merge the file and the flags, check them, and run the stage."""
+    stage = STAGES[name]
+    fields = [item.name for item in dataclasses.fields(stage.kind)]
+    known = [*fields, *stage.required, *stage.optional]
+    values = {**_read_yaml(given["config"], known), **{key: given[key] for key in known if key in given}}
+    settings: Any = config.from_mapping(stage.kind, {key: values[key] for key in fields if key in values}, name)
+    missing = [f"--{key}" for key in stage.required if not values.get(key)]
+    if missing:
+        raise ConfigError(f"{name}: {', '.join(missing)} must be given. See `dynamicpo {name} --help`.")
+    return stage.run({key: value for key, value in values.items() if key not in fields}, settings)
+
+
+def _read_yaml(path: str | None, known: Sequence[str] | None = None) -> dict[str, Any]:
+    """A YAML file of settings; with `known`, unknown keys are refused."""
+    if not path:
+        return {}
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: must be YAML, but it can't be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold names and values, got {type(values).__name__}.")
+    for key in values:
+        if known is not None and key not in known:
+            raise unknown_name(path, str(key), known)
+    return values
+
+
+def audit(given: Values) -> dict[str, Any]:
+    """Attack the test rows' candidate lists."""
+    from dynamicpo.audit import audit_candidates
+
+    return audit_candidates(Path(given["train"]), Path(given["test"]))
+
+
+def compare(given: Values) -> dict[str, Any]:
+    """Compare evaluations."""
+    from dynamicpo.comparison import compare_evaluations
+
+    manifest = compare_evaluations([Path(folder) for folder in given["evaluations"]], Path(given["output"]))
+    return _result(manifest, given)
+
+
+def run(given: Values) -> dict[str, Any]:
+    """Run a pipeline on this machine."""
+    from dynamicpo.runs.local import run_pipeline
+
+    parameters = _read_yaml(given["config"])
+    for text in given["param"]:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--param: must be NAME=VALUE, got {text!r}.")
+        parameters[key] = value
+    output = Path(given["output"]) if given["output"] else None
+    return run_pipeline(given["pipeline"], parameters, output, given["workers"])
+
+
+def runs(given: Values) -> dict[str, Any]:
+    """List runs."""
+    from dynamicpo.runs.summary import list_runs
+
+    return {"runs": list_runs(Path(given["folder"]))}
+
+
+def compile_pipeline(given: Values) -> dict[str, Any]:
+    """Write a pipeline for Kubeflow."""
+    from dynamicpo.runs import pipelines
+
+    pipelines.compile_pipeline(given["pipeline"], Path(given["output"]), given["image"])
+    return {"output": given["output"]}
+
+
+COMMANDS: dict[str, Callable[[Values], dict[str, Any]]] = {
+    **{name: functools.partial(run_stage, name) for name in STAGES},
+    "audit-candidates": audit,
+    "compare": compare,
+    "run": run,
+    "runs": runs,
+    "compile": compile_pipeline,
+}

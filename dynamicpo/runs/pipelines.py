@@ -1,0 +1,210 @@
+"""The pipelines by name: parameters, their checks, and compilation. Only compilation imports kfp."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dynamicpo import config
+from dynamicpo.errors import ConfigError, DataError, unknown_name
+
+# A pipeline's parameter is one of these prefixes and a field of the configuration.
+STAGES: dict[str, Any] = {
+    "data": config.DataConfig,
+    "negatives": config.NegativesConfig,
+    "sft": config.SFTConfig,
+    "preference": config.PreferenceConfig,
+    "evaluation": config.EvaluationConfig,
+    "drift": config.DriftConfig,
+}
+PATHS = ("data_interactions", "data_items")
+TAKEN = ("base", "popularity", "random", "sft")
+_IMAGE = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
+
+
+def pipeline_names() -> list[str]:
+    """The names of all pipelines, sorted."""
+    return sorted(path.parent.name for path in _folder().glob("*/pipeline.py"))
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec("pipelines")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("pipelines: the package must be importable, but it is not. Install dynamicpo again.")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def pipeline_parameters(name: str) -> dict[str, Any]:
+    """A pipeline's parameters and their defaults, read from its source.
+
+    Raises:
+        ConfigError: There is no pipeline of this name.
+    """
+    if name not in pipeline_names():
+        raise unknown_name("pipeline", name, pipeline_names())
+    source = ast.parse((_folder() / name / "pipeline.py").read_text(encoding="utf-8"))
+    function = next(node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    names = [argument.arg for argument in function.args.args]
+    return dict(zip(names, map(ast.literal_eval, function.args.defaults), strict=True))
+
+
+def load_pipeline(name: str) -> Any:
+    """The pipeline itself, a kfp graph component."""
+    return getattr(importlib.import_module(f"pipelines.{name}.pipeline"), name)
+
+
+def check_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a run, checked as the stages would check them, before anything starts.
+
+    Args:
+        name: The pipeline.
+        given: Some of its parameters; text is converted to the parameter's type.
+
+    Raises:
+        ConfigError: Unknown names, or values of a wrong type or out of their limits; a line for each.
+        DataError: A file that must be there is not.
+    """
+    parameters = pipeline_parameters(name)
+    for key in given:
+        if key not in parameters:
+            raise unknown_name(f"{name}: parameter", key, parameters)
+    problems: list[str] = []
+    for prefix in STAGES:
+        with _collected(problems):
+            _check_stage(name, prefix, parameters, given)
+    for key in given:
+        with _collected(problems):
+            if isinstance(parameters[key], list):
+                parameters[key] = _list(key, given[key])
+            elif key in PATHS:
+                parameters[key] = str(given[key])
+    if "objectives" in parameters:
+        with _collected(problems):
+            parameters["objectives"] = _objectives(parameters)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    _check_together(parameters)
+    return parameters
+
+
+@contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    """Put a configuration's problem into a list and go on."""
+    try:
+        yield
+    except ConfigError as error:
+        problems.append(str(error))
+
+
+def _check_stage(name: str, prefix: str, parameters: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Convert and check the parameters of one stage; messages name the parameter, not the field."""
+    fields = {f"{prefix}_{field}": field for field in STAGES[prefix].__dataclass_fields__}
+    values = {field: {**parameters, **given}[key] for key, field in fields.items() if key in parameters}
+    try:
+        checked = config.from_mapping(STAGES[prefix], values, name)
+    except ConfigError as error:
+        text = re.sub(rf"(?m)^((?:{name}: )?)(\w+)", rf"\1{prefix}_\2", str(error))
+        raise ConfigError(text) from error
+    parameters.update({key: getattr(checked, field) for key, field in fields.items() if key in parameters})
+
+
+def _list(key: str, value: Any) -> list[Any]:
+    """A list as it is, as JSON, or as text with commas."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+        except ValueError as error:
+            raise ConfigError(f"{key}: must be a JSON list or names with commas, got {value!r}.") from error
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{key}: must be a list with at least one entry, got {value!r}.")
+    return value
+
+
+def objective(name: str) -> dict[str, Any]:
+    """An objective by its short name: a loss, or `dynamicpo-` and a loss."""
+    loss = name.removeprefix("dynamicpo-")
+    if loss not in config.LOSSES:
+        raise unknown_name("objectives", name, [*config.LOSSES, *(f"dynamicpo-{loss}" for loss in config.LOSSES)])
+    return {"objective": name, "loss": loss, "dynamic": loss != name}
+
+
+def _objectives(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The objectives to train side by side, each with a name, a loss, and whether DynamicPO is on."""
+    fields = config.PreferenceConfig.__dataclass_fields__
+    shared = {field: parameters[key] for field in fields if (key := f"preference_{field}") in parameters}
+    entries = [objective(entry.strip()) if isinstance(entry, str) else entry for entry in parameters["objectives"]]
+    for entry in entries:
+        if not isinstance(entry, dict) or set(entry) != {"objective", "loss", "dynamic"}:
+            raise ConfigError(f'objectives: an entry must have "objective", "loss" and "dynamic", got {entry!r}.')
+        name = entry["objective"]
+        if not re.fullmatch(r"\w[\w.-]*", str(name)) or name in TAKEN:
+            what = f"letters, digits, '-', '_', '.' and not one of {', '.join(TAKEN)}"
+            raise ConfigError(f"objectives: a name must be {what}, got {name!r}.")
+        try:
+            config.PreferenceConfig(**{**shared, "loss": entry["loss"], "dynamic": entry["dynamic"]})
+        except ConfigError as error:
+            raise ConfigError(f"objectives: {name}: {error}") from error
+    names = [entry["objective"] for entry in entries]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"objectives: names must differ, got {', '.join(names)}.")
+    return entries
+
+
+def _check_together(parameters: Mapping[str, Any]) -> None:
+    """What no stage can see alone, or sees only after the one before it has run."""
+    for key in PATHS:
+        path = str(parameters.get(key, ""))
+        if path and "://" not in path and not Path(path).exists():
+            raise DataError(f"{key}: must be a file or folder, but {path!r} does not exist. Give the right path.")
+    if parameters.get("data_source") in ("table", "published"):
+        needed = PATHS if parameters["data_source"] == "table" else PATHS[:1]
+        missing = [key for key in needed if not parameters[key]]
+        if missing:
+            raise ConfigError(f"{' and '.join(missing)}: must be given for data_source {parameters['data_source']!r}.")
+    negatives = parameters.get("negatives_num_candidates", 0) - 1
+    wanted = parameters.get("preference_num_negatives", 0)
+    if parameters.get("negatives_strategy") not in (None, "published") and wanted > negatives:
+        raise ConfigError(
+            f"preference_num_negatives: must be <= negatives_num_candidates - 1 ({negatives}), got {wanted}. "
+            "Lower it or raise negatives_num_candidates."
+        )
+
+
+def compile_pipeline(name: str, output: Path, image: str) -> None:
+    """Write a pipeline as the YAML that a Kubeflow installation takes. It depends on the sources and the image alone.
+
+    Args:
+        name: The pipeline.
+        output: The file, .yaml or .yml.
+        image: The image of every task, best by digest (`name@sha256:...`): KFP's cache goes by this text.
+
+    Raises:
+        ConfigError: No such pipeline, or not the name of an image.
+        DataError: The file can't be written.
+    """
+    pipeline_parameters(name)
+    if not _IMAGE.fullmatch(image):
+        raise ConfigError(f"--image: must be an image such as registry/name@sha256:..., got {image!r}.")
+    if output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--output: must end in .yaml or .yml, got {str(output)!r}.")
+    from kfp import compiler
+
+    from components import IMAGE
+
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "pipeline.yaml"
+        compiler.Compiler().compile(load_pipeline(name), str(source))
+        text = source.read_text(encoding="utf-8").replace(IMAGE, image)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(f".{output.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(output)
+    except OSError as error:
+        raise DataError(f"{output}: must be writable, but {error.strerror}. Choose another file.") from error

@@ -1,0 +1,258 @@
+"""The tasks of a local run as they go: their logs, their progress, their end.
+
+kfp.local 2.17 tells a run's story by printing, through process-wide state that is not safe with two
+tasks at once, and takes no callbacks. So `watched` puts functions of ours in the place of a few of its own
+for as long as a run lasts; kfp still decides what runs when, with which arguments, and what the cache holds.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+from unittest import mock
+
+log = logging.getLogger(__name__)
+
+KILL_AFTER_SECONDS = 10
+_STAGE_LINE = re.compile(r"\[KFP Executor [^\]]*\]: (.*)")
+_KFP_LINE = re.compile(
+    r"--component_module_path|Looking for component|Loading KFP component|Got executor_input|Wrote exec"
+)
+_OUR_ERROR = re.compile(r"dynamicpo\.errors\.\w+: ?(.*)")
+
+
+@dataclass
+class Task:
+    """One task of a run.
+
+    Attributes:
+        name: The task's name, and what the loop around it is at: `evaluate dmpo`.
+        log_path: Everything the task said.
+        state: running, succeeded, failed, skipped (an earlier task failed) or cancelled.
+        cached: Whether an earlier run's outputs were taken.
+        seconds: How long it took.
+        outputs: What it gave, as kfp has it.
+        tail: The last lines it said.
+    """
+
+    name: str
+    log_path: Path
+    state: str = "running"
+    cached: bool = True
+    seconds: float = 0.0
+    outputs: dict[str, Any] = field(default_factory=dict)
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+
+    @property
+    def error(self) -> str:
+        """Why it failed: the message of one of our errors, or else the last lines it said."""
+        lines = [line for line in self.tail if line.strip()]
+        for place in reversed(range(len(lines))):
+            if match := _OUR_ERROR.match(lines[place]):
+                return "\n".join([match[1], *lines[place + 1 :]])
+        return "\n".join(lines[-15:]) or "it said nothing"
+
+
+class Watch:
+    """Starts the tasks' processes, and keeps an account of them.
+
+    Args:
+        logs: Folder for the tasks' logs.
+        total: How many tasks there will be.
+        workers: How many may run at once.
+        scratch: Folder for the tasks' temporary files.
+    """
+
+    def __init__(self, logs: Path, total: int, workers: int, scratch: str) -> None:
+        """Start with no task."""
+        self.tasks: list[Task] = []
+        self.stopped = False
+        self.total = total
+        self._logs, self._slots = logs, threading.Semaphore(workers)
+        self._current = threading.local()
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[str]] = set()
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        self._environment = {
+            **threads,
+            **os.environ,
+            "PATH": path,
+            "TMPDIR": scratch,
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    @property
+    def failed(self) -> list[Task]:
+        """The tasks that failed, in the order they began."""
+        return [task for task in self.tasks if task.state == "failed"]
+
+    def execute(self, original: Callable[..., Any], **call: Any) -> Any:
+        """In place of kfp's `execute_single_task`: the same, watched; nothing starts after a failure."""
+        from kfp.local.status import Status
+
+        with self._slots:
+            task = self._begin(_task_name(call))
+            if task.state == "skipped":
+                return {}, Status.FAILURE
+            started = time.monotonic()
+            try:
+                outputs, status = original(**call)
+            except Exception as error:  # kfp's own; in a loop kfp would log it and go on
+                task.tail.append(f"{type(error).__name__}: {error}")
+                outputs, status = {}, Status.FAILURE
+            task.seconds = time.monotonic() - started
+            task.outputs = outputs
+            self._end(task, status == Status.SUCCESS)
+            return outputs, status
+
+    def _begin(self, name: str) -> Task:
+        with self._lock:
+            task = Task(name, self._logs / f"{plain(name)}.log")
+            self.tasks.append(task)
+            task.state = "skipped" if self.failed or self.stopped else "running"
+            self._current.task = task
+            return task
+
+    def _end(self, task: Task, good: bool) -> None:
+        task.state = "succeeded" if good else "cancelled" if self.stopped else "failed"
+        done = sum(task.state == "succeeded" for task in self.tasks)
+        how = "taken from the cache" if task.cached and good else f"{task.state} after {task.seconds:.1f} s"
+        log.info("[%d/%d] %s: %s", done, self.total, task.name, how)
+
+    def run_process(self, full_command: list[str], env_vars: Mapping[str, str] | None = None) -> int:
+        """In place of kfp's `run_local_subprocess`: the task's lines go to its log, its progress to ours."""
+        task: Task = self._current.task
+        task.cached = False
+        log.info("%s: started", task.name)
+        environment = {**self._environment, **(env_vars or {})}
+        with (
+            task.log_path.open("a", encoding="utf-8") as stream,
+            subprocess.Popen(
+                full_command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=environment,
+                start_new_session=True,
+            ) as process,
+        ):
+            self._processes.add(process)
+            if self.stopped:
+                self._signal(signal.SIGINT)
+            try:
+                self._follow(task, process.stdout or io.StringIO(), stream)
+                return process.wait()
+            finally:
+                self._processes.discard(process)
+
+    def _follow(self, task: Task, lines: IO[str], stream: IO[str]) -> None:
+        for line in lines:
+            stream.write(line)
+            stream.flush()
+            task.tail.append(line.rstrip("\n"))
+            said = _STAGE_LINE.match(line)
+            if said and not _KFP_LINE.match(said[1]):
+                log.info("%s: %s", task.name, said[1])
+
+    def stop(self) -> None:
+        """Interrupt every task's process, so that it can clean up; kill what is still there after a while."""
+        self.stopped = True
+        self._signal(signal.SIGINT)
+        killer = threading.Timer(KILL_AFTER_SECONDS, self._signal, [signal.SIGKILL])
+        killer.daemon = True
+        killer.start()
+
+    def _signal(self, number: int) -> None:
+        for process in list(self._processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+
+def plain(name: str) -> str:
+    """A task's name as a file's name."""
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def _task_name(call: Mapping[str, Any]) -> str:
+    """The task's name, with what the loop around it is at."""
+    name = call["task_spec"].task_info.name or call["task_name"]
+    for given in call["task_spec"].inputs.parameters.values():
+        if given.component_input_parameter.endswith("-loop-item"):
+            item = call["io_store"].get_parent_input(given.component_input_parameter)
+            return f"{name} {item.get('objective', item) if isinstance(item, dict) else item}"
+    return str(name)
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Have kfp.local report to `watch`, in silence; interrupt the tasks on SIGINT and SIGTERM."""
+    from kfp.local import logging_utils, subprocess_task_handler
+    from kfp.local.orchestrator import task_executor
+
+    original = task_executor.execute_single_task
+    replaced: list[tuple[Any, str, Any]] = [
+        (task_executor, "execute_single_task", lambda **call: watch.execute(original, **call)),
+        (subprocess_task_handler, "run_local_subprocess", watch.run_process),
+        # kfp puts the interpreter's path for every "python3", also inside the values of parameters
+        (subprocess_task_handler, "replace_python_executable", lambda command, _: command),
+        (logging_utils, "indented_print", contextlib.nullcontext),
+        (logging_utils, "local_logger_context", contextlib.nullcontext),
+    ]
+    with ExitStack() as stack:
+        for module, name, function in replaced:
+            stack.enter_context(mock.patch.object(module, name, function))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", module=r"kfp\b")
+        stack.enter_context(_quiet_root_logger())
+        stack.enter_context(_on_signals(watch.stop))
+        yield
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Drop what is logged on the root logger itself; only kfp.local does that."""
+
+    def drop(_: logging.LogRecord) -> bool:
+        return False
+
+    logging.getLogger().addFilter(drop)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(drop)
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGINT and SIGTERM, then raise KeyboardInterrupt (only the main thread can)."""
+
+    def handle(number: int, frame: Any) -> None:
+        stop()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
