@@ -114,7 +114,7 @@ def _lay_out(figure: Any, axes: Any, frame: Frame) -> None:
     bold: dict[str, Any] = {"weight": "bold", "size": 13}
     texts += [(0, height - _LINE * (row + 1) + 4, text, bold) for row, text in enumerate(title)]
     for x, y, text, look in texts:
-        shrink(figure.text(x / WIDTH, y / height, text, **look), WIDTH - RIGHT)
+        shrink(figure.text(x / WIDTH, y / height, one_line(text), **look), WIDTH - RIGHT)
 
 
 def _legend(figure: Any, axes: Any, bottom: float, across: int) -> None:
@@ -123,7 +123,11 @@ def _legend(figure: Any, axes: Any, bottom: float, across: int) -> None:
     entries.sort(key=lambda entry: getattr(entry[0], "get_gid", lambda: None)() == "reference")
     handles, names = zip(*entries, strict=True)
     place = {"loc": "lower left", "bbox_to_anchor": (0, bottom), "borderaxespad": 0, "borderpad": 0.2}
-    figure.legend(handles, names, ncols=across, columnspacing=1.4, **place)
+    legend = figure.legend(handles, names, ncols=across, columnspacing=1.4, **place)
+    width = legend.get_window_extent().width
+    if width > WIDTH:
+        legend.remove()
+        figure.legend(handles, names, ncols=across, columnspacing=1.4, fontsize=11 * WIDTH / width, **place)
 
 
 def _label_ticks(figure: Any, axes: Any) -> float:

@@ -55,9 +55,9 @@ def columns(text: str) -> int:
 def shorten(text: str, room: int) -> str:
     """Text on one line of at most `room` columns, with the middle left out where it is longer."""
     text = one_line(text)
-    if columns(text) <= room:
+    if len(text) <= 2 * room and columns(text) <= room:
         return text
-    head, tail = text, text
+    head, tail = text[:room], text[-room:]
     while columns(head) > room // 2:
         head = head[:-1]
     while columns(tail) > room - room // 2 - 1:

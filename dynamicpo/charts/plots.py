@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamicpo.charts.drawing import GREY, INK, RIGHT, WIDTH, Frame, draw, shrink
-from dynamicpo.charts.numbers import interval, number, short_names
+from dynamicpo.charts.numbers import columns, interval, number, short_names
 
 # Okabe and Ito's colours and a pale tint of each; their yellow is too pale on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9")
@@ -122,8 +122,9 @@ def histogram(
             axes.set_xlim(-0.7, len(heights) - 0.3)
             axes.set_ylim(0, y_max)
             _references(axes, {f"{name} {number(value)}": value for name, value in (references or {}).items()})
-            every = -(-len(labels) * (max(map(len, labels)) + 1) // 48)
-            axes.set_xticks(range(0, len(labels), every), labels[::every])
+            short = short_names(labels, 16)
+            every = -(-len(short) * (max(map(columns, short)) + 1) // 48)
+            axes.set_xticks(range(0, len(short), every), short[::every])
             axes.grid(visible=False, axis="x")
 
     return draw(paint, Frame(title, "share of rows", x_label, height=130))

@@ -223,4 +223,6 @@ def _headline(steps: Steps) -> list[str]:
 def _means_note(runs: Sequence[Steps]) -> str:
     if max(map(len, runs), default=0) <= 60:
         return ""
-    return "Long runs are drawn as means of neighbouring steps; a pale band, where there is one, spans their lowest and highest values."
+    return (
+        "Long runs are drawn as means of neighbouring steps; a pale band spans lowest to highest, where there is one."
+    )
