@@ -32,7 +32,8 @@ def bits(keys: NDArray[np.uint64], draws: NDArray[np.uint64] | int) -> NDArray[n
         z = keys + (np.asarray(draws, dtype=np.uint64) + np.uint64(1)) * _STEP
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def uniform(keys: NDArray[np.uint64], draws: NDArray[np.uint64] | int) -> NDArray[np.float64]:

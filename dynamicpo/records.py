@@ -188,7 +188,7 @@ def finished(output: Path, manifest: Manifest) -> Manifest | None:
         None where nothing is there; the stage should then run.
 
     Raises:
-        DataError: The output exists and comes from something else.
+        DataError: The output exists and comes from something else, or its files have changed.
     """
     if not (output / "manifest.json").is_file():
         check_output(output)
@@ -199,8 +199,22 @@ def finished(output: Path, manifest: Manifest) -> Manifest | None:
             f"{output}: must be new or made from the same configuration and inputs, but it differs in "
             f"{_difference(existing, manifest)}. Remove it or choose another output."
         )
+    _check_files(output, existing)
     log.info("%s: already there from the same configuration and inputs, used as it is", output)
     return existing
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    wrong = [
+        name
+        for name, checksum in manifest.files.items()
+        if not (folder / name).is_file() or file_checksum(folder / name) != checksum
+    ]
+    if wrong:
+        raise DataError(
+            f"{folder}: must hold the files that its manifest names, but {', '.join(wrong)} are missing or changed. "
+            "Remove it and run the stage again."
+        )
 
 
 def _difference(old: Manifest, new: Manifest) -> str:
@@ -279,7 +293,8 @@ def read_items(folder: Path) -> pd.DataFrame:
     path = folder / "items.parquet"
     if not path.is_file():
         raise DataError(f"{path}: must be there, but it is missing. Run the stage before this one.")
-    return pq.read_table(path).to_pandas()
+    items: pd.DataFrame = pq.read_table(path).to_pandas()
+    return items
 
 
 def config_dict(config: Any) -> dict[str, Any]:

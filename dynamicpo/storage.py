@@ -5,6 +5,7 @@ The client library is imported when a `gs://` URI is first used.
 """
 
 import base64
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +31,11 @@ def is_remote(uri: str) -> bool:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file, an object, a folder, or anything below a prefix is there."""
+    """Whether a file, an object, a folder, or anything below a prefix is there.
+
+    Raises:
+        DataError: The store refuses, or has no such bucket.
+    """
     if not is_remote(uri):
         return Path(uri).exists()
     with _explained(uri):
@@ -61,11 +66,11 @@ def fetch(uri: str, folder: Path) -> Path:
     """
     if not is_remote(uri):
         return _present(uri)
-    _, name = _split(uri)
-    blobs, local = _found(uri), folder / (name.rstrip("/").rpartition("/")[2] or "bucket")
-    targets = {blob: _below(local, blob.name[len(name.rstrip("/")) :].lstrip("/"), uri) for blob in blobs}
+    prefix = _split(uri)[1].rstrip("/")
+    local = folder / (prefix.rpartition("/")[2] or "bucket")
+    targets = [(blob, _below(local, blob.name[len(prefix) :].lstrip("/"), uri)) for blob in _found(uri)]
     with _explained(uri):
-        _in_threads(lambda pair: _download(*pair), targets.items())
+        _in_threads(_download, targets)
     return local
 
 
@@ -77,28 +82,28 @@ def put(local: Path, uri: str) -> None:
         uri: The object's or the prefix's URI; or a local path.
 
     Raises:
-        DataError: It can't be written, or the store holds another checksum than the file.
+        DataError: It can't be read or written, or the store holds another checksum than the file.
     """
-    paths = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else [_present(str(local))]
-    names = [str(path.relative_to(local)) if local.is_dir() else "" for path in paths]
-    pairs = [(path, "/".join(part for part in (uri.rstrip("/"), name) if part)) for path, name in zip(paths, names)]
-    copy = _upload if is_remote(uri) else _copy
+    root = uri.rstrip("/")
+    if _present(str(local)).is_dir():
+        targets = {path: f"{root}/{path.relative_to(local)}" for path in sorted(local.rglob("*")) if path.is_file()}
+    else:
+        targets = {local: uri}
     with _explained(uri):
-        _in_threads(lambda pair: copy(*pair), [pair for pair in pairs if pair[0].name != "manifest.json"])
-        for pair in pairs:
-            if pair[0].name == "manifest.json":
-                copy(*pair)
+        copy = _uploader(uri) if is_remote(uri) else _copy
+        _in_threads(copy, [pair for pair in targets.items() if pair[0].name != "manifest.json"])
+        _in_threads(copy, [pair for pair in targets.items() if pair[0].name == "manifest.json"])
 
 
 def crc32c(path: Path) -> str:
     """A file's CRC32C as the store writes it: big-endian, in base 64."""
     import google_crc32c
 
-    checksum = google_crc32c.Checksum()
+    checksum = 0
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
-            checksum.update(block)
-    return base64.b64encode(checksum.digest()).decode()
+            checksum = google_crc32c.extend(checksum, block)
+    return base64.b64encode(checksum.to_bytes(4, "big")).decode()
 
 
 def _present(uri: str) -> Path:
@@ -116,14 +121,13 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _below(folder: Path, name: str, uri: str) -> Path:
-    path = folder / name if name else folder
     if ".." in Path(name).parts:
         raise DataError(f"{uri}: names must stay below their prefix, got {name!r}. Rename that object.")
-    return path
+    return folder / name if name else folder
 
 
 def _blobs(uri: str, limit: int | None = None) -> list[Any]:
-    """The object of that very name, or all objects below it as a prefix."""
+    """The object of that very name, or the objects below it as a prefix."""
     from google.cloud import storage
 
     bucket, name = _split(uri)
@@ -131,8 +135,7 @@ def _blobs(uri: str, limit: int | None = None) -> list[Any]:
     blob = client.bucket(bucket).get_blob(name) if name and not name.endswith("/") else None
     if blob is not None:
         return [blob]
-    prefix = f"{name.rstrip('/')}/" if name else ""
-    listed = client.list_blobs(bucket, prefix=prefix, max_results=limit)
+    listed = client.list_blobs(bucket, prefix=f"{name.rstrip('/')}/" if name else "", max_results=limit)
     return [found for found in listed if not found.name.endswith("/")]
 
 
@@ -148,41 +151,42 @@ def _download(blob: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     blob.download_to_filename(str(partial))
-    _same_checksum(partial, blob, str(path))
+    _same_checksum(partial, blob)
     partial.replace(path)
 
 
-def _upload(path: Path, uri: str) -> None:
+def _uploader(uri: str) -> Callable[[Path, str], None]:
     from google.cloud import storage
 
-    bucket, name = _split(uri)
-    blob = storage.Client().bucket(bucket).blob(name)
-    blob.upload_from_filename(str(path), checksum="crc32c")
-    blob.reload()
-    _same_checksum(path, blob, uri)
+    bucket = storage.Client().bucket(_split(uri)[0])
+
+    def upload(path: Path, target: str) -> None:
+        blob = bucket.blob(_split(target)[1])
+        blob.upload_from_filename(str(path))
+        blob.reload()
+        _same_checksum(path, blob)
+
+    return upload
 
 
-def _same_checksum(path: Path, blob: Any, where: str) -> None:
+def _same_checksum(path: Path, blob: Any) -> None:
     here = crc32c(path)
     if blob.crc32c != here:
-        path_name = f"{_SCHEME}{blob.bucket.name}/{blob.name}"
         raise DataError(
-            f"{where}: must have the checksum of {path_name} after the transfer, "
-            f"but the store says {blob.crc32c} and the file has {here}. Transfer it again."
+            f"{_SCHEME}{blob.bucket.name}/{blob.name}: must have the same CRC32C here and in the store after the "
+            f"transfer, but the store says {blob.crc32c} and the file has {here}. Transfer it again."
         )
 
 
 def _copy(path: Path, target: str) -> None:
-    import shutil
-
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, target)
 
 
-def _in_threads(work: Callable[[Any], None], pairs: Iterable[Any]) -> None:
+def _in_threads(work: Callable[..., None], pairs: Iterable[tuple[Any, Any]]) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(work, pairs):
-            pass
+        for done in [pool.submit(work, *pair) for pair in pairs]:
+            done.result()
 
 
 @contextmanager
@@ -190,10 +194,10 @@ def _explained(uri: str) -> Iterator[None]:
     """Turn the failures of the store and of the disk into one message each."""
     try:
         yield
+    except DataError:
+        raise
     except OSError as error:
-        raise DataError(
-            f"{uri}: must be reachable and writable, but {error}. Check the path and the network."
-        ) from error
+        raise DataError(f"{uri}: must be reachable and writable, but {error}. Check path and network.") from error
     except Exception as error:
         if (message := _remedy(error)) is None:
             raise
@@ -204,14 +208,17 @@ def _remedy(error: Exception) -> str | None:
     from google.api_core import exceptions as api
     from google.auth import exceptions as auth
 
-    if isinstance(error, api.NotFound):
-        return (
-            "bucket and object must exist, but the store knows none of this name. Check the name or create the bucket."
-        )
-    if isinstance(error, (api.Forbidden, api.Unauthorized)):
-        return "must be open to this account, but the store refused. Grant it the role for reading or writing objects."
-    if isinstance(error, auth.DefaultCredentialsError):
-        return "needs credentials, but none were found. Run 'gcloud auth application-default login' or use Workload Identity."
-    if isinstance(error, (api.GoogleAPIError, auth.GoogleAuthError)):
-        return f"the store must answer, but it failed: {error}. Try again."
-    return None
+    remedies: list[tuple[tuple[type[Exception], ...], str]] = [
+        ((api.NotFound,), "bucket and object must exist, but the store has none of this name. Check the name."),
+        (
+            (api.Forbidden, api.Unauthorized),
+            "must be open to this account, but the store refused. Grant it the role to read or write objects.",
+        ),
+        (
+            (auth.DefaultCredentialsError,),
+            "needs credentials, but there are none. Run 'gcloud auth application-default login' or use "
+            "Workload Identity.",
+        ),
+        ((api.GoogleAPIError, auth.GoogleAuthError), f"the store must answer, but it failed: {error}. Try again."),
+    ]
+    return next((remedy for kinds, remedy in remedies if isinstance(error, kinds)), None)

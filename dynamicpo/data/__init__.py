@@ -7,9 +7,12 @@ its target; its history may reach into earlier splits.
 
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ibis
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,9 +23,12 @@ from dynamicpo.data.sequences import examples, filter_interactions, popularity, 
 from dynamicpo.errors import ConfigError, DataError
 from dynamicpo.importers import movielens, published, tables
 from dynamicpo.importers.titles import clean_titles, distinct_titles
+from dynamicpo.progress import Progress
 from dynamicpo.records import Manifest
 
 log = logging.getLogger(__name__)
+
+_STEPS = 4
 
 Prepared = tuple[pd.DataFrame, dict[str, pa.Table]]
 
@@ -41,22 +47,23 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
         ConfigError: The inputs do not go with the source.
         DataError: An input can't be used, or the output exists from something else.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _named(Path(folder), interactions, items):
         files = _fetch(interactions, items, Path(folder), config)
         inputs = {role: _checksum(path) for role, path in files.items()}
         manifest = Manifest("prepare_data", records.config_dict(config), inputs)
         if existing := records.finished(output, manifest):
             return existing
-        with records.stage_output(output, manifest) as partial:
+        with records.stage_output(output, manifest) as partial, Progress("data", _STEPS, "steps") as step:
             prepare = _prepare_published if config.source == "published" else _prepare_interactions
-            catalogue, splits = prepare(_connect(Path(folder)), files, config, manifest.counts)
+            connection = ibis.duckdb.connect(temp_directory=str(Path(folder) / "spill"))
+            catalogue, splits = prepare(connection, files, config, manifest.counts, step)
             _check_splits(splits, config)
             records.write_items(partial, catalogue)
             for split, rows in splits.items():
                 records.write_rows(partial, split, rows)
-            manifest.counts |= {f"{split}_rows": len(rows) for split, rows in splits.items()}
-            manifest.counts |= {"items": len(catalogue)}
+            manifest.counts |= _final_counts(splits, catalogue)
             manifest.extra |= _facts(manifest, splits)
+            step.advance()
     log.info("%s: %s", output, ", ".join(f"{name} {count}" for name, count in manifest.counts.items()))
     return manifest
 
@@ -68,12 +75,24 @@ def _fetch(interactions: str, items: str, work: Path, config: DataConfig) -> dic
         raise ConfigError(f"items: {must} for source {config.source!r}, got {items!r}. Give the right source.")
     if not interactions and config.source != "movielens":
         raise ConfigError(f"interactions: must name a file for source {config.source!r}, got ''. Give its path.")
+    place = work / "interactions"
     if config.source == "movielens":
-        return movielens.local_files(storage.fetch(interactions, work) if interactions else None, work)
+        return movielens.local_files(storage.fetch(interactions, place) if interactions else None, place)
     if config.source == "published":
-        return published.local_files(storage.fetch(interactions, work))
-    (work / "items").mkdir()
-    return {"interactions": storage.fetch(interactions, work), "items": storage.fetch(items, work / "items")}
+        return published.local_files(storage.fetch(interactions, place))
+    return {"interactions": storage.fetch(interactions, place), "items": storage.fetch(items, work / "items")}
+
+
+@contextmanager
+def _named(work: Path, interactions: str, items: str) -> Iterator[None]:
+    """Name fetched files in messages by where they came from."""
+    try:
+        yield
+    except DataError as error:
+        message = str(error)
+        for role, uri in (("interactions", interactions), ("items", items)):
+            message = message.replace(str(work / role), uri.rpartition("/")[0] or ".")
+        raise DataError(message) from error
 
 
 def _checksum(path: Path) -> str:
@@ -82,22 +101,17 @@ def _checksum(path: Path) -> str:
     return records.fingerprint({part.name: records.file_checksum(part) for part in path.iterdir() if part.is_file()})
 
 
-def _connect(work: Path) -> Any:
-    import ibis
-
-    return ibis.duckdb.connect(temp_directory=str(work / "spill"))
-
-
 def _prepare_interactions(
-    connection: Any, files: dict[str, Path], config: DataConfig, counts: dict[str, Any]
+    connection: Any, files: dict[str, Path], config: DataConfig, counts: dict[str, Any], step: Progress
 ) -> Prepared:
     """Examples from interactions, with the catalogue of the items that are left."""
-    if config.source == "movielens":
-        raw = movielens.read_movielens(connection, files, config.min_rating > 0)
-    else:
-        raw = tables.read_tables(connection, files, config.min_rating > 0)
+    read = movielens.read_movielens if config.source == "movielens" else tables.read_tables
+    raw = read(connection, files, config.min_rating > 0)
+    step.advance(note="files read and checked")
     kept = filter_interactions(connection, raw.interactions, raw.items, config, counts)
+    step.advance(note="interactions filtered")
     sequences = sequence(connection, kept, config)
+    step.advance(note="histories built")
     counts["interactions"] = int(kept.count().execute())
     counts["users"] = int(kept.user_id.nunique().execute())
     counts |= raw.counts
@@ -109,9 +123,12 @@ def _prepare_interactions(
     return raw.items.merge(popularity(sequences), on="item_id"), splits
 
 
-def _prepare_published(connection: Any, files: dict[str, Path], config: DataConfig, counts: dict[str, Any]) -> Prepared:
+def _prepare_published(
+    connection: Any, files: dict[str, Path], config: DataConfig, counts: dict[str, Any], step: Progress
+) -> Prepared:
     """Rows as they were published, with their candidate lists; only the filters for history lengths apply."""
     rows = published.read_published(connection, files)
+    step.advance(_STEPS - 1, note="files read and checked")
     counts["rows_read"] = len(rows)
     lengths = rows["history"].str.len()
     counts["users"] = rows["user_id"].nunique()
@@ -153,12 +170,18 @@ def _published_items(rows: pd.DataFrame, counts: dict[str, Any]) -> pd.DataFrame
 def _check_splits(splits: dict[str, pa.Table], config: DataConfig) -> None:
     if not len(splits["train"]):
         raise DataError(
-            f"interactions: must give training examples, but no user has more than {config.min_history} earlier items in "
-            f"the training split ({config.split}). Lower min_history or k_core, change split, or give more data."
+            f"interactions: must give training examples, but no user has {config.min_history} items before one of the "
+            f"training split ({config.split}). Lower min_history or k_core, change split, or give more data."
         )
     for split, rows in splits.items():
         if not len(rows):
             log.warning("%s: no example falls into this split", split)
+
+
+def _final_counts(splits: dict[str, pa.Table], catalogue: pd.DataFrame) -> dict[str, int]:
+    users = pa.concat_tables(rows.select(["user_id"]) for rows in splits.values())["user_id"]
+    rows = {f"{split}_rows": len(rows) for split, rows in splits.items()}
+    return rows | {"users_with_rows": pc.count_distinct(users).as_py(), "items": len(catalogue)}
 
 
 def _facts(manifest: Manifest, splits: dict[str, pa.Table]) -> dict[str, Any]:
@@ -166,7 +189,10 @@ def _facts(manifest: Manifest, splits: dict[str, pa.Table]) -> dict[str, Any]:
     config = manifest.config
     facts: dict[str, Any] = {"source": config["source"], "data": records.fingerprint(manifest.inputs)}
     if config["source"] == "published":
-        return facts | {"split": "as published; absent splits are a keyed tenth of the training users"}
+        return facts | {
+            "split": "as published; a split without a file is a keyed tenth of the training users",
+            "timestamps": "the row's number among its user's",
+        }
     dates = {split: pc.min_max(rows["timestamp"]).as_py() for split, rows in splits.items() if len(rows)}
     rules = {"time": "8:1:1 by time", "leave-one-out": "the last two of every user"}
     return facts | {

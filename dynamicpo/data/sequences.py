@@ -81,7 +81,8 @@ def _core(connection: Any, table: Table, least: int, counts: dict[str, Any]) -> 
         counts["k_core_rounds"] += 1
         kept = table
         for name in ("user_id", "item_id"):
-            kept = kept.semi_join(table.group_by(name).having(table.count() >= least), name)
+            sizes = table.group_by(name).aggregate(size=table.count())
+            kept = kept.semi_join(sizes.filter(sizes["size"] >= least), name)
         table = connection.create_table(f"core{counts['k_core_rounds']}", kept)
     counts["dropped_k_core"] = before - _count(table)
     counts["dropped_users"], counts["dropped_items"] = (

@@ -76,11 +76,13 @@ def _unzip(path: Path, work: Path) -> dict[str, Path]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {Path(member).name: member for member in archive.namelist() if Path(member).name in wanted}
+            folder = work / path.stem
+            folder.mkdir(parents=True)
             for name, member in members.items():
-                (work / name).write_bytes(archive.read(member))
+                (folder / name).write_bytes(archive.read(member))
     except (zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{path}: must be a whole zip of MovieLens, but {error}. Download it again.") from error
-    return {name: work / name for name in members}
+    return {name: folder / name for name in members}
 
 
 def _wheel_items(files: dict[str, Path]) -> pd.DataFrame:

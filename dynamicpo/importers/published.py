@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import ibis
 import numpy as np
 import pandas as pd
 
@@ -12,6 +13,7 @@ from dynamicpo.errors import DataError
 from dynamicpo.importers.reading import Check, Table, as_text, check_rows, open_table, readable
 
 _COLUMNS = ("historyList", "itemList", "trueSelection")
+_SUFFIXES = (".json", ".jsonl")
 _NAMES = {
     "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.I),
     "validation": re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.I),
@@ -27,11 +29,13 @@ def local_files(path: Path) -> dict[str, Path]:
         DataError: A folder without a training file, or with two files for one split.
     """
     if path.is_file():
+        if path.suffix not in _SUFFIXES:
+            raise DataError(f"{path}: must be a {' or '.join(_SUFFIXES)} file, got {path.suffix!r}. Convert it.")
         return {"train": path}
     files: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
         for split, pattern in _NAMES.items():
-            if file.suffix in (".json", ".jsonl") and pattern.search(file.stem):
+            if file.suffix in _SUFFIXES and pattern.search(file.stem):
                 if split in files:
                     raise DataError(
                         f"{path}: must hold one {split} file, got {files[split].name}, {file.name}. Remove one."
@@ -39,7 +43,7 @@ def local_files(path: Path) -> dict[str, Path]:
                 files[split] = file
     if "train" not in files:
         raise DataError(f"{path}: must hold a .json or .jsonl file with 'train' in its name, got none. Rename it.")
-    return files
+    return {split: files[split] for split in _NAMES if split in files}
 
 
 def read_published(connection: Any, files: dict[str, Path]) -> pd.DataFrame:
@@ -60,8 +64,6 @@ def read_published(connection: Any, files: dict[str, Path]) -> pd.DataFrame:
 
 
 def _read(connection: Any, split: str, path: Path) -> pd.DataFrame:
-    import ibis
-
     with readable(path):
         raw = open_table(connection, path, _COLUMNS)
         columns = {
@@ -107,4 +109,4 @@ def _is_blank(title: Any) -> Any:
 def _held_out(rows: pd.DataFrame, split: str) -> Any:
     users = np.sort(rows.loc[rows["split"] == "train", "user_id"].unique())
     count = max(1, round(len(users) * _HELD_OUT_SHARE))
-    return users[keyed.ranking(0, f"published/{split}", users)[:count]]
+    return users[keyed.ranking(0, f"published/{split}", users.tolist())[:count]]

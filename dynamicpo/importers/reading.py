@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import ibis
+
 from dynamicpo.errors import DataError
 
 Table = Any  # an ibis table; ibis has no types that mypy could check
@@ -62,8 +65,6 @@ def read_text(
     Raises:
         DataError: An unknown format, missing columns, an empty or broken file, or invalid UTF-8.
     """
-    import ibis
-
     with readable(path):
         table = open_table(connection, path, required, layout)
         columns = {name: as_text(table, name) for name in (*required, *optional)}
@@ -99,8 +100,6 @@ def check_rows(table: Table, path: Path, checks: Sequence[Check]) -> None:
 
 def present(column: Any) -> Any:
     """A text column's value without outer spaces; null where it means that nothing is there."""
-    import ibis
-
     text = column.strip()
     return ibis.ifelse(text.isin(MISSING), None, text)
 
@@ -108,8 +107,6 @@ def present(column: Any) -> Any:
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Explain what makes a file unreadable."""
-    import duckdb
-
     try:
         yield
     except UnicodeDecodeError as error:
@@ -196,8 +193,6 @@ def _check_columns(path: Path, found: Sequence[str], required: Sequence[str]) ->
 
 def as_text(table: Table, name: str) -> Any:
     """A column as text, whatever its type; null where the table has none of this name."""
-    import ibis
-
     if name not in table.columns:
         return ibis.null("string")
     column = table[name]

@@ -6,7 +6,7 @@ answer away (as the published lists do).
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 POPULARITY_POWER = 0.75
 _NEAREST = 50
 _ROWS_AT_ONCE = 1 << 14
+Lists = dict[str, tuple[Codes, Codes]]
 _WORDS = {"window": "its history", "past": "its user's past", "all": "its user's items"}
 
 
@@ -72,9 +73,6 @@ def _protocol(config: NegativesConfig) -> dict[str, Any]:
     return protocol | ({"exclude": "as published"} if config.strategy == "published" else {})
 
 
-Lists = dict[str, tuple[Codes, Codes]]
-
-
 def _keys(config: NegativesConfig, split: str, example_ids: Sequence[str]) -> NDArray[np.uint64]:
     return keyed.keys(config.seed, f"negatives/{split}", example_ids)
 
@@ -89,34 +87,38 @@ def _drawn(tables: dict[str, pa.Table], catalogue: Catalogue, config: NegativesC
     }
     for rows in splits:
         _check_room(rows, batches[rows.split], excluded, catalogue, config)
-    power = POPULARITY_POWER if config.strategy == "popularity" else 0.0
-    drawing = Drawing(catalogue, excluded, catalogue.popularity.astype(float) ** power)
-    num_hard = round(config.hard_share * (config.num_candidates - 1)) if config.strategy == "hard" else 0
-    neighbours = nearest_items(splits[0], len(catalogue.texts), max(_NEAREST, 3 * num_hard)) if num_hard else None
+    draw = _drawer(splits[0], excluded, catalogue, config)
     lists: Lists = {}
     with Progress("negatives", sum(len(batch.keys) for batch in batches.values())) as progress:
         for split, batch in batches.items():
             pieces = []
             for start in range(0, max(1, len(batch.keys)), _ROWS_AT_ONCE):
                 part = batch.take(slice(start, start + _ROWS_AT_ONCE))
-                pieces.append(draw_negatives(part, drawing, config.num_candidates - 1, neighbours, num_hard))
+                pieces.append(draw(part))
                 progress.advance(len(part.keys))
-            lists[split] = _arranged(batch, np.concatenate(pieces))
+            lists[split] = _arranged(batch, np.concatenate([negatives for negatives, _ in pieces]))
+            if config.strategy == "hard":
+                counts[f"{split}_hard_negatives"] = sum(num_hard for _, num_hard in pieces)
     return lists
 
 
-def draw_negatives(
-    batch: Batch, drawing: Drawing, count: int, neighbours: Codes | None = None, num_hard: int = 0
-) -> Codes:
-    """`count` negatives a row: `num_hard` of the target's neighbours where there are as many, the others by weight.
+def _drawer(
+    train: Rows, excluded: Exclusions, catalogue: Catalogue, config: NegativesConfig
+) -> Callable[[Batch], tuple[Codes, int]]:
+    """The strategy, as a function that gives each row of a batch its negatives, and says how many are hard."""
+    count = config.num_candidates - 1
+    power = POPULARITY_POWER if config.strategy == "popularity" else 0.0
+    drawing = Drawing(catalogue, excluded, catalogue.popularity.astype(float) ** power)
+    num_hard = round(config.hard_share * count) if config.strategy == "hard" else 0
+    neighbours = nearest_items(train, len(catalogue.texts), max(_NEAREST, 3 * num_hard)) if num_hard else None
 
-    Returns:
-        Codes, in the order in which they were drawn. Shape (N, count).
-    """
-    chosen = np.full((len(batch.keys), count), -1, dtype=np.int64)
-    if neighbours is not None:
-        chosen = drawing.accept(batch, chosen, shuffled_neighbours(batch, neighbours), num_hard)
-    return drawing.draw(batch, chosen, count)
+    def draw(batch: Batch) -> tuple[Codes, int]:
+        chosen = np.full((len(batch.keys), count), -1, dtype=np.int64)
+        if neighbours is not None:
+            chosen = drawing.accept(batch, chosen, shuffled_neighbours(batch, neighbours), num_hard)
+        return drawing.fill(batch, chosen), int((chosen >= 0).sum())
+
+    return draw
 
 
 def _arranged(batch: Batch, negatives: Codes) -> tuple[Codes, Codes]:
@@ -134,9 +136,9 @@ def _check_room(rows: Rows, batch: Batch, excluded: Exclusions, catalogue: Catal
         remedy = f"Lower num_candidates to {room.min() + 1}" if room.min() > 0 else "Give more items"
         hint = "" if config.exclude == "window" else ", or exclude less ('window')"
         raise DataError(
-            f"{rows.split} row {rows.example_ids[worst]!r}: needs {config.num_candidates - 1} negatives, but a catalogue "
-            f"of {catalogue.num_texts} titles offers {room.min()} besides its target and {_WORDS[config.exclude]}. "
-            f"{remedy}{hint}."
+            f"{rows.split} row {rows.example_ids[worst]!r}: needs {config.num_candidates - 1} negatives, but a "
+            f"catalogue of {catalogue.num_texts} titles offers {room.min()} besides its target and "
+            f"{_WORDS[config.exclude]}. {remedy}{hint}."
         )
 
 
@@ -171,6 +173,6 @@ def _published(
 def _refuse(rows: Rows, broken: NDArray[np.bool_], must: str) -> None:
     if broken.any():
         raise DataError(
-            f"{rows.split} row {rows.example_ids[int(broken.argmax())]!r}: {must}; {broken.sum()} published rows do not. "
+            f"{rows.split} row {rows.example_ids[int(broken.argmax())]!r}: {must}; {broken.sum()} rows do not. "
             "Set num_candidates to the lists' length, correct the rows, or draw fresh negatives (strategy uniform)."
         )

@@ -1,6 +1,5 @@
 """Keyed draws without replacement, in bulk: the first acceptable items of each row's own stream of draws."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +34,7 @@ class Batch:
     owners: Codes
     moments: Codes
 
-    def take(self, rows: NDArray[np.bool_] | slice) -> "Batch":
+    def take(self, rows: Codes | slice) -> "Batch":
         """Some of the rows."""
         return Batch(self.keys[rows], self.targets[rows], self.owners[rows], self.moments[rows])
 
@@ -52,43 +51,38 @@ class Drawing:
 
     def __init__(self, catalogue: Catalogue, excluded: Exclusions, weights: NDArray[np.float64]) -> None:
         """Prepare the inverse of the cumulated weights."""
-        self._catalogue, self._excluded, self._weights = catalogue, excluded, weights
-        self._cumulated = np.cumsum(weights)
+        self._catalogue, self._excluded = catalogue, excluded
+        self._weights = weights if weights.any() else np.ones_like(weights)
+        self._cumulated = np.cumsum(self._weights)
 
-    def draw(self, batch: Batch, chosen: Codes, count: int) -> Codes:
-        """Fill up to `count` negatives a row.
+    def fill(self, batch: Batch, chosen: Codes) -> Codes:
+        """Fill the empty places of each row: from its stream of draws, and where that takes too long by a race.
 
         Args:
             batch: The rows.
-            chosen: What is chosen already, with -1 behind it. Shape (N, count).
-            count: How many there must be. The catalogue must have as many to offer.
+            chosen: What is chosen already, with -1 behind it. Shape (N, M). The catalogue must offer M a row.
 
         Returns:
-            Codes, -1 nowhere. Shape (N, count).
+            Codes, -1 nowhere. Shape (N, M).
         """
-        chosen, start, width = chosen.copy(), 0, count + _SPARE_DRAWS
+        chosen, first, width = chosen.copy(), 0, chosen.shape[1] + _SPARE_DRAWS
         for _ in range(_ROUNDS):
-            self._some(batch, chosen, lambda part, first=start, many=width: self._proposals(part, first, many))
-            start, width = start + width, 2 * width
-        rows_at_once = max(1, _RACE_CELLS // len(self._weights))
-        open_rows = np.flatnonzero((chosen < 0).any(axis=1))
-        for first in range(0, len(open_rows), rows_at_once):
-            some = np.zeros(len(chosen), dtype=bool)
-            some[open_rows[first : first + rows_at_once]] = True
-            chosen[some] = self.accept(batch.take(some), chosen[some], self._race(batch.take(some)), count)
-        return chosen
-
-    def _some(self, batch: Batch, chosen: Codes, propose: Callable[[Batch], Codes]) -> None:
-        """Put proposals into the rows that still have room."""
-        rows = (chosen < 0).any(axis=1)
-        if rows.any():
+            rows = _open_rows(chosen)
             part = batch.take(rows)
-            chosen[rows] = self.accept(part, chosen[rows], propose(part), chosen.shape[1])
+            chosen[rows] = self.accept(part, chosen[rows], self._proposals(part, first, width), chosen.shape[1])
+            first, width = first + width, 2 * width
+        rows_at_once = max(1, _RACE_CELLS // len(self._weights))
+        rows = _open_rows(chosen)
+        for start in range(0, len(rows), rows_at_once):
+            some = rows[start : start + rows_at_once]
+            part = batch.take(some)
+            chosen[some] = self.accept(part, chosen[some], self._race(part), chosen.shape[1])
+        return chosen
 
     def _proposals(self, batch: Batch, first: int, many: int) -> Codes:
         draws = np.arange(first, first + many, dtype=np.uint64)
         share = keyed.uniform(batch.keys[:, None], draws)
-        places = np.searchsorted(self._cumulated, share * self._cumulated[-1], side="right")
+        places: Codes = np.searchsorted(self._cumulated, share * self._cumulated[-1], side="right")
         return np.minimum(places, len(self._weights) - 1)
 
     def _race(self, batch: Batch) -> Codes:
@@ -123,6 +117,10 @@ class Drawing:
         rows, columns = np.nonzero(good)
         filled[rows, (np.cumsum(good, axis=1) - 1)[rows, columns]] = both[rows, columns]
         return filled
+
+
+def _open_rows(chosen: Codes) -> Codes:
+    return np.flatnonzero((chosen < 0).any(axis=1))
 
 
 def _repeated(texts: Codes) -> NDArray[np.bool_]:

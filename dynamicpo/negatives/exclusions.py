@@ -38,7 +38,8 @@ class Exclusions:
         if not len(self.keys):
             return np.zeros(wanted.shape, dtype=bool)
         places = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        return (self.keys[places] == wanted) & (self.since[places] < moments)
+        found: NDArray[np.bool_] = (self.keys[places] == wanted) & (self.since[places] < moments)
+        return found
 
     def count(self, owners: Codes, moments: Codes) -> Codes:
         """How many titles are excluded for each owner at each moment."""
