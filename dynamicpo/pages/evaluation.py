@@ -185,7 +185,8 @@ def _ranks(report: Report) -> list[Section]:
         return []
     first = charts.rank_curves(ranks, "The right item is among the first k")
     figures = [Figure(first, "The higher a line, the better: at k = 1 it shows HitRatio@1, at k = 5 HitRatio@5.")]
-    for place, (name, counts) in enumerate(ranks.items()):
+    names = charts.short_names([*ranks])
+    for place, (name, counts) in enumerate(zip(names, ranks.values(), strict=True)):
         if sum(grouped[place]):
             figures.append(Figure(charts.rank_histogram(counts, name, place, tallest * 1.05)))
     return [Section("Where the right item stands", "Rank 1 is the first place.", figures=figures)]

@@ -39,7 +39,7 @@ _CURVES = (
     ),
     _Curve(
         "rewards/accuracies",
-        "Rows in order",
+        "Chosen item ahead of every rejected one",
         "share of rows",
         "Share of rows whose chosen item has gained more than every single rejected one since training began.",
         _SHARE,
@@ -204,20 +204,30 @@ def _first_and_last(steps: Steps, shown: Sequence[_Curve]) -> Table:
 def _headline(steps: Steps) -> list[str]:
     if not _has(steps, "loss"):
         return ["No training step was recorded."]
-    first, last = _ends(steps, "loss")
-    verb = "fell" if last < first else "rose"
     many = f"{len(steps):,} {'step' if len(steps) == 1 else 'steps'}"
-    text = f"Over {many} the loss {verb} from {charts.number(first)} to {charts.number(last)}"
+    sentences = [f"Over {many} the loss {_course(*_ends(steps, 'loss'))}"]
     if _has(steps, "rewards/accuracies"):
-        text += (
-            f"; at the end {_ends(steps, 'rewards/accuracies')[1]:.0%} of rows have the chosen item ahead of all others"
-        )
-    sentences = [f"{text}."]
+        share = _percent(_ends(steps, "rewards/accuracies")[1])
+        sentences[0] += f"; at the end the chosen item is ahead of every rejected one in {share} of rows"
+    sentences[0] += "."
+    if not math.isfinite(_points(steps, "loss")[1][-1]):
+        sentences.append("The loss of the last step is not a finite number: training diverged.")
     if _has(steps, "boundary_gradient_relative"):
-        share = _ends(steps, "boundary_gradient_relative")[1]
+        share = _percent(_ends(steps, "boundary_gradient_relative")[1])
         pull = "The pull on the items that are easiest to confuse with the right one"
-        sentences.append(f"{pull} ended at {share:.0%} of its size over the first steps.")
+        sentences.append(f"{pull} ended at {share} of its size over the first steps.")
     return sentences
+
+
+def _course(first: float, last: float) -> str:
+    before, after = charts.number(first), charts.number(last)
+    if before == after:
+        return f"was {before}"
+    return f"{'fell' if last < first else 'rose'} from {before} to {after}"
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def _means_note(runs: Sequence[Steps]) -> str:

@@ -98,9 +98,11 @@ def test_the_same_input_gives_the_same_bytes() -> None:
 
 def test_training_page_says_what_happened_first() -> None:
     html = pages.training_page(preference_log(), "Preference training", {})
-    assert html.index("Over 30 steps the loss fell from 1.966 to 1.034; at the end 25% of rows") < html.index("<table")
+    assert html.index("Over 30 steps the loss fell from 1.966 to 1.034; at the end the chosen item is") < html.index(
+        "<table"
+    )
     assert html.index("<table") < html.index("<svg") < len(html)
-    assert "ended at 25% of its size over the first steps" in html
+    assert "ended at 25 % of its size over the first steps" in html
 
 
 def test_training_page_draws_all_measures_and_explains_each() -> None:
@@ -108,7 +110,7 @@ def test_training_page_draws_all_measures_and_explains_each() -> None:
     assert charts_of(html) == [
         "Loss",
         "Boundary gradient, against the first steps",
-        "Rows in order",
+        "Chosen item ahead of every rejected one",
         "Reward margin",
         "Rewards",
         "Boundary items",
@@ -135,7 +137,12 @@ def test_training_page_of_a_run_that_diverged_says_how_much_is_missing() -> None
     steps = [*log(3), {"step": 4, "loss": math.nan}, {"step": 5, "loss": math.inf}]
     html = pages.training_page(steps, "SFT", {})
     assert "Over 5 steps the loss fell from 2.000 to 1.931." in html
+    assert "The loss of the last step is not a finite number: training diverged." in html
     assert "2 values are NaN or infinite and not drawn." in html
+
+
+def test_training_page_of_one_step_claims_no_course() -> None:
+    assert "<h1>Over 1 step the loss was 2.000.</h1>" in pages.training_page(log(1), "SFT", {})
 
 
 def test_facts_are_flat_and_folded() -> None:
