@@ -150,9 +150,12 @@ def _found(uri: str) -> list[Any]:
 def _download(blob: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    blob.download_to_filename(str(partial))
-    _same_checksum(partial, blob)
-    partial.replace(path)
+    try:
+        blob.download_to_filename(str(partial))
+        _same_checksum(partial, blob)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _uploader(uri: str) -> Callable[[Path, str], None]:
