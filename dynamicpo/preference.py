@@ -61,9 +61,9 @@ def train_preferences(preferences: Path, adapter: Path, output: Path, config: Pr
     with stage_output(output, manifest) as folder:
         loaded = modeling.load_model(adapter, trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
-        dataset = _dataset(rows, prompts, config.num_negatives)
+        built = _build(rows, prompts, config.num_negatives)
         with loaded.precision():
-            dataset = _with_reference(dataset, loaded.model, preferences, config, inputs)
+            dataset = _dataset(rows, built, _reference(built, loaded.model, preferences, config, inputs))
             schedule = training.Schedule.of(config, _learning_rate(config, loaded))
             label = f"{'DynamicPO-' if config.dynamic else ''}{config.loss.upper()}"
             steps = training.train(loaded.model, dataset, collate, BatchLoss(config), schedule, folder, label)
@@ -117,7 +117,8 @@ def _learning_rate(config: PreferenceConfig, loaded: modeling.Loaded) -> float:
     return 1e-4 if loaded.manifest.extra["kind"] == "adapter" else 1e-6
 
 
-def _dataset(rows: pa.Table, prompts: Prompts, num_negatives: int) -> Dataset:
+def _build(rows: pa.Table, prompts: Prompts, num_negatives: int) -> list[Row]:
+    """Token ids of each row: the target first, then its first K rejected items."""
     columns = (rows[name].to_pylist() for name in ("example_id", "history", "target", "rejected", "candidates"))
     built = [
         prompts.row(name, history, [target, *rejected[:num_negatives]], candidates)
@@ -125,25 +126,27 @@ def _dataset(rows: pa.Table, prompts: Prompts, num_negatives: int) -> Dataset:
     ]
     if prompts.cut_items:
         log.warning("Preference training: cut %d history items, the oldest, to fit max_length", prompts.cut_items)
-    return Dataset.from_dict(
-        {
-            "example_id": rows["example_id"].to_pylist(),
-            "prompt_ids": [row.prompt_ids for row in built],
-            "answer_ids": [row.answer_ids for row in built],
-        }
-    )
+    return built
 
 
-def _with_reference(
-    dataset: Dataset, model: nn.Module, preferences: Path, config: PreferenceConfig, inputs: Mapping[str, str]
-) -> Dataset:
-    """The dataset with the reference's log-probabilities, where the loss needs them."""
+def _reference(
+    built: list[Row], model: nn.Module, preferences: Path, config: PreferenceConfig, inputs: Mapping[str, str]
+) -> list[list[float]] | None:
+    """The reference's log-probabilities, where the loss takes them. The policy starts as the reference."""
     if config.loss in WITHOUT_REFERENCE:
-        return dataset
-    rows = [Row(row["prompt_ids"], row["answer_ids"]) for row in dataset]
-    logps = reference_logps(model.eval(), rows, preferences.parent / "reference-logps", inputs)
-    model.train()
-    return dataset.add_column("reference_logps", logps.tolist())
+        return None
+    cache = preferences.parent / "reference-logps"
+    logps = reference_logps(model, built, cache, inputs, backend=config.backend)
+    return [list(row) for row in logps.tolist()]
+
+
+def _dataset(rows: pa.Table, built: list[Row], reference: list[list[float]] | None) -> Dataset:
+    columns = {
+        "example_id": rows["example_id"].to_pylist(),
+        "prompt_ids": [row.prompt_ids for row in built],
+        "answer_ids": [row.answer_ids for row in built],
+    }
+    return Dataset.from_dict(columns if reference is None else {**columns, "reference_logps": reference})
 
 
 def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
