@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BACKBONE ?= compact
 RUN ?=
-COMPILE := $(BIN)/pip-compile -q --strip-extras --no-header --annotation-style=line \
+COMPILE := $(BIN)/pip-compile -q --allow-unsafe --strip-extras --no-header --annotation-style=line \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .PHONY: help install quickstart test check check-lock lock format benchmark clean
