@@ -30,58 +30,47 @@ def boundary_negatives(chosen: Tensor, rejected: Tensor, mask: Tensor | None = N
     """
     check_shapes(chosen, rejected, mask)
     counted = torch.ones_like(rejected, dtype=torch.bool) if mask is None else mask
-    chosen, rejected = _computed(chosen), _computed(rejected)
+    chosen, rejected = wide(chosen), wide(rejected)
     violations = (rejected >= chosen[:, None]) & counted
     return torch.where(violations.any(1, keepdim=True), violations, _top_cluster(rejected, counted))
 
 
-def check_shapes(chosen: Tensor, rejected: Tensor, mask: Tensor | None) -> None:
-    """Refuse tensors that do not belong together, naming the one that does not fit."""
-    if rejected.ndim != 2 or rejected.shape[1] == 0:
-        raise ShapeError(
-            f"rejected: must be (B, K) with K >= 1, got {tuple(rejected.shape)}. Give one column a negative."
-        )
-    if chosen.shape != rejected.shape[:1]:
-        raise ShapeError(
-            f"chosen: must be ({rejected.shape[0]},) to fit rejected {tuple(rejected.shape)}, got {tuple(chosen.shape)}."
-        )
-    if mask is not None and (mask.shape != rejected.shape or mask.dtype != torch.bool):
-        raise ShapeError(f"rejected_mask: must be bool {tuple(rejected.shape)}, got {mask.dtype} {tuple(mask.shape)}.")
-
-
-def _computed(values: Tensor) -> Tensor:
-    """Half precisions are computed in float32."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
 def _top_cluster(values: Tensor, mask: Tensor) -> Tensor:
-    """The cluster of highest mean in the best partition of each row's values into three.
+    """The cluster of highest mean in the best partition of each row's values into three. Shape (B, K), bool.
 
-    Over values sorted from high to low, the pair of cuts i < j with the least within-cluster sum of squares has the
-    largest sum of (cluster sum)^2 / size. Equal values are never parted; of equally good pairs the largest i wins.
+    Sorted from high to low, clusters are runs: the middle one starts at i, the bottom one at j > i. Equal values are
+    never parted. Of equally good pairs the largest i wins, where equally good means: but for the values' own rounding.
     """
-    number = mask.sum(1)
-    mean = torch.where(mask, values, 0).sum(1) / number.clamp(min=1)
+    number, size = mask.sum(1, keepdim=True), values.shape[1]
     ordered = torch.where(mask, values, -torch.inf).sort(dim=1, descending=True).values
-    centred = torch.where(torch.isinf(ordered), 0, ordered - mean[:, None])
-    sums = torch.nn.functional.pad(centred.cumsum(1), (1, 0))
-    size = values.shape[1]
-    place = torch.arange(size + 1, device=values.device)
-    is_cut = torch.zeros_like(sums, dtype=torch.bool)
-    is_cut[:, 1:size] = (ordered[:, :-1] > ordered[:, 1:]) & (place[1:size] < number[:, None])
-    top = sums.square() / place.clamp(min=1)
-    bottom = (sums[:, -1:] - sums).square() / (number[:, None] - place).clamp(min=1)
-    middle = (sums[:, None, :] - sums[:, :, None]).square() / (place[None, :] - place[:, None]).clamp(min=1)
-    explained = top[:, :, None] + middle + bottom[:, None, :]
-    allowed = is_cut[:, :, None] & is_cut[:, None, :] & (place[:, None] < place[None, :])
-    explained = torch.where(allowed, explained, -torch.inf)
-    best = explained.amax((1, 2))
-    slack = 32 * torch.finfo(values.dtype).eps * centred.square().sum(1)
-    good = (explained >= (best - slack)[:, None, None]) & allowed
-    cut = torch.where(good.any(2), place, 0).amax(1)
-    # fewer than three distinct values leave no pair of cuts: the highest value alone is the top cluster
+    cost = _run_costs(ordered)
+    ends_before = cost.roll(1, 2)  # (B, i, j): the run i..j-1
+    bottom = cost.gather(2, (number - 1).clamp(min=0)[:, :, None].expand(-1, size, -1))[:, :, 0]
+    total = ends_before[:, 0, :, None] + ends_before + bottom[:, None, :]
+    place = torch.arange(size, device=values.device)
+    starts = (ordered.roll(1, 1) > ordered) & (place > 0) & (place < number)
+    allowed = starts[:, :, None] & starts[:, None, :] & (place[:, None] < place)
+    total = torch.where(allowed, total, torch.inf)
+    best = total.amin((1, 2))
+    largest = torch.where(mask, values.abs(), 0).amax(1)
+    slack = 2 * torch.finfo(values.dtype).eps * (size * best + largest * (size * best).sqrt())
+    cut = torch.where((total <= (best + slack)[:, None, None]) & allowed, place[:, None], 0).amax((1, 2))
+    # fewer than three distinct values allow no pair: then the highest value alone is the top cluster
     lowest = ordered.gather(1, (cut - 1).clamp(min=0)[:, None])
     return (values >= lowest) & mask
+
+
+def _run_costs(ordered: Tensor) -> Tensor:
+    """Sum of squares about its mean of every run i..j of a sorted row. Shape (B, K, K), at (row, i, j >= i).
+
+    Welford's update along j of the values less the run's first: a sum of terms >= 0 of values that all have one sign.
+    Nothing large cancels, so float32 is enough for log-probabilities near -60 and for a far outlier alike.
+    """
+    place = torch.arange(ordered.shape[1], device=ordered.device)
+    before = (place - place[:, None]).clamp(min=0).to(ordered.dtype)  # values of the run before place j
+    drop = (ordered[:, None, :] - ordered[:, :, None]).triu()
+    mean_before = (drop.cumsum(2) - drop) / before.clamp(min=1)
+    return (before / (before + 1) * (drop - mean_before).square()).cumsum(2)
 
 
 @torch.no_grad()
@@ -101,13 +90,44 @@ def dynamic_betas(
     Returns:
         beta * (1 + tanh((D1 - D2 - m) / (|D1| + |D2|)) / 2), between beta / 2 and 3 beta / 2. Shape (B, K).
     """
-    chosen, rejected = _computed(chosen), _computed(rejected)
+    chosen, rejected = wide(chosen), wide(rejected)
     easy = mask & ~boundary_mask
     easy = torch.where(easy.any(1, keepdim=True), easy, boundary_mask)
     easy_mean = torch.where(easy, rejected, 0).sum(1) / easy.sum(1).clamp(min=1)
     to_boundary = chosen[:, None] - rejected
     to_easy = rejected - easy_mean[:, None]
     scale = to_boundary.abs() + to_easy.abs()
-    degenerate = torch.full_like(scale, -torch.inf if margin > 0 else 0.0)
-    argument = torch.where(scale > 0, (to_boundary - to_easy - margin) / scale.clamp(min=1e-38), degenerate)
+    degenerate = -torch.inf if margin > 0 else 0.0
+    argument = torch.where(scale > 0, (to_boundary - to_easy - margin) / scale, degenerate)
     return beta * (1 + 0.5 * torch.tanh(argument))
+
+
+def wide(values: Tensor) -> Tensor:
+    """Half precisions are computed in float32."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def check_shapes(
+    chosen: Tensor,
+    rejected: Tensor,
+    mask: Tensor | None,
+    names: tuple[str, str, str] = ("chosen", "rejected", "mask"),
+) -> None:
+    """Refuse tensors that do not belong together, by the name of the one that does not fit."""
+    for name, tensor in zip(names, (chosen, rejected), strict=False):
+        if not tensor.is_floating_point():
+            raise ShapeError(f"{name}: must be floating point, got {tensor.dtype}. Give log-probabilities in nats.")
+    if rejected.ndim != 2 or rejected.shape[1] == 0:
+        raise ShapeError(
+            f"{names[1]}: must be (B, K) with K >= 1, got {tuple(rejected.shape)}. Give each negative a column."
+        )
+    if chosen.shape != rejected.shape[:1]:
+        raise ShapeError(
+            f"{names[0]}: must be ({rejected.shape[0]},) to fit {names[1]} {tuple(rejected.shape)}, "
+            f"got {tuple(chosen.shape)}. Give one chosen answer a row."
+        )
+    if mask is not None and (mask.shape != rejected.shape or mask.dtype != torch.bool):
+        raise ShapeError(
+            f"{names[2]}: must be bool {tuple(rejected.shape)}, got {mask.dtype} {tuple(mask.shape)}. "
+            "True is a negative that counts."
+        )
