@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dynamicpo import attacker, keyed
-from dynamicpo.attacker import Lists, attack, redraw
+from dynamicpo import keyed
+from dynamicpo.audit import attacker
+from dynamicpo.audit.attacker import Lists, attack, redraw
 from dynamicpo.errors import DataError
 
 

@@ -81,7 +81,7 @@ def preferences(output: Path, exclude: str, leak: bool = False) -> Path:
                 }
             )
     items = pd.DataFrame({"item_id": [str(item) for item in range(80)], "popularity": 0, "category": ""})
-    with stage_output(output, Manifest("negatives", {"exclude": exclude}, {})) as folder:
+    with stage_output(output, Manifest("sample_negatives", {"exclude": exclude}, {})) as folder:
         write_items(folder, items.assign(title="title " + items["item_id"]))
         for split, part in {"train": rows[::2], "validation": rows[1::4], "test": rows[3::4]}.items():
             write_rows(folder, split, pa.Table.from_pylist(part, schema=PREFERENCES))
@@ -118,8 +118,8 @@ ROW = {"historyList": "a::b", "itemList": ["c", "d"], "trueSelection": "c"}
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "the file is empty"),
-        ([ROW, {"itemList": ["c"]}], "row 2 has not"),
+        ([], "must hold at least one row"),
+        ([ROW, {"itemList": ["c"]}], "every historyList must be a list of titles"),
         ([ROW, {**ROW, "trueSelection": "x"}], "must list its target once, 1 do not, first row 1 with target 'x'"),
         ([ROW, {**ROW, "itemList": ["c", "d", "e"]}], "as many candidates, got 2 to 3"),
     ],
@@ -142,7 +142,7 @@ def test_a_json_list_and_lines_give_the_same(tmp_path: Path) -> None:
 
 def test_what_is_no_row_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(DataError, match="must be JSON rows in UTF-8"):
+    with pytest.raises(DataError, match="broken.jsonl: must be"):
         audit_candidates(tmp_path / "broken.jsonl", tmp_path / "broken.jsonl")
     with pytest.raises(DataError, match="must be a .json or .jsonl file or a preferences folder"):
         audit_candidates(tmp_path, tmp_path)

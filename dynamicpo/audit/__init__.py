@@ -5,7 +5,6 @@ rows. Popularity alone lifts it above 1 / A, so it is measured against itself, t
 lists that are drawn uniformly, by row, for the same rows: a leak is a hit ratio above the 95 % interval of those.
 """
 
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,15 +16,16 @@ import numpy as np
 import pandas as pd
 
 from dynamicpo import keyed
-from dynamicpo.attacker import Floats, Integers, Lists, attack, redraw
+from dynamicpo.audit.attacker import Floats, Integers, Lists, attack, redraw
 from dynamicpo.errors import ConfigError, DataError
+from dynamicpo.importers.published import local_files as published_files
+from dynamicpo.importers.published import read_published
 from dynamicpo.records import EXAMPLES, SPLITS, read_items, read_manifest, read_rows
 
 log = logging.getLogger(__name__)
 
 MIN_REDRAWS = 20
-_PUBLISHED = ("historyList", "itemList", "trueSelection")
-_COLUMNS = ("example_id", "user_id", "history", "target", "timestamp", "candidates")
+_COLUMNS = ("example_id", "user_id", "history", "target", "candidates")
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,25 @@ def _excluded(rows: pd.DataFrame, source: _Source, items: "pd.Index[str]") -> In
         number * len(items) + _numbers(items, rows["target"]),
     ]
     if source.exclude != "window":
-        joined = rows.assign(row=number)[["row", "user_id", "timestamp"]].merge(_first_seen(source.known), on="user_id")
+        own = pd.DataFrame({"row": number, "user_id": rows["user_id"], "moment": _moments(rows)})
+        joined = own.merge(_first_seen(source.known), on="user_id")
         if source.exclude == "past":
-            joined = joined[joined["seen"] < joined["timestamp"]]
+            joined = joined[joined["seen"] < joined["moment"]]
         pairs.append(joined["row"].to_numpy(dtype=np.int64) * len(items) + _numbers(items, joined["item"]))
     return np.unique(np.concatenate(pairs))
 
 
+def _moments(rows: pd.DataFrame) -> "pd.Series[int]":
+    """Twice the target's position in its user's sequence: the history was known one moment before."""
+    return 2 * rows["example_id"].str.rpartition(":")[2].astype("int64")
+
+
 def _first_seen(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns `user_id`, `item`, `seen`: the time of the first row that shows the item, in its history or as target."""
-    shown = [[*history, target] for history, target in zip(rows["history"], rows["target"], strict=True)]
-    table = rows[["user_id", "timestamp"]].assign(item=pd.Series(shown, index=rows.index)).explode("item")
-    return table.groupby(["user_id", "item"], as_index=False).agg(seen=("timestamp", "min"))
+    """Columns `user_id`, `item`, `seen`: the moment from which each user knows an item."""
+    known = rows[["user_id", "history", "target"]].assign(seen=_moments(rows))
+    history = known.assign(item=known["history"], seen=known["seen"] - 1).explode("item")
+    both = pd.concat([history, known.assign(item=known["target"])])
+    return both.groupby(["user_id", "item"], as_index=False).agg(seen=("seen", "min"))
 
 
 def _numbers(items: "pd.Index[str]", names: Iterable[str]) -> Integers:
@@ -142,8 +149,7 @@ def _read(path: Path, split: str) -> _Source:
 
 
 def _preferences(folder: Path, split: str) -> _Source:
-    manifest = read_manifest(folder)
-    exclude = str(manifest.config.get("exclude", "window"))
+    exclude = str(read_manifest(folder).config.get("exclude", "window"))
     rows = read_rows(folder, split).select(list(_COLUMNS)).to_pandas()
     if rows.empty:
         raise DataError(f"{folder / split}: must hold at least one row, but it is empty. Choose another split.")
@@ -154,27 +160,9 @@ def _preferences(folder: Path, split: str) -> _Source:
 
 
 def _published(path: Path, split: str) -> _Source:
-    """Rows as S-DPO and DynamicPO publish them: JSON objects, one a line or in a list."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(t) for t in text.splitlines() if t]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: must be JSON rows in UTF-8, but it can't be read ({error}). Correct it.") from error
-    bad = next((n for n, row in enumerate(found, 1) if not isinstance(row, dict) or not {*_PUBLISHED} <= {*row}), 0)
-    if bad or not found:
-        what = f"row {bad} has not" if bad else "the file is empty"
-        raise DataError(f"{path}: every row must have {', '.join(_PUBLISHED)}, but {what}. Correct it.")
-    rows = pd.DataFrame(
-        {
-            "example_id": [str(number) for number in range(len(found))],
-            "history": [_names_in(row["historyList"]) for row in found],
-            "target": [str(row["trueSelection"]).strip() for row in found],
-            "candidates": [_names_in(row["itemList"]) for row in found],
-        }
-    )
-    items = {*rows["target"], *rows["history"].explode(), *rows["candidates"].explode()}
+    import ibis
+
+    rows = read_published(ibis.duckdb.connect(), published_files(path))
+    rows = rows.assign(example_id=rows.index.astype(str))
+    items = {*rows["target"], *chain.from_iterable(rows["history"]), *chain.from_iterable(rows["candidates"])}
     return _Source(path, split, rows, rows, sorted(items), "window")
-
-
-def _names_in(value: Any) -> list[str]:
-    return [str(name).strip() for name in (value.split("::") if isinstance(value, str) else value)]
