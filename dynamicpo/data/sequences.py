@@ -46,13 +46,24 @@ def filter_interactions(
     _check_unknown(interactions, catalogue, config, counts)
     liked = known.filter(known.rating >= config.min_rating) if config.min_rating else known
     counts["dropped_low_rating"] = _count(known) - _count(liked)
+    if not _count(liked):
+        raise DataError(
+            f"interactions: must leave some after the filters, but of {counts['interactions_read']} "
+            f"{counts['dropped_unknown_items']} have unknown items and {counts['dropped_low_rating']} a rating below "
+            f"{config.min_rating:g}. Lower min_rating or complete the items."
+        )
     first = liked.group_by(["user_id", "item_id", "draw"]).aggregate(timestamp=liked.timestamp.min())
     events = liked.select("user_id", "item_id", "timestamp").distinct()
     counts["dropped_duplicates"] = _count(liked) - _count(events)
     counts["dropped_repeats"] = _count(events) - _count(first)
-    tie = (first.draw * (first.timestamp.floor().cast("int64") % (_PRIME - 1) + 1)) % _PRIME
+    tie = _mixed(_mixed(first.draw + first.timestamp.floor().cast("int64") % _PRIME) + first.draw)
     ordered = first.select("user_id", "item_id", "timestamp", tie=tie)
     return _core(connection, connection.create_table("core0", ordered), config.k_core, counts)
+
+
+def _mixed(number: Any) -> Any:
+    """A square modulo a prime: a hash that every engine computes alike, which their own ones are not."""
+    return (number % _PRIME) * (number % _PRIME) % _PRIME
 
 
 def _check_unknown(interactions: Table, catalogue: Table, config: DataConfig, counts: dict[str, Any]) -> None:
@@ -91,7 +102,7 @@ def _core(connection: Any, table: Table, least: int, counts: dict[str, Any]) -> 
     if not _count(table):
         raise DataError(
             f"interactions: must leave users and items with at least {least} interactions, but of {before} none is "
-            f"left. Lower k_core or min_rating, or give more data."
+            f"left. Lower k_core or give more data."
         )
     return table
 

@@ -37,7 +37,12 @@ def local_files(path: Path | None, work: Path) -> dict[str, Path]:
     Raises:
         DataError: The package is missing, or no known data set is there.
     """
-    folder = _wheel_folder() if path is None else path
+    folder = wheel_folder() if path is None else path
+    if folder is None:
+        raise DataError(
+            "source movielens: needs the package recbole for its copy of MovieLens-100k, but it is not installed. "
+            "Run 'pip install --no-deps recbole==1.2.1' or give a GroupLens zip as the interactions."
+        )
     there = _unzip(folder, work) if folder.is_file() else {file.name: file for file in folder.rglob("*")}
     for ratings, others in _FILES.items():
         if all(name in there for name in (ratings, *others)):
@@ -61,13 +66,11 @@ def read_movielens(connection: Any, files: dict[str, Path], needs_rating: bool) 
     return Raw(interactions, items, counts)
 
 
-def _wheel_folder() -> Path:
-    spec = importlib.util.find_spec("recbole")  # finds the package without running it
+def wheel_folder() -> Path | None:
+    """Where the recbole wheel holds MovieLens-100k; None where it is not installed. The package is not imported."""
+    spec = importlib.util.find_spec("recbole")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            "source movielens: needs the package recbole for its copy of MovieLens-100k, but it is not installed. "
-            "Run 'pip install --no-deps recbole==1.2.1' or give a GroupLens zip as the interactions."
-        )
+        return None
     return Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k"
 
 

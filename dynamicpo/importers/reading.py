@@ -81,7 +81,7 @@ def check_rows(table: Table, path: Path, checks: Sequence[Check]) -> None:
     Raises:
         DataError: A check fails.
     """
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"rows": table.count()}
     for number, check in enumerate(checks):
         broken = check.broken.fill_null(True)
         facts[f"count{number}"] = broken.sum()
@@ -89,8 +89,8 @@ def check_rows(table: Table, path: Path, checks: Sequence[Check]) -> None:
         facts[f"value{number}"] = table[check.shown].argmin(table.row, where=broken)
     found: Mapping[str, Any] = table.aggregate(**facts).to_pyarrow().to_pylist()[0]
     problems = [
-        f"{path}: {check.must}; {found[f'count{number}']} rows do not, first data row {found[f'row{number}']} "
-        f"with {check.shown} {found[f'value{number}']!r}. {check.remedy}"
+        f"{path}: {check.must}, not so in {found[f'count{number}']} of {found['rows']} rows, first in data row "
+        f"{found[f'row{number}']} ({check.shown} {found[f'value{number}']!r}). {check.remedy}"
         for number, check in enumerate(checks)
         if found[f"count{number}"]
     ]
@@ -112,15 +112,15 @@ def readable(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: must be UTF-8, but {error}. Convert it with iconv -t UTF-8.") from error
     except OSError as error:
-        raise DataError(f"{path}: must be readable, but {error.strerror}. Check the path.") from error
+        raise DataError(f"{path}: must be readable, but {error}. Check the path.") from error
     except duckdb.Error as error:
-        raise DataError(f"{path}: must be a whole {path.suffix} file in UTF-8, but {_reason(error)}.") from error
+        raise DataError(f"{path}: must be whole and well-formed, but {_reason(error)}. Export it again, in UTF-8.") from error
 
 
 def _reason(error: Exception) -> str:
     lines = str(error).partition("\n\n")[0].splitlines()
     kept = [line.strip() for line in lines if line.strip() and not line.startswith(("Possible", "*", "LINE"))]
-    return " ".join(kept).rstrip(".")
+    return " ".join(kept).rstrip(".").removeprefix("Invalid Input Error: ")
 
 
 def open_table(connection: Any, path: Path, required: Sequence[str], layout: Layout | None = None) -> Table:
@@ -137,7 +137,10 @@ def _open(connection: Any, path: Path, layout: Layout | None) -> Table:
     names = [str(part) for part in parts]
     if suffix == ".parquet":
         return connection.read_parquet(names)
-    return connection.read_json(names, maximum_depth=1, sample_size=-1)
+    table = connection.read_json(names, maximum_depth=1, sample_size=-1)
+    if table.columns == ("json",):
+        raise DataError(f"{path}: must hold JSON objects, one for each row, but there are none. Export it as records.")
+    return table
 
 
 def _parts(path: Path, any_format: bool) -> tuple[list[Path], str]:

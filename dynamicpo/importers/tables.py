@@ -47,9 +47,9 @@ def read_interactions(connection: Any, path: Path, needs_rating: bool = False, l
     checks = [
         *(_given(numbers, name) for name in ("user_id", "item_id")),
         Check(
-            ~((when >= 0) & ~when.isinf() & ~when.isnan()),
+            ~((when >= 0) & (when < 2.0**63)),
             "timestamp",
-            "every timestamp must be epoch seconds, a number >= 0",
+            "every timestamp must be epoch seconds, a finite number >= 0",
             "Convert or remove these rows.",
         ),
     ]
