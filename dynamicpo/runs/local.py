@@ -56,6 +56,7 @@ def run_pipeline(name: str, given: Mapping[str, Any], output: Path | None = None
     Raises:
         ConfigError, DataError: Parameters that can't be used; nothing was started.
         RunFailedError: A task failed; the message is its own.
+        KeyboardInterrupt: The process got SIGINT or SIGTERM; its tasks have ended.
     """
     if workers < 1:
         raise ConfigError(f"workers: must be >= 1, got {workers}.")
@@ -67,10 +68,11 @@ def run_pipeline(name: str, given: Mapping[str, Any], output: Path | None = None
     started = time.time()
     with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
         pipeline = load_pipeline(name)
-        watch = Watch(folder / "logs", count_tasks(pipeline.pipeline_spec, parameters), workers, scratch)
+        total = count_tasks(pipeline.pipeline_spec, parameters)
+        watch = Watch(folder / "logs", total, workers, cache / "artifacts", scratch)
         state = "failed"
         summary.write(folder, {**facts, "state": "running"}, started, watch.tasks)
-        log.info("%s: %d tasks, in %s", name, watch.total, folder)
+        log.info("%s: %d tasks, in %s", name, total, folder)
         try:
             _execute(pipeline, parameters, cache, watch)
             state = "succeeded"
@@ -103,6 +105,8 @@ def _execute(pipeline: Any, parameters: Mapping[str, Any], cache: Path, watch: W
         with watched(watch):
             pipeline(**parameters)
     except Exception as error:
+        if watch.stopped:
+            raise KeyboardInterrupt from error
         if not watch.failed:
             raise
         failed = watch.failed[0]

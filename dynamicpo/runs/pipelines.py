@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import itertools
 import json
 import re
 import tempfile
@@ -200,7 +201,9 @@ def compile_pipeline(name: str, output: Path, image: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "pipeline.yaml"
         compiler.Compiler().compile(load_pipeline(name), str(source))
-        text = source.read_text(encoding="utf-8").replace(IMAGE, image)
+        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    # kfp's comment in front shows dictionaries in an order that changes from process to process
+    text = "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines)).replace(IMAGE, image)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_name(f".{output.name}.partial")

@@ -31,7 +31,7 @@ _STAGE_LINE = re.compile(r"\[KFP Executor [^\]]*\]: (.*)")
 _KFP_LINE = re.compile(
     r"--component_module_path|Looking for component|Loading KFP component|Got executor_input|Wrote exec"
 )
-_OUR_ERROR = re.compile(r"dynamicpo\.errors\.\w+: ?(.*)")
+_OUR_ERROR = re.compile(r"\Adynamicpo\.errors\.\w+: ")
 
 
 @dataclass
@@ -58,12 +58,11 @@ class Task:
 
     @property
     def error(self) -> str:
-        """Why it failed: the message of one of our errors, or else the last lines it said."""
+        """Why it failed: the message of the error that ended it, or else the last lines it said."""
         lines = [line for line in self.tail if line.strip()]
-        for place in reversed(range(len(lines))):
-            if match := _OUR_ERROR.match(lines[place]):
-                return "\n".join([match[1], *lines[place + 1 :]])
-        return "\n".join(lines[-15:]) or "it said nothing"
+        starts = [place for place, line in enumerate(lines) if line.startswith("Traceback ")]
+        last = [line for line in lines[starts[-1] + 1 :] if not line.startswith(" ")] if starts else lines[-10:]
+        return _OUR_ERROR.sub("", "\n".join(last), count=1) or "it said nothing"
 
 
 class Watch:
@@ -73,11 +72,13 @@ class Watch:
         logs: Folder for the tasks' logs.
         total: How many tasks there will be.
         workers: How many may run at once.
+        root: Folder for what the tasks make; progress lines leave it out.
         scratch: Folder for the tasks' temporary files.
     """
 
-    def __init__(self, logs: Path, total: int, workers: int, scratch: str) -> None:
+    def __init__(self, logs: Path, total: int, workers: int, root: Path, scratch: str) -> None:
         """Start with no task."""
+        self._root = re.compile(rf"{re.escape(str(root))}/[^/\s]+/")
         self.tasks: list[Task] = []
         self.stopped = False
         self.total = total
@@ -155,11 +156,10 @@ class Watch:
             self._processes.add(process)
             if self.stopped:
                 self._signal(signal.SIGINT)
-            try:
-                self._follow(task, process.stdout or io.StringIO(), stream)
-                return process.wait()
-            finally:
-                self._processes.discard(process)
+            self._follow(task, process.stdout or io.StringIO(), stream)
+            code = process.wait()
+            self._processes.discard(process)
+            return code
 
     def _follow(self, task: Task, lines: IO[str], stream: IO[str]) -> None:
         for line in lines:
@@ -168,12 +168,15 @@ class Watch:
             task.tail.append(line.rstrip("\n"))
             said = _STAGE_LINE.match(line)
             if said and not _KFP_LINE.match(said[1]):
-                log.info("%s: %s", task.name, said[1])
+                log.info("%s: %s", task.name, self._root.sub("", said[1]))
 
     def stop(self) -> None:
-        """Interrupt every task's process, so that it can clean up; kill what is still there after a while."""
+        """Interrupt every task's process, so that it can clean up; kill what is still there after a while.
+
+        Called again, it kills at once.
+        """
+        self._signal(signal.SIGKILL if self.stopped else signal.SIGINT)
         self.stopped = True
-        self._signal(signal.SIGINT)
         killer = threading.Timer(KILL_AFTER_SECONDS, self._signal, [signal.SIGKILL])
         killer.daemon = True
         killer.start()
@@ -241,16 +244,11 @@ def _quiet_root_logger() -> Iterator[None]:
 
 @contextmanager
 def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGINT and SIGTERM, then raise KeyboardInterrupt (only the main thread can)."""
-
-    def handle(number: int, frame: Any) -> None:
-        stop()
-        raise KeyboardInterrupt
-
+    """Call `stop` on SIGINT and SIGTERM (only the main thread can). The tasks then end, and so does the run."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,0 +1,63 @@
+"""A chain of components on a small data set, called in this process with our code as it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from components import readme
+from tests.fixtures.tables import write_tables
+
+KINDS = {f"system.{kind.__name__}@0.0.1": kind for kind in (dsl.Artifact, dsl.Dataset, dsl.HTML, dsl.Markdown)}
+KINDS |= {f"system.{kind.__name__}@0.0.1": kind for kind in (dsl.Metrics, dsl.Model)}
+Call = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture(scope="session")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
+    """Calls the component of a stage as kfp does: outputs made, defaults filled in. Gives its outputs."""
+
+    def run(stage: str, **given: Any) -> SimpleNamespace:
+        component, folder = readme.load(stage), tmp_path_factory.mktemp(stage)
+        spec = component.component_spec
+        made = {
+            name: KINDS[item.type](name=name, uri=str(folder / name))
+            for name, item in spec.outputs.items()
+            if item.type in KINDS
+        }
+        defaults = {name: item.default for name, item in (spec.inputs or {}).items() if item.optional}
+        returned = component.python_func(**made, **{**defaults, **given})
+        return SimpleNamespace(**made, returned=returned)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prepared(call: Call, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    interactions, items = write_tables(tmp_path_factory.mktemp("tables"))
+    return call("data_prep", interactions=interactions, items=items)
+
+
+@pytest.fixture(scope="session")
+def sampled(call: Call, prepared: SimpleNamespace) -> SimpleNamespace:
+    return call("negative_sampling", examples=prepared.examples, num_candidates=6)
+
+
+@pytest.fixture(scope="session")
+def tuned(call: Call, sampled: SimpleNamespace) -> SimpleNamespace:
+    return call("sft", preferences=sampled.preferences, max_steps=2, batch_size=8)
+
+
+@pytest.fixture(scope="session")
+def evaluated(call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace) -> SimpleNamespace:
+    return call("evaluation", preferences=sampled.preferences, model=tuned.model, name="sft", resamples=100)
+
+
+def manifest_of(artifact: Any) -> Any:
+    """The manifest of what a component made."""
+    from dynamicpo.records import read_manifest
+
+    return read_manifest(Path(artifact.path))

@@ -1,0 +1,135 @@
+"""What holds for every component: it compiles, its README is in step, it makes what its stage makes."""
+
+import ast
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler
+
+from components import IMAGE, readme
+from tests.components.conftest import Call, manifest_of
+
+stages = pytest.mark.parametrize("stage", readme.stages())
+
+
+@stages
+def test_readme_is_made_from_the_docstring(stage: str):
+    text = (readme.FOLDER / stage / "README.md").read_text(encoding="utf-8")
+    assert text == readme.readme(stage), "run `python -m components.readme`"
+
+
+@stages
+def test_compiles_and_installs_nothing_at_run_time(stage: str, tmp_path: Path):
+    compiler.Compiler().compile(readme.load(stage), str(tmp_path / "component.yaml"))
+    spec = yaml.safe_load((tmp_path / "component.yaml").read_text())
+    (executor,) = spec["deploymentSpec"]["executors"].values()
+    assert executor["container"]["image"] == IMAGE
+    assert "pip" not in " ".join(executor["container"]["command"])
+
+
+@stages
+def test_body_is_wiring(stage: str):
+    function = readme.load(stage).python_func
+    (tree,) = ast.parse(inspect.getsource(function)).body
+    assert isinstance(tree, ast.FunctionDef)
+    lines = {line for node in tree.body[1:] for line in range(node.lineno, (node.end_lineno or 0) + 1)}
+    assert len(lines) <= 15
+
+
+def check_metrics(metrics: Any, expected: dict[str, Any]) -> None:
+    """The artifact holds these numbers, and its file the same (without it kfp's local cache never hits)."""
+    numbers = {name.replace("/", "_"): value for name, value in expected.items() if isinstance(value, (int, float))}
+    assert metrics.metadata == pytest.approx(numbers)
+    assert json.loads(Path(metrics.path).read_text()) == metrics.metadata
+    assert all(name.isidentifier() for name in metrics.metadata)
+
+
+def test_prepare_data_makes_examples(prepared: SimpleNamespace):
+    manifest = manifest_of(prepared.examples)
+    assert manifest.counts["train_rows"] > manifest.counts["test_rows"] > 0
+    check_metrics(prepared.metrics, manifest.counts)
+
+
+def test_sample_negatives_makes_preferences(sampled: SimpleNamespace):
+    manifest = manifest_of(sampled.preferences)
+    assert manifest.config["num_candidates"] == 6
+    check_metrics(sampled.metrics, manifest.counts)
+
+
+def test_fine_tune_makes_a_model(tuned: SimpleNamespace):
+    manifest = manifest_of(tuned.model)
+    assert manifest.config["max_steps"] == 2
+    check_metrics(tuned.metrics, manifest.counts)
+    assert Path(tuned.report.path).read_text() == (Path(tuned.model.path) / "report.html").read_text()
+
+
+def test_train_preferences_continues_the_sft_model(call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace):
+    made = call(
+        "preference_training",
+        preferences=sampled.preferences,
+        adapter=tuned.model,
+        num_negatives=3,
+        max_steps=2,
+        batch_size=8,
+    )
+    manifest = manifest_of(made.model)
+    sft = manifest_of(tuned.model)
+    assert sft.fingerprint in manifest.inputs.values()
+    check_metrics(made.metrics, manifest.counts)
+    assert Path(made.report.path).read_text() == (Path(made.model.path) / "report.html").read_text()
+
+
+def test_evaluate_logs_the_metrics_of_one_model(evaluated: SimpleNamespace):
+    metrics = json.loads((Path(evaluated.evaluation.path) / "sft" / "metrics.json").read_text())
+    check_metrics(evaluated.metrics, metrics)
+    assert 0 <= evaluated.metrics.metadata["test_hit_ratio_at_1"] <= 1
+    assert Path(evaluated.report.path).read_text() == (Path(evaluated.evaluation.path) / "report.html").read_text()
+
+
+def test_compare_evaluations_shows_all_models(
+    call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, evaluated: SimpleNamespace
+):
+    again = call("evaluation", preferences=sampled.preferences, model=tuned.model, name="again", resamples=100)
+    made = call("comparison", baselines=evaluated.evaluation, evaluations=[again.evaluation])
+    for text in (Path(made.table.path).read_text(), Path(made.report.path).read_text()):
+        assert all(name in text for name in ("random", "popularity", "sft", "again"))
+
+
+@pytest.mark.parametrize("scored", [False, True], ids=["rows alone", "with a model"])
+def test_monitor_drift_returns_its_verdict(call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, scored: bool):
+    model = tuned.model if scored else None
+    made = call("drift_monitoring", reference=sampled.preferences, current=sampled.preferences, model=model)
+    manifest = manifest_of(made.drift)
+    assert made.returned is bool(manifest.counts["drifted"])
+    check_metrics(made.metrics, manifest.counts)
+
+
+def test_a_wrong_value_is_named(call: Call, prepared: SimpleNamespace):
+    from dynamicpo.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"strategy: unknown name 'unifrom'.*Did you mean 'uniform'"):
+        call("negative_sampling", examples=prepared.examples, strategy="unifrom")
+
+
+def test_metrics_leave_out_what_kfp_cannot_hold(tmp_path: Path):
+    from kfp import dsl
+
+    from dynamicpo.runs.artifacts import log_metrics
+
+    metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
+    log_metrics(metrics, {"rewards/margins": 1, "loss": float("nan"), "note": "text", "drifted": True})
+    assert metrics.metadata == {"rewards_margins": 1.0, "drifted": 1.0}
+
+
+def test_config_takes_every_field_from_the_arguments():
+    from dynamicpo.config import DriftConfig
+    from dynamicpo.runs.artifacts import config_of
+
+    config = config_of(DriftConfig, {**dataclasses.asdict(DriftConfig(rows=7)), "threshold": 1, "model": None})
+    assert (config.rows, config.threshold, type(config.threshold)) == (7, 1.0, float)

@@ -1,0 +1,191 @@
+"""Pipeline parameters, the tasks of a local run, and what a run leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamicpo.errors import ConfigError, DataError, RunFailedError
+from dynamicpo.runs import local, summary
+from dynamicpo.runs.pipelines import check_parameters, compile_pipeline, load_pipeline, objective, pipeline_parameters
+from dynamicpo.runs.watch import Task
+from tests.fixtures.tables import write_tables
+
+MOVIELENS = {"data_source": "movielens"}
+
+
+def test_parameters_are_converted_and_completed():
+    given = {**MOVIELENS, "sft_epochs": "2", "data_k_core": "3", "evaluation_base": "true", "preference_beta": 2}
+    checked = check_parameters("training", given)
+    assert checked.keys() == pipeline_parameters("training").keys()
+    assert (checked["sft_epochs"], checked["data_k_core"], checked["evaluation_base"]) == (2.0, 3, True)
+    assert isinstance(checked["preference_beta"], float)
+
+
+def test_equal_values_are_equal_however_they_were_given():
+    """kfp's cache key is the text of the arguments: 20 and 20.0 would be two keys."""
+    one = check_parameters("training", {**MOVIELENS, "preference_beta": "1", "data_k_core": "5"})
+    assert json.dumps(one) == json.dumps(check_parameters("training", MOVIELENS))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sft_epoch": 1}, "unknown name 'sft_epoch'.*Did you mean 'sft_epochs'"),
+        ({"sft_rows": -1}, "^sft_rows: must be >= 0, got -1"),
+        ({"sft_rows": "many"}, "training: sft_rows must be a whole number, got 'many'"),
+        ({"evaluation_split": "tset"}, "evaluation_split: unknown name 'tset'.*Did you mean 'test'"),
+        ({"sft_rows": -1, "drift_rows": -1}, "sft_rows: .*\ndrift_rows: "),
+        ({"preference_num_negatives": 20}, "preference_num_negatives: must be <= .*19.*got 20"),
+        ({"objectives": "dmpoo"}, "objectives: unknown name 'dmpoo'.*Did you mean 'dmpo'"),
+        ({"objectives": ""}, "objectives: unknown name ''"),
+        ({"objectives": []}, "objectives: must be a list with at least one entry"),
+        ({"objectives": "[1,"}, "objectives: must be a JSON list or names with commas"),
+        ({"objectives": "dmpo,dmpo"}, "objectives: names must differ"),
+        ({"objectives": [{"objective": "x", "loss": "dmpo"}]}, 'must have "objective", "loss" and "dynamic"'),
+        ({"objectives": [{"objective": "a/b", "loss": "dmpo", "dynamic": True}]}, "objectives: a name must be"),
+        ({"objectives": [{"objective": "sft", "loss": "dmpo", "dynamic": True}]}, "objectives: a name must be"),
+        ({"objectives": [{"objective": "x", "loss": "dmpo", "dynamic": 1}]}, "x: dynamic: must be true or false"),
+        ({"data_source": "table"}, "data_interactions and data_items: must be given for data_source 'table'"),
+    ],
+    ids=str,
+)
+def test_bad_parameters_are_named(given: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        check_parameters("training", {**MOVIELENS, **given})
+
+
+def test_a_missing_file_is_found_before_anything_starts(tmp_path: Path):
+    with pytest.raises(DataError, match="data_interactions: must be a file or folder, but '.*nowhere.csv'"):
+        local.run_pipeline("training", {"data_interactions": str(tmp_path / "nowhere.csv")}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_objectives_have_short_names():
+    assert objective("sdpo") == {"objective": "sdpo", "loss": "sdpo", "dynamic": False}
+    assert objective("dynamicpo-sdpo") == {"objective": "dynamicpo-sdpo", "loss": "sdpo", "dynamic": True}
+    (default,) = pipeline_parameters("training")["objectives"]
+    assert default == objective("dynamicpo-dmpo")
+
+
+def test_a_loop_counts_as_often_as_its_list_has_entries():
+    spec = load_pipeline("training").pipeline_spec
+    assert local.count_tasks(spec, {"objectives": [1, 2, 3]}) == 6 + 3 * 2
+
+
+@pytest.mark.parametrize("image", ["", "a b", "name@sha256:123", "name@md5:1", "NAME:"])
+def test_a_wrong_image_is_refused(image: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match="--image: must be an image"):
+        compile_pipeline("training", tmp_path / "training.yaml", image)
+
+
+def test_cache_name_follows_what_kfp_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table = tmp_path / "interactions.csv"
+    table.write_text("a")
+    before = local.cache_name({"data_interactions": str(table)})
+    assert before == local.cache_name({"data_interactions": str(table), "sft_epochs": 3.0})
+    table.write_text("b")
+    changed = local.cache_name({"data_interactions": str(table)})
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "losses.py").write_text("x = 1")
+    monkeypatch.setattr(local, "PACKAGE", package)
+    other_source = local.cache_name({"data_interactions": str(table)})
+    (package / "losses.py").write_text("x = 2")
+    assert len({before, changed, other_source, local.cache_name({"data_interactions": str(table)})}) == 4
+
+
+TRACE = ["Traceback (most recent call last):", '  File "x.py", line 3, in f', "    g()"]
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (
+            [*TRACE, "dynamicpo.errors.ConfigError: rows: must be 1.", "beta: must be 2."],
+            "rows: must be 1.\nbeta: must be 2.",
+        ),
+        ([*TRACE, "KeyError: 'a'", "", "During handling, another:", *TRACE, "ValueError: b"], "ValueError: b"),
+        (["starting", "Killed"], "starting\nKilled"),
+        ([], "it said nothing"),
+    ],
+    ids=["ours", "chained", "killed", "silent"],
+)
+def test_the_error_of_a_task_is_its_message(said: list[str], error: str):
+    assert Task("task", Path("log"), tail=deque(said)).error == error
+
+
+def bad_tables(folder: Path) -> dict[str, str]:
+    interactions, items = write_tables(folder)
+    Path(interactions).write_text("user,item_id,timestamp\nu,i,1\n")
+    return {"data_interactions": interactions, "data_items": items}
+
+
+def test_a_failed_task_ends_the_run_with_its_own_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(RunFailedError, match="^prepare-data failed: .*user_id") as caught:
+        local.run_pipeline("training", bad_tables(tmp_path), tmp_path / "runs" / "bad")
+    assert "Traceback" not in str(caught.value)
+    found = summary.read(tmp_path / "runs" / "bad")
+    states = {task["task"]: task["state"] for task in found["tasks"]}
+    assert found["state"] == "failed"
+    assert states == {"prepare-data": "failed"}
+    assert found["tasks"][0]["error"] in str(caught.value)
+    assert "Traceback" in (tmp_path / "runs" / "bad" / found["tasks"][0]["log"]).read_text()
+    assert capfd.readouterr().out == ""
+    (run,) = summary.list_runs(tmp_path / "runs")
+    assert (run["run"], run["state"], run["hit_ratio_at_1"]) == ("bad", "failed", {})
+
+
+def test_a_path_with_python3_in_it_reaches_the_task_as_it_is(tmp_path: Path):
+    """kfp's runner puts the interpreter's path for every "python3" in a task's arguments."""
+    folder = tmp_path / "python3"
+    folder.mkdir()
+    with pytest.raises(RunFailedError, match=f"{folder}/interactions.csv"):
+        local.run_pipeline("training", bad_tables(folder), tmp_path / "run")
+
+
+def test_a_run_does_not_write_over_another(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="must not exist yet"):
+        local.run_pipeline("training", MOVIELENS, tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path, number: int):
+    command = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())", "run", "training"]
+    command += ["--output", str(tmp_path / "run"), "--param", "data_source=movielens"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "prepare-data: started" in line:
+                break
+        time.sleep(0.2)
+        os.kill(process.pid, number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    found = summary.read(tmp_path / "run")
+    assert (found["state"], [task["state"] for task in found["tasks"]]) == ("cancelled", ["cancelled"])
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _bytes(path)]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_summary_that_cannot_be_read_is_named(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").write_text("{")
+    with pytest.raises(DataError, match="run/summary.json: must be the summary of a run"):
+        summary.list_runs(tmp_path)

@@ -1,0 +1,149 @@
+"""The training pipeline: what it compiles to, and that it runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components import IMAGE
+from dynamicpo import cli
+from dynamicpo.runs.pipelines import pipeline_names, pipeline_parameters
+from tests.fixtures.tables import write_tables
+
+DIGEST = "python@sha256:" + 64 * "a"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("compiled") / "training.yaml"
+    assert cli.main(["compile", "training", "--image", DIGEST, "-o", str(path)]) == 0
+    text = path.read_text()
+    assert IMAGE not in text
+    return dict(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_compiles_to_the_same_bytes_in_every_process(name: str, tmp_path: Path):
+    texts = []
+    for seed in ("1", "2"):
+        path = tmp_path / f"{seed}.yaml"
+        command = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())"]
+        command += ["compile", name, "--image", DIGEST, "-o", str(path)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=tmp_path)
+        texts.append(path.read_bytes())
+    assert texts[0] == texts[1]
+    assert yaml.safe_load(texts[0])["pipelineInfo"]["name"] == name
+
+
+def test_every_task_runs_in_the_given_image(compiled: dict[str, Any]):
+    images = {executor["container"]["image"] for executor in compiled["deploymentSpec"]["executors"].values()}
+    assert images == {DIGEST}
+
+
+def test_parameters_and_their_defaults_are_in_the_file(compiled: dict[str, Any]):
+    given = compiled["root"]["inputDefinitions"]["parameters"]
+    defaults = pipeline_parameters("training")
+    assert {name: item["defaultValue"] for name, item in given.items()} == defaults
+    assert all(item["description"] for item in given.values())
+
+
+def feeds(task: dict[str, Any], name: str) -> str:
+    """The task that an input artifact comes from."""
+    return str(task["inputs"]["artifacts"][name]["taskOutputArtifact"]["producerTask"])
+
+
+def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
+    tasks = compiled["root"]["dag"]["tasks"]
+    assert feeds(tasks["sample-negatives"], "examples") == "prepare-data"
+    assert feeds(tasks["fine-tune"], "preferences") == "sample-negatives"
+    assert feeds(tasks["evaluate"], "model") == "fine-tune"
+    assert feeds(tasks["monitor-drift"], "reference") == feeds(tasks["monitor-drift"], "current") == "sample-negatives"
+    assert feeds(tasks["compare-evaluations"], "baselines") == "evaluate"
+    assert feeds(tasks["compare-evaluations"], "evaluations") == "for-loop-1"
+    loop = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
+    assert set(loop) == {"train-preferences", "evaluate-2"}
+    assert feeds(loop["evaluate-2"], "model") == "train-preferences"
+    adapter = loop["train-preferences"]["inputs"]["artifacts"]["adapter"]["componentInputArtifact"]
+    assert adapter == "pipelinechannel--fine-tune-model"
+
+
+def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]):
+    """No parameter is left out or crossed over on its way to a task."""
+    tasks = {
+        "data": compiled["root"]["dag"]["tasks"]["prepare-data"],
+        "negatives": compiled["root"]["dag"]["tasks"]["sample-negatives"],
+        "sft": compiled["root"]["dag"]["tasks"]["fine-tune"],
+        "preference": compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]["train-preferences"],
+        "evaluation": compiled["root"]["dag"]["tasks"]["evaluate"],
+        "drift": compiled["root"]["dag"]["tasks"]["monitor-drift"],
+    }
+    for parameter in pipeline_parameters("training").keys() - {"objectives"}:
+        prefix, _, name = parameter.partition("_")
+        source = tasks[prefix]["inputs"]["parameters"][name]["componentInputParameter"]
+        assert source.removeprefix("pipelinechannel--") == parameter
+
+
+def test_objectives_set_loss_and_dynamic(compiled: dict[str, Any]):
+    inputs = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]["train-preferences"]["inputs"]["parameters"]
+    for name in ("loss", "dynamic"):
+        assert inputs[name]["parameterExpressionSelector"] == f'parseJson(string_value)["{name}"]'
+
+
+TINY = {
+    "objectives": "dmpo,dynamicpo-dmpo",
+    "negatives_num_candidates": "6",
+    "sft_max_steps": "4",
+    "sft_batch_size": "8",
+    "preference_num_negatives": "3",
+    "preference_max_steps": "4",
+    "preference_batch_size": "8",
+    "evaluation_resamples": "100",
+}
+
+
+def run(folder: Path, capfd: pytest.CaptureFixture[str], *arguments: str, **more: str) -> tuple[int, str, str]:
+    given = [word for name, value in {**TINY, **more}.items() for word in ("--param", f"{name}={value}")]
+    code = cli.main(["run", "training", "--output", str(folder), *given, *arguments])
+    return code, *capfd.readouterr()
+
+
+@pytest.mark.pipeline
+def test_the_whole_chain_and_what_a_second_run_uses_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    interactions, items = write_tables(tmp_path)
+    data = {"data_interactions": interactions, "data_items": items}
+    code, out, err = run(tmp_path / "first", capfd, "--workers", "2", **data)
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[-1] == str(tmp_path / "first" / "report.html")
+    names = ["random", "popularity", "sft", "dmpo", "dynamicpo-dmpo"]
+    assert [name for line in lines for name in names if line.split()[:1] == [name]] == names
+    first = json.loads((tmp_path / "first" / "summary.json").read_text())
+    assert first["state"] == "succeeded"
+    assert list(first["metrics"]) == names
+    assert {task["state"] for task in first["tasks"]} == {"succeeded"}
+    assert not any(task["cached"] for task in first["tasks"])
+    assert "evaluate dmpo: started" in err
+    check_report(tmp_path / "first", names)
+
+    code, out, err = run(tmp_path / "second", capfd, "--json", drift_threshold="0.2", **data)
+    assert code == 0, err
+    second = json.loads(out)
+    assert [task["task"] for task in second["tasks"] if not task["cached"]] == ["monitor-drift"]
+    assert second["metrics"] == first["metrics"]
+    check_report(tmp_path / "second", names)
+
+
+def check_report(folder: Path, names: list[str]) -> None:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in names)
+    assert 'src="http' not in page and 'href="http' not in page
+    model = folder / "artifacts" / "train-preferences-dynamicpo-dmpo" / "model"
+    assert (model / "manifest.json").is_file() and (model / "steps.jsonl").is_file()

@@ -1,0 +1,104 @@
+"""One stage, four faces: its configuration, its sub-command, its component and its pipeline parameters agree."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+import docstring_parser
+import pytest
+
+from components import readme
+from dynamicpo import cli, commands
+from dynamicpo.runs import pipelines
+
+# stage folder -> command, prefix of the pipeline's parameters, component parameters that are no fields
+FACES: dict[str, tuple[str, str, set[str]]] = {
+    "data_prep": ("prepare-data", "data", {"interactions", "items"}),
+    "negative_sampling": ("sample-negatives", "negatives", set()),
+    "sft": ("sft", "sft", set()),
+    "preference_training": ("train-preferences", "preference", set()),
+    "evaluation": ("evaluate", "evaluation", {"name"}),
+    "drift_monitoring": ("monitor-drift", "drift", set()),
+}
+# the loop over objectives sets these two
+BY_OBJECTIVE = {"preference_loss", "preference_dynamic"}
+faces = pytest.mark.parametrize("stage", FACES)
+
+
+def fields(stage: str) -> dict[str, Any]:
+    return {item.name: item for item in dataclasses.fields(commands.STAGES[FACES[stage][0]].kind)}
+
+
+def parameters(stage: str) -> dict[str, inspect.Parameter]:
+    component = readme.load(stage)
+    names = [name for name, item in component.component_spec.inputs.items() if "@" not in str(item.type)]
+    return {name: inspect.signature(component.python_func).parameters[name] for name in names}
+
+
+def test_every_component_with_settings_is_compared():
+    assert set(readme.stages()) - set(FACES) == {"comparison"}
+
+
+@faces
+def test_component_parameters_are_the_fields(stage: str):
+    given = {name: (item.annotation, item.default) for name, item in parameters(stage).items()}
+    for extra in FACES[stage][2]:
+        assert given.pop(extra)[0] is str
+    assert given == {name: (item.type, item.default) for name, item in fields(stage).items()}
+
+
+@faces
+def test_flags_are_the_fields(stage: str):
+    command = FACES[stage][0]
+    _, parsers = cli._parser()
+    flags = {flag for action in parsers[command]._actions for flag in action.option_strings}
+    for name, item in fields(stage).items():
+        assert cli._flag(name) in flags
+        assert (f"--no-{name.replace('_', '-')}" in flags) == (item.type is bool)
+
+
+@faces
+def test_pipeline_parameters_are_the_fields(stage: str):
+    prefix = FACES[stage][1]
+    expected = {f"{prefix}_{name}": item.default for name, item in fields(stage).items()}
+    given = pipelines.pipeline_parameters("training")
+    assert {name: given[name] for name in expected.keys() - BY_OBJECTIVE} == {
+        name: value for name, value in expected.items() if name not in BY_OBJECTIVE
+    }
+    assert not BY_OBJECTIVE & given.keys()
+
+
+def test_pipeline_has_no_other_parameters():
+    prefixes = {prefix: stage for stage, (_, prefix, _) in FACES.items()}
+    for name in pipelines.pipeline_parameters("training").keys() - {"objectives", *pipelines.PATHS}:
+        prefix, _, field = name.partition("_")
+        assert field in fields(prefixes[prefix])
+
+
+@faces
+def test_texts_say_the_same(stage: str):
+    """Component and pipeline explain a parameter with the words of the flag."""
+    component = readme.load(stage).python_func
+    pipeline = pipelines.load_pipeline("training").pipeline_func
+    for name, item in fields(stage).items():
+        for function, argument in ((component, name), (pipeline, f"{FACES[stage][1]}_{name}")):
+            if argument not in BY_OBJECTIVE:
+                text = documented(function)[argument].lower()
+                assert item.metadata["help"].lower() in text
+                assert all(choice in text for choice in item.metadata["choices"])
+
+
+def documented(function: Any) -> dict[str, str]:
+    doc = docstring_parser.parse(function.__doc__)
+    return {item.arg_name: " ".join((item.description or "").split()) for item in doc.params}
+
+
+@pytest.mark.parametrize("stage", readme.stages())
+def test_every_parameter_and_artifact_is_documented(stage: str):
+    function = readme.load(stage).python_func
+    assert list(documented(function)) == list(inspect.signature(function).parameters)
+
+
+def test_every_pipeline_parameter_is_documented():
+    function = pipelines.load_pipeline("training").pipeline_func
+    assert list(documented(function)) == list(pipelines.pipeline_parameters("training"))
