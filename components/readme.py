@@ -1,4 +1,4 @@
-"""Writes each component's README from its signature and docstring: `python -m components.readme`."""
+"""Writes the README of each component and pipeline from its docstring: `python -m components.readme`."""
 
 import importlib
 from pathlib import Path
@@ -7,7 +7,10 @@ from typing import Any
 import docstring_parser
 from kfp.dsl import base_component
 
+from dynamicpo.runs.pipelines import load_pipeline, pipeline_names
+
 FOLDER = Path(__file__).parent
+PIPELINES = FOLDER.parent / "pipelines"
 
 
 def stages() -> list[str]:
@@ -21,17 +24,23 @@ def load(stage: str) -> Any:
     return next(value for value in vars(module).values() if isinstance(value, base_component.BaseComponent))
 
 
-def readme(stage: str) -> str:
-    """A component's README."""
-    component = load(stage)
-    spec, function = component.component_spec, component.python_func
+def documents() -> dict[Path, str]:
+    """Every README with its text."""
+    components = {FOLDER / stage: load(stage) for stage in stages()}
+    graphs = {PIPELINES / name: load_pipeline(name) for name in pipeline_names()}
+    return {path / "README.md": readme(component) for path, component in {**components, **graphs}.items()}
+
+
+def readme(component: Any) -> str:
+    """The README of a component or a pipeline."""
+    spec, function = component.component_spec, getattr(component, "pipeline_func", None) or component.python_func
     doc = docstring_parser.parse(function.__doc__)
     texts = {item.arg_name: item.description for item in doc.params}
     if doc.returns:
         texts["Output"] = doc.returns.description
     given = spec.inputs or {}
     artifacts = [_row(name, _kind(item), texts[name]) for name, item in given.items() if _is_artifact(item)]
-    outputs = [_row(name, _kind(item), texts[name]) for name, item in spec.outputs.items()]
+    outputs = [_row(name, _kind(item), texts[name]) for name, item in (spec.outputs or {}).items()]
     settings = [
         _row(name, _kind(item), f"`{item.default!r}`" if item.optional else "required", texts[name])
         for name, item in given.items()
@@ -44,7 +53,7 @@ def readme(stage: str) -> str:
         _table("Inputs", ("Name", "Type", "Content"), artifacts),
         _table("Outputs", ("Name", "Type", "Content"), outputs),
         _table("Parameters", ("Name", "Type", "Default", "Meaning"), settings),
-        "<!-- Made from component.py by `python -m components.readme`. -->",
+        "<!-- Made from the docstring by `python -m components.readme`. -->",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -70,5 +79,5 @@ def _table(title: str, heads: tuple[str, ...], rows: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    for name in stages():
-        (FOLDER / name / "README.md").write_text(readme(name), encoding="utf-8")
+    for path, text in documents().items():
+        path.write_text(text, encoding="utf-8")

@@ -18,10 +18,9 @@ from tests.components.conftest import Call, manifest_of
 stages = pytest.mark.parametrize("stage", readme.stages())
 
 
-@stages
-def test_readme_is_made_from_the_docstring(stage: str):
-    text = (readme.FOLDER / stage / "README.md").read_text(encoding="utf-8")
-    assert text == readme.readme(stage), "run `python -m components.readme`"
+@pytest.mark.parametrize("path", readme.documents(), ids=lambda path: path.parent.name)
+def test_readme_is_made_from_the_docstring(path: Path):
+    assert path.read_text(encoding="utf-8") == readme.documents()[path], "run `python -m components.readme`"
 
 
 @stages
