@@ -71,7 +71,7 @@ def encode_rows(table: pa.Table, split: str, catalogue: Catalogue) -> Rows:
     """
     history, history_rows = encode_lists(table, "history", split, catalogue)
     example_ids = table["example_id"].to_pylist()
-    positions = pd.to_numeric(pd.Series(example_ids, dtype=str).str.rpartition(":")[2], errors="coerce")
+    positions = pd.to_numeric(pd.Series(example_ids, dtype=str).str.split(":").str[-1], errors="coerce")
     if positions.isna().any():
         bad = example_ids[int(positions.isna().to_numpy().argmax())]
         raise DataError(f"{split}: every example_id must be user_id:position, got {bad!r}. Prepare the data again.")
