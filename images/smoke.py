@@ -55,7 +55,7 @@ def check_programs() -> None:
     said = subprocess.run(["dynamicpo", "--version"], capture_output=True, text=True, check=True).stdout
     check(version in said, f"dynamicpo --version must say {version}, got {said!r}.")
     check(bool(kfp.__version__), "kfp must be there.")
-    check(duckdb.sql("select 6 * 7").fetchone() == (42,), "DuckDB must work.")
+    check(duckdb.sql("select 6 * 7").fetchall() == [(42,)], "DuckDB must work.")
     subprocess.run(["sh", "-c", "command -v python3 mktemp >/dev/null"], check=True)
 
 
