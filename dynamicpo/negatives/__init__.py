@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 POPULARITY_POWER = 0.75
 _NEAREST = 50
-_ROWS_AT_ONCE = 1 << 14
+_CELLS_AT_ONCE = 1 << 19
 Lists = dict[str, tuple[Codes, Codes]]
 _WORDS = {"window": "its history", "past": "its user's past", "all": "its user's items"}
 
@@ -89,11 +89,12 @@ def _drawn(tables: dict[str, pa.Table], catalogue: Catalogue, config: NegativesC
         _check_room(rows, batches[rows.split], excluded, catalogue, config)
     draw = _drawer(splits[0], excluded, catalogue, config)
     lists: Lists = {}
+    rows_at_once = max(1, _CELLS_AT_ONCE // config.num_candidates)
     with Progress("negatives", sum(len(batch.keys) for batch in batches.values())) as progress:
         for split, batch in batches.items():
             pieces = []
-            for start in range(0, max(1, len(batch.keys)), _ROWS_AT_ONCE):
-                part = batch.take(slice(start, start + _ROWS_AT_ONCE))
+            for start in range(0, max(1, len(batch.keys)), rows_at_once):
+                part = batch.take(slice(start, start + rows_at_once))
                 pieces.append(draw(part))
                 progress.advance(len(part.keys))
             lists[split] = _arranged(batch, np.concatenate([negatives for negatives, _ in pieces]))

@@ -174,7 +174,7 @@ def test_row_does_not_depend_on_order_or_on_other_rows(tmp_path: Path, strategy:
 def test_bulk_size_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = examples_folder(tmp_path / "e", sliding_rows(30, 33), catalogue(33))
     manifest = sample_negatives(folder, tmp_path / "one", NegativesConfig())
-    monkeypatch.setattr("dynamicpo.negatives._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("dynamicpo.negatives._CELLS_AT_ONCE", 150)
     monkeypatch.setattr("dynamicpo.negatives.draws._RACE_CELLS", 100)
     assert sample_negatives(folder, tmp_path / "two", NegativesConfig()).files == manifest.files
 
