@@ -114,7 +114,9 @@ def readable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{path}: must be readable, but {error}. Check the path.") from error
     except duckdb.Error as error:
-        raise DataError(f"{path}: must be whole and well-formed, but {_reason(error)}. Export it again, in UTF-8.") from error
+        raise DataError(
+            f"{path}: must be whole and well-formed, but {_reason(error)}. Export it again, in UTF-8."
+        ) from error
 
 
 def _reason(error: Exception) -> str:
