@@ -1,5 +1,5 @@
 # Two commands do all the set-up: `make quickstart` and `make test`. Both work in .venv.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 BACKBONE ?= compact
@@ -13,7 +13,7 @@ help:  ## the commands
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.installed: requirements.lock requirements-data.lock pyproject.toml
-	command -v $(PYTHON) >/dev/null && test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed")'
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.lock
@@ -26,8 +26,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 
 install: $(VENV)/.installed  ## make .venv
 
-quickstart: $(VENV)/.installed  ## train, compare and inspect a recommender on MovieLens-100k (BACKBONE=smollm2-135m for the LLM)
-	$(BIN)/dynamicpo quickstart --backbone $(BACKBONE) $(RUN)
+quickstart: $(VENV)/.installed  ## train and compare recommenders on MovieLens-100k (BACKBONE=smollm2-135m: a real LLM)
+	$(BIN)/dynamicpo run training --config pipelines/training/quickstart/$(BACKBONE).yaml $(RUN)
 
 test: $(VENV)/.installed-dev  ## all tests
 	$(BIN)/pytest -n 2 --dist loadgroup

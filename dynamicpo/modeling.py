@@ -5,6 +5,7 @@ whose `extra` says kind, backbone, revision and prompt settings. Weights are nev
 """
 
 import importlib.util
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +23,7 @@ from torch import nn
 from dynamicpo import storage
 from dynamicpo.errors import ConfigError, DataError
 from dynamicpo.prompts import PLAIN_TEMPLATE, PromptSettings, item_token
-from dynamicpo.records import Manifest, read_manifest
+from dynamicpo.records import Manifest, read_manifest, write_json
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +202,9 @@ def _compact(base: Base) -> tuple[nn.Module, Any]:
     return transformers.LlamaForCausalLM(config).to(device()), tokenizer
 
 
-def add_adapter(model: nn.Module, rank: int, alpha: int, dropout: float, new_tokens: int = 0) -> nn.Module:
+def add_adapter(
+    model: nn.Module, rank: int, alpha: int, dropout: float, new_tokens: int = 0, seed: int = 0
+) -> nn.Module:
     """Wrap a model with a fresh LoRA adapter on all linear layers.
 
     Args:
@@ -210,6 +213,7 @@ def add_adapter(model: nn.Module, rank: int, alpha: int, dropout: float, new_tok
         alpha: Its scale.
         dropout: Its dropout.
         new_tokens: How many tokens at the end of the vocabulary were added and are trained as a whole.
+        seed: Seed of its weights.
     """
     vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator,union-attr]
     config = LoraConfig(
@@ -220,6 +224,7 @@ def add_adapter(model: nn.Module, rank: int, alpha: int, dropout: float, new_tok
         target_modules="all-linear",
         trainable_token_indices=list(range(vocabulary - new_tokens, vocabulary)) if new_tokens else None,
     )
+    torch.manual_seed(seed)
     return get_peft_model(model, config)
 
 
@@ -228,6 +233,11 @@ def save_model(folder: Path, model: nn.Module, tokenizer: Any) -> None:
     model.save_pretrained(str(folder), safe_serialization=True)  # type: ignore[operator]
     tokenizer.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():  # it holds sets, whose order changes from process to process
+        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        ordered = {name: sorted(value) if isinstance(value, list) else value for name, value in settings.items()}
+        write_json(adapter, ordered)
 
 
 def describe(base: Base, model: nn.Module, settings: PromptSettings) -> dict[str, Any]:
@@ -260,7 +270,7 @@ def load_model(folder: Path, *, trainable: bool = False) -> Loaded:
             )
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{folder}: must hold the {kind} weights its manifest names: {reason}. Train it again.") from error
+        raise DataError(f"{folder}: must hold the {kind} weights its manifest names: {reason}. Train again.") from error
     return Loaded(model.to(device()).train(trainable), tokenizer, settings, base, manifest)
 
 
@@ -274,7 +284,7 @@ def load_base_of(folder: Path) -> Loaded:
 def _facts(folder: Path) -> tuple[Manifest, Base, PromptSettings]:
     manifest = read_manifest(folder)
     if "kind" not in manifest.extra:
-        raise DataError(f"{folder}: must be the output of sft or train-preferences, but it comes from {manifest.stage}.")
+        raise DataError(f"{folder}: must be the output of sft or train-preferences, not of {manifest.stage}.")
     base: Mapping[str, Any] = manifest.extra["base"]
     return manifest, Base(**{**base, "items": tuple(base["items"])}), PromptSettings(**manifest.extra["prompts"])
 

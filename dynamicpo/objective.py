@@ -120,7 +120,7 @@ def preference_diagnostics(
         settings: The objective's settings.
 
     Returns:
-        Means over rows, or over negatives of all rows: rewards/chosen, rewards/rejected, rewards/margins,
+        Means over rows, of a row's mean over its negatives: rewards/chosen, rewards/rejected, rewards/margins,
         rewards/accuracies (chosen above ALL rejected), logps/chosen, logps/rejected, boundary_fraction (|B| / K),
         violation_share (rows), boundary_beta (over B), boundary_gradient (over B, |dL/dn_j| of a row's own loss). B is
         the boundary selection, whether or not the loss uses it.
@@ -155,7 +155,8 @@ def preference_diagnostics(
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+    """Mean over rows of each row's mean over its negatives, so that any split of the rows gives the same."""
+    return (torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
 def _check_settings(loss: str, dynamic: bool, beta: float, margin: float, ablation: str) -> None:

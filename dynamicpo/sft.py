@@ -61,8 +61,8 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
     with stage_output(output, manifest) as folder:
         model, tokenizer = modeling.load_base_model(base)
         if _tuning(config) == "lora":
-            new_tokens = len(base.items)
-            model = modeling.add_adapter(model, config.lora_rank, config.lora_alpha, config.lora_dropout, new_tokens)
+            shape = (config.lora_rank, config.lora_alpha, config.lora_dropout)
+            model = modeling.add_adapter(model, *shape, new_tokens=len(base.items), seed=config.seed)
         prompts = Prompts(tokenizer, items, settings)
         schedule = training.Schedule.of(config, _learning_rate(config))
         with modeling.precision_context(base.precision):

@@ -1,0 +1,230 @@
+"""SFT and preference training on a small data set: what they write, repeat, refuse, and keep apart."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dynamicpo import modeling
+from dynamicpo.config import DataConfig, NegativesConfig, PreferenceConfig, SFTConfig
+from dynamicpo.data import prepare_data
+from dynamicpo.errors import ConfigError, DataError
+from dynamicpo.negatives import sample_negatives
+from dynamicpo.preference import train_preferences
+from dynamicpo.prompts import Prompts
+from dynamicpo.records import read_items, read_manifest, read_rows
+from dynamicpo.scoring import score_rows
+from dynamicpo.sft import fine_tune
+from tests.fixtures.models import write_tiny_llm
+from tests.fixtures.tables import write_tables
+
+SHORT_SFT = SFTConfig(max_steps=3, batch_size=8, loss_on="history")
+SHORT = PreferenceConfig(num_negatives=4, max_steps=3, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    interactions, items = write_tables(folder)
+    prepare_data(interactions, items, folder / "examples", DataConfig())
+    sample_negatives(folder / "examples", folder / "preferences", NegativesConfig(num_candidates=6))
+    return folder / "preferences"
+
+
+@pytest.fixture(scope="module")
+def tiny_llm(tmp_path_factory) -> Path:
+    return write_tiny_llm(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def compact(preferences, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("compact") / "sft"
+    fine_tune(preferences, output, SHORT_SFT)
+    return output
+
+
+@pytest.fixture(scope="module")
+def adapter(preferences, tiny_llm, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("adapter") / "sft"
+    fine_tune(preferences, output, dataclasses.replace(SHORT_SFT, backbone=str(tiny_llm), lora_rank=4))
+    return output
+
+
+def steps_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(str(next(folder.glob("*model.safetensors"))))
+
+
+def logps_of(folder: Path, preferences: Path) -> torch.Tensor:
+    loaded = modeling.load_model(folder)
+    prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
+    rows = read_rows(preferences, "test").slice(0, 8).to_pylist()
+    built = [prompts.row(r["example_id"], r["history"], r["candidates"], r["candidates"]) for r in rows]
+    return score_rows(loaded.model, built)
+
+
+def test_sft_of_the_compact_backbone_writes_a_whole_model(compact: Path, preferences: Path) -> None:
+    manifest = read_manifest(compact)
+    assert manifest.extra["kind"] == "full" and manifest.extra["prompts"]["item_text"] == "token"
+    assert manifest.counts["steps"] == 3 and manifest.counts["parameters"] == manifest.counts["trainable_parameters"]
+    steps = steps_of(compact)
+    assert [step["step"] for step in steps] == [1, 2, 3] and steps[2]["loss"] < steps[0]["loss"]
+    assert logps_of(compact, preferences).isfinite().all()
+
+
+def test_sft_of_a_causal_lm_writes_an_adapter_and_leaves_the_base_alone(adapter, tiny_llm, preferences) -> None:
+    manifest = read_manifest(adapter)
+    assert manifest.extra["kind"] == "adapter" and manifest.extra["prompts"]["item_text"] == "title"
+    assert manifest.counts["trainable_parameters"] < manifest.counts["parameters"] / 4
+    assert not (adapter / "model.safetensors").exists()
+    base = modeling.load_base_of(adapter).model
+    trained = modeling.load_model(adapter).model.get_base_model()
+    before = base.model.layers[0].self_attn.q_proj.weight
+    torch.testing.assert_close(trained.model.layers[0].self_attn.q_proj.base_layer.weight, before, rtol=0, atol=0)
+    assert logps_of(adapter, preferences).isfinite().all()
+
+
+@pytest.mark.parametrize("model", ["compact", "adapter"])
+def test_the_same_training_twice_gives_the_same_bytes(model, preferences, tiny_llm, tmp_path, request) -> None:
+    first = request.getfixturevalue(model)
+    config = SFTConfig(**read_manifest(first).config)
+    again = fine_tune(preferences, tmp_path / "again", config)
+    assert again.fingerprint == read_manifest(first).fingerprint
+
+
+def test_another_seed_gives_another_model(preferences, compact, tmp_path) -> None:
+    fine_tune(preferences, tmp_path / "other", dataclasses.replace(SHORT_SFT, seed=1))
+    assert (
+        read_manifest(tmp_path / "other").files["model.safetensors"]
+        != read_manifest(compact).files["model.safetensors"]
+    )
+
+
+@pytest.mark.parametrize("model", ["compact", "adapter"])
+@pytest.mark.parametrize("loss", ["dmpo", "sdpo", "mppo", "simpo"])
+def test_preference_training_logs_what_to_watch(model, loss, preferences, tmp_path, request) -> None:
+    sft = request.getfixturevalue(model)
+    train_preferences(preferences, sft, tmp_path / "out", dataclasses.replace(SHORT, loss=loss))
+    steps = steps_of(tmp_path / "out")
+    assert len(steps) == 3
+    names = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "boundary_fraction")
+    names += ("violation_share", "boundary_beta", "boundary_gradient", "learning_rate")
+    assert all(isinstance(step[name], float) for step in steps for name in names)
+    if loss not in ("mppo", "simpo"):  # the policy starts as the reference
+        assert abs(steps[0]["rewards/chosen"]) < 1e-5 and abs(steps[0]["rewards/margins"]) < 1e-5
+    assert 'src="http' not in (tmp_path / "out" / "report.html").read_text()
+    assert read_manifest(tmp_path / "out").extra["kind"] == read_manifest(sft).extra["kind"]
+
+
+def test_preference_training_leaves_the_reference_unchanged_and_moves_the_policy(
+    preferences, adapter, tmp_path
+) -> None:
+    before = read_manifest(adapter).files["adapter_model.safetensors"]
+    train_preferences(preferences, adapter, tmp_path / "out", dataclasses.replace(SHORT, learning_rate=1e-2))
+    assert read_manifest(adapter).files["adapter_model.safetensors"] == before
+    moved = logps_of(tmp_path / "out", preferences) - logps_of(adapter, preferences)
+    assert moved.abs().max() > 1e-3
+
+
+def test_accumulated_micro_batches_equal_one_batch(preferences, compact, tmp_path) -> None:
+    for name, micro in (("whole", 0), ("parts", 2)):
+        train_preferences(preferences, compact, tmp_path / name, dataclasses.replace(SHORT, micro_batch_size=micro))
+    for one, other in zip(steps_of(tmp_path / "whole"), steps_of(tmp_path / "parts"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["boundary_gradient"] == pytest.approx(other["boundary_gradient"], rel=1e-3)
+    parts = weights_of(tmp_path / "parts")
+    for name, weight in weights_of(tmp_path / "whole").items():
+        torch.testing.assert_close(weight, parts[name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.training
+def test_training_overfits_a_few_rows(preferences, compact, tmp_path) -> None:
+    config = PreferenceConfig(num_negatives=4, rows=4, max_steps=60, batch_size=4, loss="sdpo", dynamic=False)
+    tuned = fine_tune(preferences, tmp_path / "sft", dataclasses.replace(SHORT_SFT, rows=8))
+    train_preferences(preferences, tmp_path / "sft", tmp_path / "out", config)
+    assert tuned.counts["rows"] == 8
+    steps = steps_of(tmp_path / "out")
+    assert steps[-1]["loss"] < 0.02 < steps[0]["loss"] and steps[-1]["rewards/accuracies"] == 1.0
+
+
+def test_rows_of_the_two_stages_are_disjoint_and_too_many_are_refused(preferences, tmp_path) -> None:
+    number = read_rows(preferences, "train").num_rows
+    fine_tune(preferences, tmp_path / "sft", dataclasses.replace(SHORT_SFT, rows=number - 5))
+    left = dataclasses.replace(SHORT, rows=5, batch_size=5)
+    assert train_preferences(preferences, tmp_path / "sft", tmp_path / "out", left).counts["rows"] == 5
+    with pytest.raises(ConfigError, match=r"rows: must be <= 5, the training rows that SFT left, got 6"):
+        train_preferences(preferences, tmp_path / "sft", tmp_path / "no", dataclasses.replace(SHORT, rows=6))
+    with pytest.raises(ConfigError, match=f"rows: must be <= {number}"):
+        fine_tune(preferences, tmp_path / "no", dataclasses.replace(SHORT_SFT, rows=number + 1))
+    assert not (tmp_path / "no").exists()
+
+
+def test_items_as_tokens_of_a_causal_lm(preferences, tiny_llm, tmp_path) -> None:
+    config = dataclasses.replace(SHORT_SFT, backbone=str(tiny_llm), item_text="token", lora_rank=4)
+    fine_tune(preferences, tmp_path / "sft", config)
+    train_preferences(preferences, tmp_path / "sft", tmp_path / "out", SHORT)
+    assert logps_of(tmp_path / "out", preferences).isfinite().all()
+
+
+def test_all_weights_of_a_causal_lm_with_candidates_listed(preferences, tiny_llm, tmp_path) -> None:
+    config = dataclasses.replace(
+        SHORT_SFT, backbone=str(tiny_llm), tuning="full", list_candidates=True, template="books"
+    )
+    assert fine_tune(preferences, tmp_path / "sft", config).extra["kind"] == "full"
+    train_preferences(preferences, tmp_path / "sft", tmp_path / "out", SHORT)
+    assert logps_of(tmp_path / "out", preferences).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_negatives": 6}, "need 6 negatives, some rows offer 5. Lower num_negatives"),
+        ({"loss": "dpo"}, "num_negatives: must be 1 with the loss dpo, got 4"),
+        ({"dynamic": False, "ablation": "beta"}, "ablation: 'beta' is a part of DynamicPO, but dynamic is off"),
+    ],
+)
+def test_objectives_that_cannot_be_trained_are_refused(change, message, preferences, compact, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_preferences(preferences, compact, tmp_path / "out", dataclasses.replace(SHORT, **change))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"item_text": "title"}, "item_text: the compact backbone has one token per item"),
+        ({"backbone": "./nowhere"}, "backbone: must be a folder with a config.json, ./nowhere is not"),
+        ({"backbone": "./nowhere", "template": "movei"}, "Did you mean 'movies'"),
+        ({"batch_size": 8, "micro_batch_size": 3}, "batch_size: must be a multiple of micro_batch_size"),
+    ],
+)
+def test_sft_that_cannot_start_is_refused_and_leaves_nothing(change, message, preferences, tmp_path) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
+        fine_tune(preferences, tmp_path / "out", dataclasses.replace(SHORT_SFT, **change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_model_is_used_again_and_another_configuration_refused(preferences, compact) -> None:
+    before = (compact / "run.json").read_text()
+    assert fine_tune(preferences, compact, SHORT_SFT).counts == read_manifest(compact).counts
+    assert (compact / "run.json").read_text() == before
+    with pytest.raises(DataError, match="differs in max_steps"):
+        fine_tune(preferences, compact, dataclasses.replace(SHORT_SFT, max_steps=4))
+
+
+def test_a_model_folder_without_its_weights_is_named(preferences, compact, tmp_path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in compact.iterdir():
+        if file.suffix != ".safetensors":
+            (broken / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match="broken: must hold the full weights its manifest names"):
+        modeling.load_model(broken)
+    with pytest.raises(DataError, match="must be the output of sft or train-preferences"):
+        modeling.load_model(preferences)
