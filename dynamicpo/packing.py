@@ -8,6 +8,7 @@ predicted from the prompt's last position, so an answer of one token adds nothin
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,9 @@ def pack(rows: Sequence[Row], bins: Sequence[Sequence[int]] | None = None) -> Pa
     places = np.where(within == 0, from_prompt, answer_starts[owner] + within - 1)
     predicting, source = np.unique(places, return_inverse=True)
     arrays = (token_ids, positions, segments, owners, predicting, source, targets, owner)
-    return Packed(*map(torch.from_numpy, arrays), shape=(len(rows), num_answers))
+    names = tuple(Packed.__dataclass_fields__)
+    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=False)}
+    return Packed(**tensors, shape=(len(rows), num_answers))
 
 
 def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:

@@ -176,10 +176,10 @@ class BatchLoss:
             logps = logps / torch.tensor([[len(ids) for ids in row.answer_ids] for row in rows]).to(logps)
         chosen, rejected = logps[:, 0], logps[:, 1:]
         reference = batch.get("reference_logps")
-        given = {}
+        given: dict[str, Any] = {}
         if reference is not None:
             given = {"reference_chosen_logps": reference[:, 0], "reference_rejected_logps": reference[:, 1:]}
-        settings = {
+        settings: dict[str, Any] = {
             "loss": config.loss,
             "dynamic": config.dynamic,
             "beta": config.beta,

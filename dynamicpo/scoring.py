@@ -78,7 +78,7 @@ def choose_backend(model: nn.Module, rows: Sequence[Row], backend: str) -> str:
         raise unknown_name("backend", backend, BACKENDS)
     if backend == "plain":
         return backend
-    config = model.config
+    config: Any = model.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     longest = max(packed_length(row) for row in rows)
     reason = ""
@@ -162,13 +162,13 @@ def _causal_lm(model: nn.Module) -> nn.Module:
 @contextmanager
 def _attention(model: nn.Module, implementation: str) -> Iterator[None]:
     """Another attention implementation for a while."""
-    inner = _causal_lm(model)
+    inner: Any = _causal_lm(model)
     before = inner.config._attn_implementation
-    inner.set_attn_implementation(implementation)  # type: ignore[operator]
+    inner.set_attn_implementation(implementation)
     try:
         yield
     finally:
-        inner.set_attn_implementation(before)  # type: ignore[operator]
+        inner.set_attn_implementation(before)
 
 
 def _block_mask(packed: Packed) -> Any:

@@ -14,7 +14,7 @@ from dynamicpo import keyed, modeling, pages, training
 from dynamicpo.config import SFTConfig
 from dynamicpo.errors import ConfigError
 from dynamicpo.modeling import Base
-from dynamicpo.prompts import Prompts, PromptSettings, load_template
+from dynamicpo.prompts import PLAIN_TEMPLATE, Prompts, PromptSettings, load_template
 from dynamicpo.records import (
     Manifest,
     config_dict,
@@ -94,7 +94,7 @@ def prompt_settings(config: SFTConfig) -> PromptSettings:
                 "item_text: the compact backbone has one token per item and no words; "
                 "use item_text 'token' and no list_candidates, or another backbone."
             )
-        return PromptSettings(item_text, modeling.PLAIN_TEMPLATE, False, config.max_length)
+        return PromptSettings(item_text, PLAIN_TEMPLATE, False, config.max_length)
     template = load_template(config.template, list_candidates=config.list_candidates)
     return PromptSettings(item_text, template, config.list_candidates, config.max_length)
 
