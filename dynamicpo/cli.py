@@ -85,12 +85,12 @@ def _lines(arguments: argparse.Namespace, result: Mapping[str, Any]) -> list[str
     if arguments.command == "runs":
         return [_run_line(run) for run in result["runs"]] or [f"no runs in {arguments.folder}"]
     if arguments.command == "run":
-        return _run_result(result)
+        return [*_tables(result), str(Path(result["folder"]) / result["report"])]
     if arguments.command == "compile":
         return [result["output"]]
-    tables = [_table(result["metrics"])] if result.get("metrics") else []
-    counts = [f"{name:<32} {value}" for name, value in result["counts"].items()]
-    return [*counts, *tables, result["output"]]
+    if "metrics" in result:
+        return [*_tables(result), result["output"]]
+    return [*(f"{name:<32} {value}" for name, value in result["counts"].items()), result["output"]]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -158,13 +158,11 @@ def _run_line(run: Mapping[str, Any]) -> str:
     return f"{line}  HitRatio@1: {headline}" if headline else line
 
 
-def _table(metrics: Mapping[str, Any]) -> str:
-    from dynamicpo.pages import metrics_table, text_table
+def _tables(result: Mapping[str, Any]) -> list[str]:
+    """The models' metrics, and the paired differences where they were compared."""
+    from dynamicpo.pages import differences_table, metrics_table, text_table
 
-    return text_table(metrics_table(metrics))
-
-
-def _run_result(summary: Mapping[str, Any]) -> list[str]:
-    """The table of models, and last the plain path of the report (or of the run, where it made none)."""
-    tables = [_table(summary["metrics"])] if summary["metrics"] else []
-    return [*tables, str(Path(summary["folder"]) / summary["report"])]
+    tables = [text_table(metrics_table(result["metrics"]))] if result["metrics"] else []
+    if result.get("comparisons"):
+        tables.append(text_table(differences_table(result["comparisons"])))
+    return [line for table in tables for line in (table, "")]

@@ -177,7 +177,13 @@ def compare(given: Values) -> dict[str, Any]:
     from dynamicpo.comparison import compare_evaluations
 
     manifest = compare_evaluations([Path(folder) for folder in given["evaluations"]], Path(given["output"]))
-    return _result(manifest, given)
+    return {**_result(manifest, given), **read_comparison(Path(given["output"]))}
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """The metrics and paired differences of a comparison."""
+    found = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    return {name: found[name] for name in ("metrics", "comparisons")}
 
 
 def run(given: Values) -> dict[str, Any]:
@@ -191,7 +197,9 @@ def run(given: Values) -> dict[str, Any]:
             raise ConfigError(f"--param: must be NAME=VALUE, got {text!r}.")
         parameters[key] = value
     output = Path(given["output"]) if given["output"] else None
-    return run_pipeline(given["pipeline"], parameters, output, given["workers"])
+    summary = run_pipeline(given["pipeline"], parameters, output, given["workers"])
+    folders = [task["outputs"]["comparison"] for task in summary["tasks"] if "comparison" in task["outputs"]]
+    return {**summary, **(read_comparison(Path(summary["folder"]) / folders[-1]) if folders else {})}
 
 
 def runs(given: Values) -> dict[str, Any]:

@@ -45,15 +45,14 @@ def evaluate(
         seed: Seed of the bootstrap and of the rows.
     """
     arguments = dict(locals())
-    import json
     from pathlib import Path
 
-    from dynamicpo.evaluation import evaluate as run
-
     from dynamicpo.config import EvaluationConfig
+    from dynamicpo.evaluation import evaluate as run
     from dynamicpo.runs.artifacts import config_of, copy_report, log_metrics
 
     folder = Path(evaluation.path)
-    run(Path(preferences.path), {name: Path(model.path)}, folder, config_of(EvaluationConfig, arguments))
-    log_metrics(metrics, json.loads((folder / name / "metrics.json").read_text(encoding="utf-8")))
+    config = config_of(EvaluationConfig, arguments)
+    manifest = run(Path(preferences.path), {name: Path(model.path)}, folder, config)
+    log_metrics(metrics, manifest.counts)
     copy_report(folder, report)

@@ -25,7 +25,7 @@ STAGES: dict[str, Any] = {
     "drift": config.DriftConfig,
 }
 PATHS = ("data_interactions", "data_items")
-TAKEN = ("base", "popularity", "random", "sft")
+TAKEN = ("base", "cooccurrence", "popularity", "random", "sft")
 _IMAGE = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 
 
@@ -144,15 +144,15 @@ def _objectives(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or set(entry) != {"objective", "loss", "dynamic"}:
             raise ConfigError(f'objectives: an entry must have "objective", "loss" and "dynamic", got {entry!r}.')
         name = entry["objective"]
-        if not re.fullmatch(r"\w[\w.-]*", str(name)) or name in TAKEN:
-            what = f"letters, digits, '-', '_', '.' and not one of {', '.join(TAKEN)}"
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or str(name).casefold() in TAKEN:
+            what = f"up to 64 letters, digits, '-', '_', '.' and not one of {', '.join(TAKEN)}"
             raise ConfigError(f"objectives: a name must be {what}, got {name!r}.")
         try:
             config.PreferenceConfig(**{**shared, "loss": entry["loss"], "dynamic": entry["dynamic"]})
         except ConfigError as error:
             raise ConfigError(f"objectives: {name}: {error}") from error
     names = [entry["objective"] for entry in entries]
-    if len(set(names)) < len(names):
+    if len({name.casefold() for name in names}) < len(names):
         raise ConfigError(f"objectives: names must differ, got {', '.join(names)}.")
     return entries
 

@@ -43,7 +43,9 @@ def test_body_is_wiring(stage: str):
 
 def check_metrics(metrics: Any, expected: dict[str, Any]) -> None:
     """The artifact holds these numbers, and its file the same (without it kfp's local cache never hits)."""
-    numbers = {name.replace("/", "_"): value for name, value in expected.items() if isinstance(value, (int, float))}
+    numbers = {
+        name.replace("/", "_"): float(value) for name, value in expected.items() if isinstance(value, (int, float))
+    }
     assert metrics.metadata == pytest.approx(numbers)
     assert json.loads(Path(metrics.path).read_text()) == metrics.metadata
     assert all(name.isidentifier() for name in metrics.metadata)

@@ -1,0 +1,30 @@
+"""KFP component: what a run leaves behind, whatever happened."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def summarize_run(
+    status: dsl.PipelineTaskFinalStatus,
+    summary: dsl.Output[dsl.Artifact],
+    logs: dsl.Output[dsl.Markdown],
+    run_id: str = "",
+):
+    """Say how a run and each of its pods ended, and keep the last lines of their logs.
+
+    Runs as the exit handler, on a cluster.
+
+    Args:
+        status: How the run ended, given by KFP.
+        summary: Folder with summary.json: state, error, and each pod's node, phase, reason and exit code.
+        logs: The last lines of every pod's log, those of failed ones first.
+        run_id: The run's id.
+    """
+    from pathlib import Path
+
+    from dynamicpo.runs.pods import summarize_run as run
+
+    facts = {"state": status.state, "error_message": status.error_message or ""}
+    run(run_id, facts, Path(summary.path), Path(logs.path))
