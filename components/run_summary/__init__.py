@@ -1,0 +1,1 @@
+"""KFP component: what a run leaves behind, whatever happened."""

@@ -20,7 +20,9 @@ TAIL_BYTES = 20_000
 
 
 def summarize_run(run_id: str, status: Mapping[str, str], summary: Path, tails: Path, api: Any = None) -> None:
-    """Write `summary.json` into a folder, and the pods' last lines as Markdown. What can't be read is named, not raised.
+    """Write `summary.json` into a folder, and the pods' last lines as Markdown.
+
+    What can't be read is named there, not raised: this runs when something else has failed already.
 
     Args:
         run_id: The run's id.
@@ -31,6 +33,7 @@ def summarize_run(run_id: str, status: Mapping[str, str], summary: Path, tails: 
     """
     pods, problem = _pods(run_id, api)
     failed = [pod for pod in pods if pod["reason"] or pod["phase"] == "Failed"]
+    summary.mkdir(parents=True, exist_ok=True)
     write_json(
         summary / "summary.json",
         {"run": run_id, **status, "pods": [{k: v for k, v in pod.items() if k != "tail"} for pod in pods]}

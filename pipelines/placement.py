@@ -1,0 +1,218 @@
+"""Where on a cluster a pipeline's tasks run, and what they may take: written into the YAML when it is compiled.
+
+The fields of `Placement` are options of compilation, not parameters of a run, for three reasons. KFP takes labels, time
+limits, retries, volumes and shared memory as constants only. A resource that is a parameter enters the key of KFP's
+cache, so that more memory would compute everything again. And such a parameter, in a loop or below an exit handler, is
+not passed on by the compiler (kfp 2.17.0), which fails on the cluster alone. Local runs are not placed.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from dynamicpo.config import Checked, check_fields, setting
+from dynamicpo.errors import ConfigError
+
+# Names that the manifests in k8s/ and the images share with the pipelines; k8s/consistency.py compares them.
+SERVICE_ACCOUNT = "dynamicpo-pipeline"
+USER = 10001
+CACHE, DATA = "/cache", "/data"
+# CPU tasks keep off every node that has one of these labels, whether it is tainted or not.
+GPU_NODE_LABELS = ("cloud.google.com/gke-accelerator", "nvidia.com/gpu.present")
+
+_KEY = r"[\w.-]+(?:/[\w.-]+)?"
+_SELECTOR = re.compile(rf"({_KEY})=([\w.-]*)")
+_TOLERATION = re.compile(rf"({_KEY})(?:=([\w.-]*))?:(NoSchedule|PreferNoSchedule|NoExecute)")
+_QUANTITY = re.compile(r"[1-9]\d*(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+_QUANTITIES = ("gpu_cpu", "gpu_cpu_limit", "gpu_memory", "gpu_memory_limit", "scratch", "shared_memory")
+_QUANTITIES += ("task_cpu", "task_cpu_limit", "task_memory", "task_memory_limit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement(Checked):
+    """Nodes, resources, limits and volumes of a pipeline's tasks.
+
+    GPU tasks are SFT, preference training and evaluation. The rest are CPU tasks.
+    """
+
+    gpu_count: int = setting(1, "GPUs of a GPU task (0: run it without one, on any node)", low=0, high=16)
+    gpu_resource: str = setting("nvidia.com/gpu", "the resource that a GPU is")
+    gpu_image: str = setting("", "image of GPU tasks, by digest (empty: that of all tasks)")
+    gpu_node_selector: str = setting("cloud.google.com/gke-accelerator=nvidia-l4", "labels of GPU nodes, key=value,...")
+    gpu_tolerations: str = setting("nvidia.com/gpu:NoSchedule", "taints of GPU nodes, key[=value]:effect,...")
+    spot: bool = setting(False, "run GPU tasks on spot nodes")
+    spot_node_selector: str = setting("cloud.google.com/gke-spot=true", "labels of spot nodes, key=value,...")
+    spot_tolerations: str = setting("cloud.google.com/gke-spot=true:NoSchedule", "taints of spot nodes")
+    queue: str = setting("", "Kueue's LocalQueue for GPU tasks (empty: none)")
+    priority: str = setting("", "Kueue's WorkloadPriorityClass for GPU tasks (empty: none)")
+    gpu_cpu: str = setting("4", "processors that a GPU task requests")
+    gpu_cpu_limit: str = setting("8", "most processors of a GPU task")
+    gpu_memory: str = setting("16Gi", "memory that a GPU task requests")
+    gpu_memory_limit: str = setting("32Gi", "most memory of a GPU task")
+    shared_memory: str = setting("8Gi", "size of /dev/shm of a GPU task; it counts as its memory")
+    gpu_timeout_hours: int = setting(24, "longest time of one attempt at a GPU task, waiting included", low=1)
+    task_cpu: str = setting("1", "processors that a CPU task requests")
+    task_cpu_limit: str = setting("4", "most processors of a CPU task")
+    task_memory: str = setting("4Gi", "memory that a CPU task requests")
+    task_memory_limit: str = setting("16Gi", "most memory of a CPU task")
+    task_timeout_hours: int = setting(4, "longest time of one attempt at a CPU task", low=1)
+    scratch: str = setting("50Gi", "most temporary files of a task (/tmp, on the node's disk)")
+    retries: int = setting(3, "how often a task is tried again, after a lost node for instance", low=0, high=20)
+    retry_seconds: int = setting(60, "wait before the first retry", low=1)
+    retry_factor: float = setting(2.0, "each later wait is longer by this", low=1)
+    retry_max_seconds: int = setting(1800, "longest wait", low=1)
+    token_secret: str = setting("huggingface-token", "Secret whose key 'token' is the Hugging Face token, if it exists")
+    cache_claim: str = setting("", "PersistentVolumeClaim for base models, mounted at /cache in GPU tasks")
+    data_claim: str = setting("", "PersistentVolumeClaim mounted at /data in all tasks, in place of gs:// prefixes")
+    checkpoint_prefix: str = setting("", "where training keeps checkpoints, the same on a retry: gs://... or /data/...")
+
+    def __post_init__(self) -> None:
+        """Check the fields, then what their types don't say; all problems at once."""
+        check_fields(self)
+        problems = [*self._quantity_problems(), *self._node_problems()]
+        if self.gpu_image and not re.search(r"@sha256:[0-9a-f]{64}$", self.gpu_image):
+            problems.append(f"gpu_image: must end in @sha256: and a digest, got {self.gpu_image!r}.")
+        if self.checkpoint_prefix and not self.checkpoint_prefix.startswith(("gs://", f"{DATA}/")):
+            problems.append(f"checkpoint_prefix: must start with gs:// or {DATA}/, got {self.checkpoint_prefix!r}.")
+        if self.checkpoint_prefix.startswith(f"{DATA}/") and not self.data_claim:
+            problems.append(f"data_claim: must be given for a checkpoint_prefix below {DATA}.")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def _quantity_problems(self) -> Iterator[str]:
+        for name in _QUANTITIES:
+            if not _QUANTITY.fullmatch(getattr(self, name)):
+                yield f"{name}: must be a quantity such as 4, 500m or 16Gi, got {getattr(self, name)!r}."
+
+    def _node_problems(self) -> Iterator[str]:
+        for name in ("gpu_node_selector", "spot_node_selector", "gpu_tolerations", "spot_tolerations"):
+            form, what = (_SELECTOR, "key=value") if name.endswith("selector") else (_TOLERATION, "key[=value]:effect")
+            for part in _parts(getattr(self, name)):
+                if not form.fullmatch(part):
+                    yield f"{name}: must be {what}, with commas between several, got {part!r}."
+
+
+_CURRENT: ContextVar[Placement | None] = ContextVar("placement", default=None)
+
+
+def placed(pipeline: Any, placement: Placement) -> Any:
+    """The same pipeline, with its tasks placed on a cluster.
+
+    Args:
+        pipeline: A kfp graph component, as `@dsl.pipeline` makes it.
+        placement: Where its tasks run.
+    """
+    token = _CURRENT.set(placement)
+    try:
+        return dsl.pipeline(pipeline.pipeline_func, name=pipeline.name)
+    finally:
+        _CURRENT.reset(token)
+
+
+def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Keep a task off GPU nodes. Returns the task; unchanged where the pipeline is not placed."""
+    placement = _CURRENT.get()
+    if placement is not None:
+        task.set_cpu_request(placement.task_cpu).set_cpu_limit(placement.task_cpu_limit)
+        task.set_memory_request(placement.task_memory).set_memory_limit(placement.task_memory_limit)
+        kubernetes.set_timeout(task, placement.task_timeout_hours * 3600)
+        _avoid_gpu_nodes(task)
+        _on_any(task, placement)
+    return task
+
+
+def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Run a task on a GPU node. Returns the task; unchanged where the pipeline is not placed."""
+    placement = _CURRENT.get()
+    if placement is not None:
+        task.set_cpu_request(placement.gpu_cpu).set_cpu_limit(placement.gpu_cpu_limit)
+        task.set_memory_request(placement.gpu_memory).set_memory_limit(placement.gpu_memory_limit)
+        kubernetes.set_timeout(task, placement.gpu_timeout_hours * 3600)
+        kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=placement.shared_memory)
+        if placement.gpu_count:
+            _take_gpus(task, placement)
+        _models_of(task, placement)
+        _on_any(task, placement)
+    return task
+
+
+def _take_gpus(task: dsl.PipelineTask, placement: Placement) -> None:
+    """Nodes, taints, queue and image of a task that has GPUs."""
+    task.set_accelerator_type(placement.gpu_resource).set_accelerator_limit(placement.gpu_count)
+    selectors, taints = _parts(placement.gpu_node_selector), _parts(placement.gpu_tolerations)
+    if placement.spot:
+        selectors += _parts(placement.spot_node_selector)
+        taints += _parts(placement.spot_tolerations)
+    for selector in selectors:
+        kubernetes.add_node_selector(task, *selector.split("=", 1))
+    for taint in taints:
+        _tolerate(task, taint)
+    labels = {"kueue.x-k8s.io/queue-name": placement.queue, "kueue.x-k8s.io/priority-class": placement.priority}
+    for label, value in labels.items():
+        if value:
+            kubernetes.add_pod_label(task, label, value)
+    if placement.gpu_image:
+        task.set_container_image(placement.gpu_image)
+
+
+def _models_of(task: dsl.PipelineTask, placement: Placement) -> None:
+    """Token and cache for base models, and the place of checkpoints."""
+    kubernetes.use_secret_as_env(task, placement.token_secret, {"token": "HF_TOKEN"}, optional=True)
+    if placement.cache_claim:
+        kubernetes.mount_pvc(task, placement.cache_claim, CACHE)
+        task.set_env_variable("HF_HOME", f"{CACHE}/huggingface")
+    if placement.checkpoint_prefix:
+        task.set_env_variable("DYNAMICPO_CHECKPOINT_PREFIX", placement.checkpoint_prefix)
+
+
+def _on_any(task: dsl.PipelineTask, placement: Placement) -> None:
+    """User, scratch, volume and retries, the same for all tasks."""
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=0, run_as_non_root=True)
+    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dynamicpo")
+    kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=placement.scratch)
+    if placement.data_claim:
+        kubernetes.mount_pvc(task, placement.data_claim, DATA)
+    if placement.retries:
+        task.set_retry(
+            placement.retries,
+            backoff_duration=f"{placement.retry_seconds}s",
+            backoff_factor=placement.retry_factor,
+            backoff_max_duration=f"{placement.retry_max_seconds}s",
+        )
+
+
+def _avoid_gpu_nodes(task: dsl.PipelineTask) -> None:
+    expressions = [{"key": label, "operator": "DoesNotExist"} for label in GPU_NODE_LABELS]
+    kubernetes.add_node_affinity(task, match_expressions=expressions)
+
+
+def _tolerate(task: dsl.PipelineTask, taint: str) -> None:
+    match = _TOLERATION.fullmatch(taint)
+    if match is None:  # Placement has checked it
+        raise ConfigError(f"tolerations: must be key[=value]:effect, got {taint!r}.")
+    key, value, effect = match.groups()
+    operator = "Exists" if value is None else "Equal"
+    kubernetes.add_toleration(task, key=key, operator=operator, value=value, effect=effect)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@contextmanager
+def reported(summarize: Any) -> Iterator[None]:
+    """On a cluster: run a last task whatever happens to those inside. A local run writes its own summary.
+
+    Args:
+        summarize: The component of the last task; it is given the run's final status and `run_id`.
+    """
+    if _CURRENT.get() is None:
+        yield
+        return
+    with dsl.ExitHandler(on_cpu(summarize(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER))):
+        yield
