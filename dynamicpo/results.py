@@ -1,11 +1,10 @@
 """What an evaluation leaves of each model: its metrics and where it ranks each row's target; and paired differences."""
 
 import json
-import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,6 @@ from dynamicpo.errors import DataError
 from dynamicpo.intervals import clustered_intervals, holm, paired_difference
 from dynamicpo.metrics import INVALID, KS, answer_metrics, beyond_accuracy, row_metrics, target_ranks
 from dynamicpo.records import write_json
-
-log = logging.getLogger(__name__)
 
 BASELINES = ("random", "popularity", "cooccurrence", "base")
 COMPARED = "hit_ratio_at_1"
@@ -182,8 +179,8 @@ def _difference(
     a: str, b: str, results: Mapping[str, Result], resamples: int, seed: int
 ) -> dict[str, str | float | None]:
     one, other = results[a], results[b]
-    hits = [row_metrics(r.better, r.tied, r.scores.shape[1], [1])[COMPARED] for r in (one, other)]
-    found = paired_difference(*hits, one.rows.users, resamples, seed)
+    hits, others = (row_metrics(r.better, r.tied, r.scores.shape[1], [1])[COMPARED] for r in (one, other))
+    found = paired_difference(hits, others, one.rows.users, resamples, seed)
     gain = other.mean_rank - one.mean_rank
     return {
         "a": a,
@@ -228,7 +225,13 @@ def read_result(folder: Path, split: str) -> Result:
         raise DataError(
             f"{folder}: must hold metrics.json and ranks.parquet of an evaluation, but {error}. Evaluate again."
         ) from error
+    metrics = {name: metrics[name] for name in sorted(metrics, key=_natural)}
     places = table["target_index"].to_numpy()
     rows = Rows(split, table["example_id"].to_pylist(), table["user_id"].to_pylist(), places)
     scores = np.array(table["scores"].to_pylist(), dtype=np.float64)
     return Result(rows, table["better"].to_numpy(), table["tied"].to_numpy(), scores, metrics)
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sorts @3 before @10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,84 @@
+"""A model's view of the rows: the score of each candidate, and the answer it generates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from dynamicpo.config import EvaluationConfig
+from dynamicpo.metrics import named_candidate, substring_candidate
+from dynamicpo.modeling import Loaded
+from dynamicpo.prompts import Prompts, item_token
+from dynamicpo.records import Row
+from dynamicpo.results import Answers
+from dynamicpo.scoring import score_rows
+
+_ITEMS_AT_ONCE = 32  # answers to one prompt without a history
+
+Scores = NDArray[np.float64]
+
+
+class Scored(NamedTuple):
+    """Scores of all candidates, shape (N, A), what was generated, and how many history items were cut."""
+
+    scores: Scores
+    answers: Answers | None
+    cut_items: int
+
+
+def score_candidates(
+    loaded: Loaded, rows: pa.Table, items: pd.DataFrame, config: EvaluationConfig, label: str
+) -> Scored:
+    """Score every candidate of every row with a model, and generate where the configuration says so."""
+    prompts = Prompts(loaded.tokenizer, items, loaded.settings)
+    candidates: list[list[str]] = rows["candidates"].to_pylist()
+    columns = (rows["example_id"].to_pylist(), rows["history"].to_pylist(), candidates)
+    prepared = [
+        prompts.row(example, history, listed, listed) for example, history, listed in zip(*columns, strict=True)
+    ]
+    with loaded.precision(), torch.no_grad():
+        sums = score_rows(loaded.model, prepared, config.token_budget, config.backend, f"scoring with {label}")
+        scores = sums.numpy().astype(np.float64)
+        if config.score == "mean":
+            scores = scores / np.array([[len(answer) for answer in row.answer_ids] for row in prepared])
+        elif config.score == "pmi":
+            own = _own_scores(loaded, prompts, candidates, config)
+            scores = scores - np.array([[own[item] for item in listed] for listed in candidates])
+        answers = _generate(loaded, prepared, _texts(loaded, candidates, items), prompts) if config.generate else None
+    return Scored(scores, answers, prompts.cut_items)
+
+
+def _own_scores(
+    loaded: Loaded, prompts: Prompts, candidates: Sequence[Sequence[str]], config: EvaluationConfig
+) -> Mapping[str, float]:
+    """Each item's log-probability after a prompt without a history, computed once."""
+    items = sorted({item for listed in candidates for item in listed})
+    width = min(_ITEMS_AT_ONCE, len(items))
+    padded = items + items[: -len(items) % width]
+    chunks = [padded[start : start + width] for start in range(0, len(padded), width)]
+    prepared = [prompts.without_history(chunk) for chunk in chunks]
+    logps = score_rows(loaded.model, prepared, config.token_budget, config.backend, "scoring titles alone")
+    return dict(zip(padded, logps.flatten().tolist(), strict=True))
+
+
+def _texts(loaded: Loaded, candidates: Sequence[Sequence[str]], items: pd.DataFrame) -> list[list[str]]:
+    """What the model would have to say to name each candidate."""
+    if loaded.settings.item_text == "token":
+        return [[item_token(item) for item in listed] for listed in candidates]
+    titles = dict(zip(items["item_id"], items["title"], strict=True))
+    return [[titles[item] for item in listed] for listed in candidates]
+
+
+def _generate(loaded: Loaded, rows: Sequence[Row], texts: Sequence[Sequence[str]], prompts: Prompts) -> Answers:
+    from dynamicpo.generation import generate_answers
+
+    answer: Any = loaded.settings.template.get("answer", "{title}")
+    said = [prompts.title_of(tokens) for tokens in generate_answers(loaded.model, loaded.tokenizer, rows)]
+    wanted = [[answer.replace("{title}", text) for text in listed] for listed in texts]
+    named = [named_candidate(text, listed) for text, listed in zip(said, wanted, strict=True)]
+    substring = [substring_candidate(text, listed) for text, listed in zip(said, texts, strict=True)]
+    return Answers(said, np.array(named, dtype=np.int64), np.array(substring, dtype=np.int64))

@@ -1,0 +1,258 @@
+"""Evaluation: scores against the model itself, protocol, names, baselines, and what can't be used."""
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dynamicpo import keyed
+from dynamicpo.config import EvaluationConfig
+from dynamicpo.errors import ConfigError, DataError
+from dynamicpo.evaluation import evaluate
+from dynamicpo.modeling import load_model
+from dynamicpo.prompts import item_token
+from dynamicpo.records import read_manifest, read_rows
+from tests.fixtures.folders import (
+    NUM_CANDIDATES,
+    NUM_ITEMS,
+    preference_rows,
+    write_model,
+    write_preferences,
+    write_title_model,
+)
+
+FAST = {"resamples": 100}
+CONFIG = EvaluationConfig(**FAST)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Preferences; two models with a token for each item; one that writes titles."""
+    root = tmp_path_factory.mktemp("evaluation")
+    return {
+        "preferences": write_preferences(root / "preferences"),
+        "sft": write_model(root / "sft", seed=1),
+        "dynamicpo": write_model(root / "dynamicpo", seed=2),
+        "titles": write_title_model(root / "titles"),
+    }
+
+
+def metrics_of(output: Path, name: str) -> dict[str, Any]:
+    return json.loads((output / name / "metrics.json").read_text(encoding="utf-8"))
+
+
+def scores_of(output: Path, name: str) -> np.ndarray:
+    return np.array(pq.read_table(output / name / "ranks.parquet")["scores"].to_pylist())
+
+
+def next_token_logps(folder: Path, histories: list[list[str]]) -> list[dict[str, float]]:
+    """Each item's log-probability right after a start token and a history, straight from the model."""
+    loaded = load_model(folder)
+    known = loaded.tokenizer.get_vocab()
+    found = []
+    for history in histories:
+        tokens = torch.tensor([[0, *(known[item_token(item)] for item in history)]])
+        with torch.no_grad():
+            logps = loaded.model(input_ids=tokens).logits[0, -1].log_softmax(-1)
+        found.append({item: float(logps[known[item_token(item)]]) for item in loaded.base.items})
+    return found
+
+
+def test_scores_are_the_models_own_log_probabilities(folders: dict[str, Path], tmp_path: Path) -> None:
+    evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / "out", CONFIG)
+    rows = preference_rows("test")
+    expected = next_token_logps(folders["sft"], [row["history"] for row in rows])
+    wanted = [[own[item] for item in row["candidates"]] for own, row in zip(expected, rows, strict=True)]
+    assert scores_of(tmp_path / "out", "sft") == pytest.approx(np.array(wanted), abs=1e-4)
+    hits = [max(row["candidates"], key=own.get) == row["target"] for own, row in zip(expected, rows, strict=True)]
+    metrics = metrics_of(tmp_path / "out", "sft")
+    assert metrics["test_hit_ratio_at_1"] == pytest.approx(np.mean(hits))
+    assert metrics["test_hit_ratio_at_1_low"] <= metrics["test_hit_ratio_at_1"] <= metrics["test_hit_ratio_at_1_high"]
+
+
+def test_pmi_takes_off_what_an_item_scores_without_a_history(folders: dict[str, Path], tmp_path: Path) -> None:
+    config = EvaluationConfig(score="pmi", **FAST)
+    evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / "out", config)
+    rows = preference_rows("test")
+    (alone,) = next_token_logps(folders["sft"], [[]])
+    own = next_token_logps(folders["sft"], [row["history"] for row in rows])
+    wanted = [[o[item] - alone[item] for item in row["candidates"]] for o, row in zip(own, rows, strict=True)]
+    assert scores_of(tmp_path / "out", "sft") == pytest.approx(np.array(wanted), abs=1e-4)
+
+
+def test_mean_divides_by_the_answers_tokens(folders: dict[str, Path], tmp_path: Path) -> None:
+    for score in ("sum", "mean"):
+        config = EvaluationConfig(score=score, **FAST)
+        evaluate(folders["preferences"], {"titles": folders["titles"]}, tmp_path / score, config)
+    total, mean = (scores_of(tmp_path / score, "titles") for score in ("sum", "mean"))
+    assert mean == pytest.approx(total / 3)  # "Film", a number and the end
+
+
+def test_baselines_need_no_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    manifest = evaluate(folders["preferences"], {}, tmp_path / "out", CONFIG)
+    assert metrics_of(tmp_path / "out", "random")["test_hit_ratio_at_1"] == pytest.approx(1 / NUM_CANDIDATES)
+    assert manifest.counts["random_test_mrr"] == pytest.approx(np.mean(1 / np.arange(1, NUM_CANDIDATES + 1)))
+    assert json.loads((tmp_path / "out" / "comparisons.json").read_text()) == []
+
+
+def test_equally_popular_candidates_share_the_hit(tmp_path: Path) -> None:
+    names = [str(item) for item in range(NUM_ITEMS)]
+    items = pd.DataFrame({"item_id": names, "title": names, "popularity": [item // 4 for item in range(NUM_ITEMS)]})
+    folder = write_preferences(tmp_path / "preferences", items=items.assign(category=""))
+    manifest = evaluate(folder, {}, tmp_path / "out", CONFIG)
+    rows = preference_rows("test")
+    counts = [[int(item) // 4 for item in row["candidates"]] for row in rows]
+    own = [int(row["target"]) // 4 for row in rows]
+    hits = [(count == max(listed)) / listed.count(count) for count, listed in zip(own, counts, strict=True)]
+    assert any(0 < hit < 1 for hit in hits)
+    assert manifest.counts["popularity_test_hit_ratio_at_1"] == pytest.approx(np.mean(hits))
+
+
+def test_one_model_gives_its_metrics_and_several_give_them_by_name(folders: dict[str, Path], tmp_path: Path) -> None:
+    models = {name: folders[name] for name in ("sft", "dynamicpo")}
+    one = evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / "one", CONFIG)
+    two = evaluate(folders["preferences"], models, tmp_path / "two", CONFIG)
+    assert one.counts == metrics_of(tmp_path / "one", "sft")
+    assert {name.removeprefix("sft_") for name in two.counts if name.startswith("sft_")} == {*one.counts}
+    assert metrics_of(tmp_path / "one", "sft") == metrics_of(tmp_path / "two", "sft")
+    names = {path.parent.name for path in (tmp_path / "two").glob("*/ranks.parquet")}
+    assert names == {"random", "popularity", "cooccurrence", "sft", "dynamicpo"}
+    pairs = [(e["a"], e["b"]) for e in json.loads((tmp_path / "two" / "comparisons.json").read_text())]
+    assert pairs == [("dynamicpo", "sft"), ("sft", "popularity"), ("dynamicpo", "popularity")]
+
+
+def test_the_base_is_the_model_before_training(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The fixture was never trained."""
+    config = EvaluationConfig(base=True, **FAST)
+    for name in ("sft", "titles"):
+        evaluate(folders["preferences"], {name: folders[name]}, tmp_path / name, config)
+        assert scores_of(tmp_path / name, "base") == pytest.approx(scores_of(tmp_path / name, name), abs=1e-5)
+
+
+def test_the_protocol_is_stated(folders: dict[str, Path], tmp_path: Path) -> None:
+    manifest = evaluate(folders["preferences"], {}, tmp_path / "out", EvaluationConfig(split="validation", **FAST))
+    protocol = manifest.extra["protocol"]
+    assert {name: protocol[name] for name in protocol if name != "rows"} == {
+        "split": "validation",
+        "score": "sum",
+        "exclude": "window",
+        "strategy": "uniform",
+        "num_candidates": NUM_CANDIDATES,
+        "num_rows": 30,
+    }
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "split validation" in page and "exclude window" in page
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
+
+
+def test_some_rows_are_chosen_by_key(folders: dict[str, Path], tmp_path: Path) -> None:
+    prints = []
+    for seed in (0, 1):
+        config = EvaluationConfig(rows=7, seed=seed, **FAST)
+        prints.append(evaluate(folders["preferences"], {}, tmp_path / str(seed), config).extra["protocol"]["rows"])
+    assert prints[0] != prints[1]
+    names = read_rows(folders["preferences"], "test")["example_id"].to_pylist()
+    wanted = [names[place] for place in sorted(keyed.ranking(0, "evaluation/test", names)[:7])]
+    assert pq.read_table(tmp_path / "0" / "random" / "ranks.parquet")["example_id"].to_pylist() == wanted
+    assert pq.read_table(tmp_path / "0" / "rows.parquet")["example_id"].to_pylist() == wanted
+
+
+def test_the_same_gives_the_same_bytes_and_is_used_again(folders: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / name, CONFIG)
+    files = sorted(path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*") if path.is_file())
+    assert len(files) > 10
+    for file in files:
+        if file.name != "run.json":
+            assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
+    again = evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / "first", CONFIG)
+    assert again == read_manifest(tmp_path / "first")
+    with pytest.raises(DataError, match="differs in model sft"):
+        evaluate(folders["preferences"], {"sft": folders["dynamicpo"]}, tmp_path / "first", CONFIG)
+
+
+def test_nan_scores_are_counted_rank_worst_and_are_warned_of(
+    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = write_model(tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    save_file(
+        {name: value * float("nan") for name, value in weights.items()}, broken / "model.safetensors", {"format": "pt"}
+    )
+    with caplog.at_level(logging.WARNING):
+        manifest = evaluate(folders["preferences"], {"broken": broken}, tmp_path / "out", CONFIG)
+    assert manifest.counts["test_nan_scores"] == 30 * NUM_CANDIDATES
+    assert manifest.counts["test_hit_ratio_at_1"] == 0
+    assert manifest.counts["test_mrr"] == pytest.approx(1 / NUM_CANDIDATES)
+    text = f"{30 * NUM_CANDIDATES} of {30 * NUM_CANDIDATES} scores of broken are NaN"
+    assert text in caplog.text and text in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_lists_that_leak_by_design_are_warned_of(tmp_path: Path) -> None:
+    folder = write_preferences(tmp_path / "hard", protocol={"strategy": "hard"})
+    evaluate(folder, {}, tmp_path / "out", CONFIG)
+    assert "neighbours" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_training_logs_are_kept_for_comparisons(folders: dict[str, Path], tmp_path: Path) -> None:
+    (folders["sft"] / "steps.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / "out", CONFIG)
+    assert (tmp_path / "out" / "sft" / "steps.jsonl").read_text() == '{"step": 1, "loss": 2.0}\n'
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["random"], "must not be one of .*got 'random'"),
+        (["Base"], "must not be one of .*got 'Base'"),
+        (["report.html"], "must not be one of .*got 'report.html'"),
+        (["../up"], "letters, digits.*got '../up'"),
+        ([""], "letters, digits.*got ''"),
+        (["a" * 65], "up to 64 letters"),
+        (["sft", "SFT"], "must differ from the others in more than case, got 'SFT'"),
+        (["a b", "popularity"], "got 'a b'.*\n.*got 'popularity'"),
+    ],
+)
+def test_names_that_can_not_be_used(names: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(tmp_path / "absent", dict.fromkeys(names, tmp_path), tmp_path / "out", CONFIG)
+
+
+def test_settings_that_can_not_be_used(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="base: needs a model"):
+        evaluate(folders["preferences"], {}, tmp_path / "out", EvaluationConfig(base=True))
+    with pytest.raises(ConfigError, match="rows: must be <= 30, the rows of the test split, got 31"):
+        evaluate(folders["preferences"], {}, tmp_path / "out", EvaluationConfig(rows=31))
+    assert not (tmp_path / "out").exists()
+
+
+def test_input_that_can_not_be_used(folders: dict[str, Path], tmp_path: Path) -> None:
+    rows = preference_rows("test")
+    with pytest.raises(DataError, match="must be a model folder, but it comes from sample_negatives"):
+        evaluate(folders["preferences"], {"m": folders["preferences"]}, tmp_path / "out", CONFIG)
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate(folders["preferences"], {"m": tmp_path / "absent"}, tmp_path / "out", CONFIG)
+    empty = write_preferences(tmp_path / "empty", {"train": rows})
+    with pytest.raises(DataError, match="must hold at least one row, got none"):
+        evaluate(empty, {}, tmp_path / "out", CONFIG)
+    for place, listed in enumerate((rows[3]["rejected"], rows[3]["candidates"] * 2)):
+        folder = write_preferences(
+            tmp_path / str(place), {"train": rows, "test": [*rows[:3], {**rows[3], "candidates": listed}]}
+        )
+        with pytest.raises(DataError, match=f"row {rows[3]['example_id']} must list its target"):
+            evaluate(folder, {}, tmp_path / "out", CONFIG)
+    names = [str(item) for item in range(24)]
+    fewer = pd.DataFrame({"item_id": names, "title": names, "popularity": 1, "category": ""})
+    small = write_model(tmp_path / "small", num_items=5)
+    folder = write_preferences(tmp_path / "items", items=fewer)
+    with pytest.raises(DataError, match="every item must be known to the model"):
+        evaluate(folder, {"m": small}, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
