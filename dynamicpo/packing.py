@@ -1,4 +1,4 @@
-"""Rows to sequences that hold each prompt once, with the mask that keeps the answers apart.
+"""Rows to sequences that hold each prompt once, and the attention that keeps the answers apart.
 
 A row becomes: prompt, then the tokens of every answer but its last one (nothing is predicted from that one). Each
 answer starts at the position where the prompt ends, sees the prompt and itself. The first token of every answer is
@@ -6,51 +6,54 @@ predicted from the prompt's last position, so an answer of one token adds nothin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
-from dynamicpo.errors import ShapeError
+from dynamicpo.errors import DataError, ShapeError
 from dynamicpo.records import Row
 
-PROMPT, PADDING = 0, -1
+PROMPT = 0
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of sequences and where their answers' tokens are predicted.
+    """Sequences of token ids, and where their answers' tokens are predicted.
 
     Attributes:
-        token_ids: Shape (S, T).
-        position_ids: Positions that restart at each answer. Shape (S, T).
-        segments: 0 in a prompt, n in the n-th answer, -1 in padding. Shape (S, T).
-        rows: Which row of a sequence holds a token; rows of one sequence do not see each other. Shape (S, T).
+        token_ids: Shape (S, T): all rows one after the other (S = 1), or a padded sequence for each.
+        position_ids: Positions, which restart at each answer and row. Shape (S, T).
+        segments: 0 in a prompt, n in a row's n-th answer. Shape (S, T).
+        owners: Which row a token belongs to; -1 in padding. Shape (S, T).
         predicting: Flat places (sequence * T + token) from which a token is predicted, each once. Shape (P,).
         source: For every answer token, its place in `predicting`. Shape (N,).
         targets: For every answer token, its id. Shape (N,).
         answers: For every answer token, its answer (row * A + answer). Shape (N,).
+        spans: Of each row: where its prompt starts, where its answers start, where it ends.
         shape: Rows and answers, (B, A).
     """
 
     token_ids: Tensor
     position_ids: Tensor
     segments: Tensor
-    rows: Tensor
+    owners: Tensor
     predicting: Tensor
     source: Tensor
     targets: Tensor
     answers: Tensor
+    spans: list[tuple[int, int, int]]
     shape: tuple[int, int]
 
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
-        moved = {name: getattr(self, name).to(device) for name in self.__dataclass_fields__ if name != "shape"}
-        return Packed(**moved, shape=self.shape)
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
+        return replace(self, **moved)
 
 
 def packed_length(row: Row) -> int:
@@ -62,7 +65,8 @@ def check_rows(rows: Sequence[Row]) -> None:
     """Refuse rows that can't be scored together.
 
     Raises:
-        ShapeError: No rows, unequal numbers of answers, an empty prompt or an empty answer.
+        DataError: An empty prompt or an empty answer.
+        ShapeError: No rows, or unequal numbers of answers.
     """
     if not rows:
         raise ShapeError("rows: need at least one, got none. Give rows to score.")
@@ -70,65 +74,65 @@ def check_rows(rows: Sequence[Row]) -> None:
     for place, row in enumerate(rows):
         if len(row.answer_ids) != number or number == 0:
             raise ShapeError(
-                f"rows[{place}]: must have {max(number, 1)} answers as the first row has, got {len(row.answer_ids)}. "
+                f"rows[{place}]: must have {number or 'some'} answers, as the first row, got {len(row.answer_ids)}. "
                 "Score rows with other numbers of answers in calls of their own."
             )
         if not len(row.prompt_ids):
-            raise ShapeError(f"rows[{place}]: the prompt must have a token, got none. Start it with one.")
+            raise DataError(f"rows[{place}]: the prompt must have a token, got none. Start it with one.")
         if not all(map(len, row.answer_ids)):
-            raise ShapeError(f"rows[{place}]: every answer must have a token, got an empty one. Leave it out.")
+            raise DataError(f"rows[{place}]: every answer must have a token, got an empty one. Leave it out.")
 
 
-def pack(rows: Sequence[Row], bins: Sequence[Sequence[int]] | None = None) -> Packed:
-    """Lay rows into sequences.
+def pack(rows: Sequence[Row], *, padded: bool) -> Packed:
+    """Lay rows out.
 
     Args:
         rows: Rows with equally many answers.
-        bins: Which rows share a sequence, in order; None gives each row a sequence of its own.
-
-    Returns:
-        Sequences as long as the longest; shorter ones are padded at the end.
+        padded: A sequence for each row, as long as the longest; else one sequence of all rows.
     """
-    groups = [[place] for place in range(len(rows))] if bins is None else bins
     num_answers = len(rows[0].answer_ids)
     prompt_sizes = np.array([len(row.prompt_ids) for row in rows])
     sizes = np.array([list(map(len, row.answer_ids)) for row in rows])
     lengths = prompt_sizes + (sizes - 1).sum(1)
-    width = max(int(lengths[list(group)].sum()) for group in groups)
-    starts = np.zeros(len(rows), dtype=np.int64)
-    for number, group in enumerate(groups):
-        starts[list(group)] = number * width + np.concatenate([[0], np.cumsum(lengths[list(group)])[:-1]])
-    shape = (len(groups), width)
-    token_ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    segments, owners = np.full(shape, PADDING, np.int64), np.full(shape, PADDING, np.int64)
-    flat_ids, flat_positions, flat_segments = token_ids.reshape(-1), positions.reshape(-1), segments.reshape(-1)
+    shape = (len(rows), int(lengths.max())) if padded else (1, int(lengths.sum()))
+    starts = np.arange(len(rows)) * shape[1] if padded else np.cumsum(lengths) - lengths
+    ends = starts + prompt_sizes  # of the prompts
+
+    targets = _flat(list(chain.from_iterable(row.answer_ids for row in rows)))
+    answers = np.repeat(np.arange(sizes.size), sizes.reshape(-1))
+    within = _ranges(sizes.reshape(-1))
+    answer_starts = (ends[:, None] + np.cumsum(sizes - 1, axis=1) - (sizes - 1)).reshape(-1)
+    fed = within < sizes.reshape(-1)[answers] - 1  # all but an answer's last token
+    fed_answers, fed_within = answers[fed], within[fed]
+    fed_rows = fed_answers // num_answers
 
     prompt_places = np.repeat(starts, prompt_sizes) + _ranges(prompt_sizes)
-    flat_ids[prompt_places] = _flat([row.prompt_ids for row in rows])
-    flat_positions[prompt_places] = _ranges(prompt_sizes)
-    flat_segments[prompt_places] = PROMPT
+    places = np.concatenate([prompt_places, answer_starts[fed_answers] + fed_within])
+    values = {
+        "token_ids": (0, _flat([row.prompt_ids for row in rows]), targets[fed]),
+        "position_ids": (0, _ranges(prompt_sizes), prompt_sizes[fed_rows] + fed_within),
+        "segments": (PROMPT, np.zeros(int(prompt_sizes.sum()), np.int64), fed_answers % num_answers + 1),
+        "owners": (-1, np.repeat(np.arange(len(rows)), prompt_sizes), fed_rows),
+    }
+    predicted_from = np.where(within == 0, ends[answers // num_answers] - 1, answer_starts[answers] + within - 1)
+    predicting, source = np.unique(predicted_from, return_inverse=True)
+    return Packed(
+        **{name: _filled(shape, places, *value) for name, value in values.items()},
+        predicting=torch.from_numpy(predicting),
+        source=torch.from_numpy(source),
+        targets=torch.from_numpy(targets),
+        answers=torch.from_numpy(answers),
+        spans=list(zip(starts.tolist(), ends.tolist(), (starts + lengths).tolist(), strict=True)),
+        shape=(len(rows), num_answers),
+    )
 
-    inputs = sizes.reshape(-1) - 1  # an answer's tokens that are fed: all but the last
-    before = np.cumsum(sizes - 1, axis=1) - (sizes - 1)
-    answer_starts = (starts[:, None] + prompt_sizes[:, None] + before).reshape(-1)
-    targets = _flat(list(chain.from_iterable(row.answer_ids for row in rows)))
-    within = _ranges(sizes.reshape(-1))
-    owner = np.repeat(np.arange(sizes.size), sizes.reshape(-1))
-    is_input = within < inputs[owner]
-    input_places = answer_starts[owner[is_input]] + within[is_input]
-    flat_ids[input_places] = targets[is_input]
-    flat_positions[input_places] = np.repeat(prompt_sizes, num_answers)[owner[is_input]] + within[is_input]
-    flat_segments[input_places] = owner[is_input] % num_answers + 1
-    owners.reshape(-1)[prompt_places] = np.repeat(np.arange(len(rows)), prompt_sizes)
-    owners.reshape(-1)[input_places] = owner[is_input] // num_answers
 
-    from_prompt = (starts + prompt_sizes - 1)[owner // num_answers]
-    places = np.where(within == 0, from_prompt, answer_starts[owner] + within - 1)
-    predicting, source = np.unique(places, return_inverse=True)
-    arrays = (token_ids, positions, segments, owners, predicting, source, targets, owner)
-    names = tuple(Packed.__dataclass_fields__)
-    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=False)}
-    return Packed(**tensors, shape=(len(rows), num_answers))
+def _filled(
+    shape: tuple[int, int], places: NDArray[np.int64], rest: int, prompts: NDArray[np.int64], answers: NDArray[np.int64]
+) -> Tensor:
+    result = np.full(shape, rest, np.int64)
+    result.reshape(-1)[places] = np.concatenate([prompts, answers])
+    return torch.from_numpy(result)
 
 
 def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -140,43 +144,68 @@ def _ranges(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
-def attention_mask(packed: Packed) -> Tensor:
-    """Who sees whom: earlier tokens of the same row that are in its prompt or in the same answer. (S, 1, T, T) bool.
+def batches(lengths: Sequence[int], budget: int, *, padded: bool) -> list[list[int]]:
+    """Rows into batches of like length, the longest first, of at most `budget` tokens; a longer row is alone.
 
-    Padding sees itself alone, so that no row of the mask is empty.
+    Args:
+        lengths: Tokens of each row.
+        budget: Tokens of a batch.
+        padded: Whether every row of a batch takes as much as its longest.
     """
-    segments, owners = packed.segments, packed.rows
-    width = segments.shape[1]
-    place = torch.arange(width, device=segments.device)
-    same_answer = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == PROMPT)
-    seen = same_answer & (owners[:, :, None] == owners[:, None, :]) & (place[:, None] >= place[None, :])
-    return (seen | (place[:, None] == place[None, :]))[:, None]
-
-
-def first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows into sequences of at most `budget` tokens: longest first, each into the first sequence with room."""
-    bins: list[list[int]] = []
-    room: list[int] = []
+    result: list[list[int]] = []
+    used = 0
     for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        for number, free in enumerate(room):
-            if lengths[place] <= free:
-                bins[number].append(place)
-                room[number] -= lengths[place]
-                break
-        else:
-            bins.append([place])
-            room.append(budget - lengths[place])
-    return bins
+        size = lengths[result[-1][0]] if padded and result else lengths[place]
+        if not result or used + size > budget:
+            result.append([])
+            used, size = 0, lengths[place]
+        result[-1].append(place)
+        used += size
+    return result
 
 
-def like_lengths(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows into batches of like length: at most `budget` tokens each, padding included; a longer row is alone."""
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        longest = lengths[batches[-1][0]] if batches else 0
-        full = not batches or (len(batches[-1]) + 1) * longest > budget
-        if full or lengths[place] < 0.8 * longest:
-            batches.append([place])
-        else:
-            batches[-1].append(place)
-    return batches
+def answer_masks(packed: Packed) -> list[Tensor]:
+    """For each row of one sequence, which of the row's tokens each fed answer token sees. Bool, (fed, row's length)."""
+    segments, result = packed.segments[0], []
+    for start, answers, end in packed.spans:
+        asking, asked = segments[answers:end, None], segments[None, start:end]
+        earlier = torch.ones(end - answers, end - start, dtype=torch.bool, device=segments.device).tril(answers - start)
+        result.append(((asking == asked) | (asked == PROMPT)) & earlier)
+    return result
+
+
+class SplitAttention:
+    """Attention row by row, in two parts: causal in the prompt, then the answers over prompt and themselves.
+
+    Nothing is computed between rows or from a prompt to its answers, and neither a mask of the whole sequence nor
+    repeated keys and values (grouped-query attention) are ever made.
+    """
+
+    def __init__(self, packed: Packed) -> None:
+        """Make the masks, once for all layers."""
+        self.spans, self.masks = packed.spans, answer_masks(packed)
+
+    def __call__(
+        self, _: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, **settings: Any
+    ) -> Tensor:
+        """Heads' outputs, (1, T, H, D), of query (1, H, T, D) and key, value (1, H / G, T, D)."""
+        scale = settings.get("scaling")
+        groups = query.shape[1] // key.shape[1]
+        # Heads that share keys stand on an axis of their own, along which keys and values are not copied.
+        query = query[0].view(key.shape[1], groups, *query.shape[2:])
+        key, value = (part[0][:, None].expand(-1, groups, -1, -1) for part in (key, value))
+        parts = []
+        for (start, answers, end), mask in zip(self.spans, self.masks, strict=True):
+            inside, after, whole = slice(start, answers), slice(answers, end), slice(start, end)
+            parts.append(
+                scaled_dot_product_attention(
+                    query[:, :, inside], key[:, :, inside], value[:, :, inside], None, dropout, True, scale=scale
+                )
+            )
+            if end > answers:
+                parts.append(
+                    scaled_dot_product_attention(
+                        query[:, :, after], key[:, :, whole], value[:, :, whole], mask, dropout, scale=scale
+                    )
+                )
+        return torch.cat([part.permute(2, 0, 1, 3) for part in parts]).flatten(1, 2)[None]

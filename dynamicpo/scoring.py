@@ -1,31 +1,27 @@
 """Log-probabilities of the answers to a prompt, with the prompt run through the model once.
 
-Backends: "sdpa" (4-D mask, any device), "flex" (FlexAttention's block mask, GPU), "plain" (repeated prompts: the
-yardstick, and the fallback for models that can't share a prompt).
+Backends: "sdpa" (any device), "flex" (FlexAttention, GPU), "plain" (a prompt for each answer: the yardstick, and
+the fallback for models that can't share a prompt).
+
+The shared way lays rows into one sequence (see `packing`) and puts an attention of ours into the model by the
+interface of transformers. It stays there and does as SDPA always does unless a call brings a packed sequence.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from dynamicpo.errors import ConfigError, unknown_name
-from dynamicpo.packing import (
-    PADDING,
-    PROMPT,
-    Packed,
-    attention_mask,
-    check_rows,
-    first_fit,
-    like_lengths,
-    pack,
-    packed_length,
-)
+from dynamicpo.errors import ConfigError, DataError, unknown_name
+from dynamicpo.packing import PROMPT, Packed, SplitAttention, batches, check_rows, pack, packed_length
 from dynamicpo.progress import Progress
 from dynamicpo.records import Row
 
@@ -34,8 +30,9 @@ log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "sdpa", "flex", "plain")
 TOKEN_BUDGET = 4096
-# Architectures whose attention honours a given 4-D mask and positions that restart; each has a test.
+# Architectures that take an attention of ours and positions that restart; each has a test.
 SHARING = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2")
+SHARED = "shared_prefix"
 
 
 def answer_logps(
@@ -54,50 +51,61 @@ def answer_logps(
 
     Raises:
         ConfigError: An unknown backend, or one the model can't take.
-        ShapeError: Rows that can't be scored together.
+        DataError: An empty prompt or answer, or more tokens than the model has positions.
+        ShapeError: Unequal numbers of answers.
     """
     check_rows(rows)
     chosen = choose_backend(model, rows, backend)
+    sequences = list(rows)
     if chosen == "plain":
-        return _plain_logps(model, rows, token_budget)
-    lengths = [packed_length(row) for row in rows]
-    batches = like_lengths(lengths, token_budget) if chosen == "sdpa" else first_fit(lengths, token_budget)
+        sequences = [Row(row.prompt_ids, [answer]) for row in rows for answer in row.answer_ids]
+    lengths = [packed_length(row) for row in sequences]
+    # One-token answers are never fed, so there is nothing to keep apart: ordinary padded sequences do.
+    padded = chosen == "plain" or all(length == len(row.prompt_ids) for length, row in zip(lengths, rows, strict=True))
     device = next(model.parameters()).device
-    results = []
-    for batch in batches:
-        members = [rows[place] for place in batch]
-        bins = None if chosen == "sdpa" else [list(range(len(members)))]
-        results.append(_packed_logps(model, pack(members, bins).to(device), chosen))
-    order = torch.tensor([place for batch in batches for place in batch]).argsort().to(device)
-    return torch.cat(results)[order]
+    parts = batches(lengths, token_budget, padded=padded)
+    results = [
+        _logps(model, pack([sequences[place] for place in part], padded=padded).to(device), "" if padded else chosen)
+        for part in parts
+    ]
+    if len(parts) == 1 and parts[0] == list(range(len(sequences))):
+        return results[0].view(len(rows), -1)
+    order = torch.tensor([place for part in parts for place in part]).argsort()
+    return torch.cat(results)[order.to(device)].view(len(rows), -1)
 
 
 def choose_backend(model: nn.Module, rows: Sequence[Row], backend: str) -> str:
     """The backend to use; says once why, when a model can't share prompts."""
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
+    config: Any = model.config
+    longest = max(len(row.prompt_ids) + max(map(len, row.answer_ids)) for row in rows) - 1
+    if config.model_type == "gpt2" and longest > config.n_positions:
+        raise DataError(
+            f"rows: prompt and answer must fit into the {config.n_positions} positions of the model, "
+            f"got {longest} tokens. Shorten the prompts."
+        )
     if backend == "plain":
         return backend
-    config: Any = model.config
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    longest = max(packed_length(row) for row in rows)
-    reason = ""
-    if config.model_type not in SHARING:
-        reason = f"prompts are not known to be shareable with {config.model_type} models"
-    elif window and window < longest:
-        reason = f"its sliding window ({window}) is shorter than a row ({longest} tokens)"
-    elif getattr(config, "_attn_implementation", "sdpa") not in ("sdpa", "eager", "flex_attention"):
-        reason = f"its attention ({config._attn_implementation}) takes no mask of ours"
-    elif backend == "flex" and not getattr(_causal_lm(model), "_supports_flex_attn", False):
-        reason = f"{config.model_type} models have no FlexAttention"
+    reason = _why_plain(config, longest)
     if reason and backend != "auto":
         raise ConfigError(f"backend: {backend} can't score this model: {reason}. Use auto or plain.")
-    chosen = "plain" if reason else backend
-    if chosen == "auto":
-        flex = next(model.parameters()).is_cuda and getattr(_causal_lm(model), "_supports_flex_attn", False)
-        chosen = "flex" if flex else "sdpa"
-    _say_backend(chosen, reason)
-    return chosen
+    if backend == "auto":
+        backend = "plain" if reason else "flex" if next(model.parameters()).is_cuda else "sdpa"
+    _say_backend(backend, reason)
+    return backend
+
+
+def _why_plain(config: Any, longest: int) -> str:
+    """Why a model can't share prompts; empty when it can."""
+    window = getattr(config, "sliding_window", None)
+    if config.model_type not in SHARING:
+        return f"prompts are not known to be shareable with models of type {config.model_type}"
+    if window and window < longest:
+        return f"its sliding window ({window}) is shorter than a prompt with its answer ({longest} tokens)"
+    if config._attn_implementation not in (SHARED, "sdpa", "eager", "flex_attention"):
+        return f"its attention ({config._attn_implementation}) is not one that ours can stand in for"
+    return ""
 
 
 @lru_cache(maxsize=32)
@@ -109,20 +117,19 @@ def _say_backend(backend: str, reason: str) -> None:
         log.info("scoring: prompts shared, backend %s", backend)
 
 
-def _packed_logps(model: nn.Module, packed: Packed, backend: str) -> Tensor:
-    if backend == "flex":
-        with _attention(model, "flex_attention"):
-            logits = token_logits(model, packed.token_ids, _block_mask(packed), packed.predicting, packed.position_ids)
-    else:
-        logits = token_logits(model, packed.token_ids, attention_mask(packed), packed.predicting, packed.position_ids)
+def _logps(model: nn.Module, packed: Packed, backend: str) -> Tensor:
+    """Log-probabilities of packed rows; no backend stands for the model's own causal attention."""
+    extra: dict[str, Any] = {}
+    if backend:
+        extra["position_ids"] = packed.position_ids
+        extra[SHARED] = SplitAttention(packed) if backend == "sdpa" else BlockAttention(packed)
+    logits = token_logits(model, packed.token_ids, None, packed.predicting, **extra)
     picked = logits.float().log_softmax(-1)[packed.source, packed.targets]
     number = packed.shape[0] * packed.shape[1]
     return picked.new_zeros(number).index_add(0, packed.answers, picked).view(packed.shape)
 
 
-def token_logits(
-    model: nn.Module, token_ids: Tensor, mask: Any, places: Tensor, position_ids: Tensor | None = None
-) -> Tensor:
+def token_logits(model: nn.Module, token_ids: Tensor, mask: Tensor | None, places: Tensor, **extra: Any) -> Tensor:
     """Logits at chosen places only: the head sees nothing else.
 
     The model is called as a whole, so wrappers (PEFT, DDP, FSDP) and whatever an architecture does around its
@@ -131,74 +138,69 @@ def token_logits(
     Args:
         model: A causal LM.
         token_ids: Shape (S, T).
-        mask: Attention mask, as the model takes it.
+        mask: Padding mask (S, T); None: causal, which is all that padding at the end needs.
         places: Flat places, shape (P,), or a bool mask (S, T).
-        position_ids: Shape (S, T), or None for 0..T-1.
+        extra: `position_ids`, and our attention under the name `SHARED`.
 
     Returns:
         Shape (P, V).
     """
+    inner = _causal_lm(model)
+    if SHARED in extra:
+        if inner.config._attn_implementation != SHARED:
+            inner.set_attn_implementation(SHARED)
+        mask = token_ids.new_zeros(1, 1, 1, 1)  # any four dimensions: the model shall make no mask of its own
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0].flatten(0, 1)[places.flatten()], *inputs[1:])
 
-    head = _causal_lm(model).get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(keep)
+    hook = inner.get_output_embeddings().register_forward_pre_hook(keep)
     try:
-        logits: Tensor = model(
-            input_ids=token_ids, attention_mask=mask, position_ids=position_ids, use_cache=False
-        ).logits
+        logits: Tensor = model(input_ids=token_ids, attention_mask=mask, use_cache=False, **extra).logits
     finally:
         hook.remove()
     return logits
 
 
-def _causal_lm(model: nn.Module) -> nn.Module:
+def _causal_lm(model: nn.Module) -> Any:
     """The transformers model inside wrappers."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    inner: Any = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
-@contextmanager
-def _attention(model: nn.Module, implementation: str) -> Iterator[None]:
-    """Another attention implementation for a while."""
-    inner: Any = _causal_lm(model)
-    before = inner.config._attn_implementation
-    inner.set_attn_implementation(implementation)
-    try:
-        yield
-    finally:
-        inner.set_attn_implementation(before)
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    """SDPA as ever, or, where a call brings it, the attention of a packed sequence."""
+    shared: Callable[..., Tensor] | None = settings.pop(SHARED, None)
+    if shared is None:
+        result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+        return result
+    return shared(module, query, key, value, **settings), None
 
 
-def _block_mask(packed: Packed) -> Any:
-    """FlexAttention's form of `packing.attention_mask`."""
-    segments, owners = packed.segments, packed.rows
-
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        same_answer = (segments[batch, query] == segments[batch, key]) | (segments[batch, key] == PROMPT)
-        row = owners[batch, query]
-        inside = same_answer & (row == owners[batch, key]) & (row != PADDING) & (query >= key)
-        return inside | (query == key)
-
-    number, width = segments.shape
-    return create_block_mask(sees, B=number, H=None, Q_LEN=width, KV_LEN=width, device=str(segments.device))
+AttentionInterface.register(SHARED, _attention)
+AttentionMaskInterface.register(SHARED, sdpa_mask)
 
 
-def _plain_logps(model: nn.Module, rows: Sequence[Row], token_budget: int) -> Tensor:
-    """A sequence for each answer: its prompt again, then the answer."""
-    single = [Row(row.prompt_ids, [answer]) for row in rows for answer in row.answer_ids]
-    device = next(model.parameters()).device
-    batches = like_lengths([packed_length(row) for row in single], token_budget)
-    results = []
-    for batch in batches:
-        packed = pack([single[place] for place in batch]).to(device)
-        mask = (packed.segments != PADDING).long()
-        logits = token_logits(model, packed.token_ids, mask, packed.predicting)
-        picked = logits.float().log_softmax(-1)[packed.source, packed.targets]
-        results.append(picked.new_zeros(len(batch)).index_add(0, packed.answers, picked))
-    order = torch.tensor([place for batch in batches for place in batch]).argsort().to(device)
-    return torch.cat(results)[order].view(len(rows), -1)
+class BlockAttention:
+    """FlexAttention with a block mask over the whole sequence."""
+
+    def __init__(self, packed: Packed) -> None:
+        """Make the block mask, once for all layers."""
+        segments, owners = packed.segments[0], packed.owners[0]
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same_answer = (segments[query] == segments[key]) | (segments[key] == PROMPT)
+            return same_answer & (owners[query] == owners[key]) & (query >= key)
+
+        width = len(segments)
+        self.mask: BlockMask = create_block_mask(sees, None, None, width, width, device=str(segments.device))
+
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        """Heads' outputs, (1, T, H, D)."""
+        result: Tensor = flex_attention_forward(module, query, key, value, self.mask, **settings)[0]
+        return result
 
 
 @torch.no_grad()
@@ -225,9 +227,11 @@ def score_rows(
     was_training = model.training
     model.eval()
     result = torch.empty(len(rows), len(rows[0].answer_ids))
-    with Progress(label, len(rows)) as counter:
-        for batch in like_lengths([packed_length(row) for row in rows], token_budget):
-            result[batch] = answer_logps(model, [rows[place] for place in batch], backend, token_budget).float().cpu()
-            counter.advance(len(batch))
-    model.train(was_training)
+    try:
+        with Progress(label, len(rows)) as counter:
+            for part in batches([packed_length(row) for row in rows], token_budget, padded=False):
+                result[part] = answer_logps(model, [rows[place] for place in part], backend, token_budget).cpu()
+                counter.advance(len(part))
+    finally:
+        model.train(was_training)
     return result
