@@ -105,12 +105,14 @@ def test_baselines_need_no_model(folders: dict[str, Path], tmp_path: Path) -> No
 
 def test_equally_popular_candidates_share_the_hit(tmp_path: Path) -> None:
     names = [str(item) for item in range(NUM_ITEMS)]
-    items = pd.DataFrame({"item_id": names, "title": names, "popularity": [item // 4 for item in range(NUM_ITEMS)]})
+    items = pd.DataFrame(
+        {"item_id": names, "title": names, "popularity": [(NUM_ITEMS - item) // 4 for item in range(NUM_ITEMS)]}
+    )
     folder = write_preferences(tmp_path / "preferences", items=items.assign(category=""))
     manifest = evaluate(folder, {}, tmp_path / "out", CONFIG)
     rows = preference_rows("test")
-    counts = [[int(item) // 4 for item in row["candidates"]] for row in rows]
-    own = [int(row["target"]) // 4 for row in rows]
+    counts = [[(NUM_ITEMS - int(item)) // 4 for item in row["candidates"]] for row in rows]
+    own = [(NUM_ITEMS - int(row["target"])) // 4 for row in rows]
     hits = [(count == max(listed)) / listed.count(count) for count, listed in zip(own, counts, strict=True)]
     assert any(0 < hit < 1 for hit in hits)
     assert manifest.counts["popularity_test_hit_ratio_at_1"] == pytest.approx(np.mean(hits))
