@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kfp import dsl, kubernetes
+from kubernetes.utils import parse_quantity
 
 from dynamicpo.config import Checked, check_fields, setting
 from dynamicpo.errors import ConfigError
@@ -88,6 +89,11 @@ class Placement(Checked):
         for name in _QUANTITIES:
             if not _QUANTITY.fullmatch(getattr(self, name)):
                 yield f"{name}: must be a quantity such as 4, 500m or 16Gi, got {getattr(self, name)!r}."
+                return
+        for name in ("gpu_cpu", "gpu_memory", "task_cpu", "task_memory"):
+            request, limit = getattr(self, name), getattr(self, f"{name}_limit")
+            if parse_quantity(request) > parse_quantity(limit):
+                yield f"{name}: must be <= {name}_limit ({limit}), got {request!r}."
 
     def _node_problems(self) -> Iterator[str]:
         for name in ("gpu_node_selector", "spot_node_selector", "gpu_tolerations", "spot_tolerations"):

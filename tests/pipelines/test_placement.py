@@ -1,0 +1,206 @@
+"""Each thing that a placement says stands in the compiled YAML, also in loops and below the exit handler."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler
+
+from dynamicpo.errors import ConfigError
+from pipelines.placement import Placement
+from tests.pipelines.conftest import Compile, sample
+
+GPU_TASKS = ("exec-train", "exec-train-2")
+CPU_TASKS = ("exec-prepare", "exec-report")
+DIGEST = "registry.invalid/gpu@sha256:" + 64 * "b"
+
+
+def container(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    return dict(spec["deploymentSpec"]["executors"][name]["container"])
+
+
+def tasks(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    dags = [spec["root"], *spec["components"].values()]
+    return {name: task for dag in dags for name, task in dag.get("dag", {}).get("tasks", {}).items()}
+
+
+def test_an_unplaced_pipeline_has_no_kubernetes_part(tmp_path: Path):
+    compiler.Compiler().compile(sample, str(tmp_path / "sample.yaml"))
+    (spec,) = yaml.safe_load_all((tmp_path / "sample.yaml").read_text())
+    assert "exec-report" not in spec["deploymentSpec"]["executors"]
+    assert not [name for name in ("exec-prepare", *GPU_TASKS) if "resources" in container(spec, name)]
+
+
+def test_gpus_with_selector_and_toleration_by_default(compile_placed: Compile):
+    spec, executors = compile_placed()
+    for name in GPU_TASKS:
+        accelerator = container(spec, name)["resources"]["accelerator"]
+        assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "1")
+        assert executors[name]["nodeSelector"]["labels"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+        tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+        assert executors[name]["tolerations"] == tolerations
+
+
+def test_cpu_tasks_keep_off_gpu_nodes(compile_placed: Compile):
+    spec, executors = compile_placed(spot=True, queue="gpu-spot")
+    for name in CPU_TASKS:
+        assert "accelerator" not in container(spec, name)["resources"]
+        assert not {"tolerations", "nodeSelector"} & set(executors[name])
+        assert "kueue.x-k8s.io/queue-name" not in executors[name]["podMetadata"]["labels"]
+        (term,) = executors[name]["nodeAffinity"]
+        avoided = {item["key"] for item in term["matchExpressions"] if item["operator"] == "DoesNotExist"}
+        assert avoided == {"cloud.google.com/gke-accelerator", "nvidia.com/gpu.present"}
+
+
+def test_spot_nodes_are_chosen_and_tolerated(compile_placed: Compile):
+    _, executors = compile_placed(spot=True, gpu_node_selector="pool=a, kind=b")
+    for name in GPU_TASKS:
+        labels = {"pool": "a", "kind": "b", "cloud.google.com/gke-spot": "true"}
+        assert executors[name]["nodeSelector"]["labels"] == labels
+        spot = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        assert spot in executors[name]["tolerations"]
+
+
+def test_resources_of_every_task(compile_placed: Compile):
+    given = {"gpu_count": 2, "gpu_cpu": "6", "gpu_cpu_limit": "12", "gpu_memory": "40Gi", "gpu_memory_limit": "80Gi"}
+    spec, _ = compile_placed(**given, task_cpu="500m", task_memory_limit="5Gi")
+    for name in GPU_TASKS:
+        resources = container(spec, name)["resources"]
+        assert resources["accelerator"]["resourceCount"] == "2"
+        assert (resources["resourceCpuRequest"], resources["resourceCpuLimit"]) == ("6", "12")
+        assert (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]) == ("40Gi", "80Gi")
+    for name in CPU_TASKS:
+        resources = container(spec, name)["resources"]
+        assert (resources["resourceCpuRequest"], resources["resourceCpuLimit"]) == ("500m", "4")
+        assert (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]) == ("4Gi", "5Gi")
+
+
+def test_shared_memory_and_scratch(compile_placed: Compile):
+    _, executors = compile_placed(shared_memory="3Gi", scratch="7Gi")
+    scratch = {"volumeName": "scratch", "mountPath": "/tmp", "sizeLimit": "7Gi"}
+    shared = {"volumeName": "dshm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "3Gi"}
+    assert all(executors[name]["emptyDirMounts"] == [shared, scratch] for name in GPU_TASKS)
+    assert all(executors[name]["emptyDirMounts"] == [scratch] for name in CPU_TASKS)
+
+
+def test_time_limits(compile_placed: Compile):
+    _, executors = compile_placed(gpu_timeout_hours=5, task_timeout_hours=2)
+    assert {executors[name]["activeDeadlineSeconds"] for name in GPU_TASKS} == {str(5 * 3600)}
+    assert {executors[name]["activeDeadlineSeconds"] for name in CPU_TASKS} == {str(2 * 3600)}
+
+
+def test_every_task_is_tried_again_with_backoff(compile_placed: Compile):
+    spec, _ = compile_placed(retries=5, retry_seconds=10, retry_factor=3.0, retry_max_seconds=90)
+    policy = {"maxRetryCount": 5, "backoffDuration": "10s", "backoffFactor": 3.0, "backoffMaxDuration": "90s"}
+    found = {name: task.get("retryPolicy") for name, task in tasks(spec).items() if "dag" not in name}
+    groups = {name for name in found if name.startswith(("for-loop", "exit-handler"))}
+    assert len(groups) == 2
+    assert all(found[name] == policy for name in set(found) - groups)
+    assert "retryPolicy" not in str(compile_placed(retries=0)[0])
+
+
+def test_queue_and_priority_are_labels_of_gpu_tasks(compile_placed: Compile):
+    _, executors = compile_placed(queue="gpu", priority="high")
+    for name in GPU_TASKS:
+        labels = executors[name]["podMetadata"]["labels"]
+        assert labels["kueue.x-k8s.io/queue-name"] == "gpu"
+        assert labels["kueue.x-k8s.io/priority-class"] == "high"
+    assert "kueue" not in str(compile_placed()[1])
+
+
+def test_the_token_comes_from_a_secret_that_may_be_absent(compile_placed: Compile):
+    _, executors = compile_placed(token_secret="my-token")
+    for name in GPU_TASKS:
+        (secret,) = executors[name]["secretAsEnv"]
+        assert (secret["secretName"], secret["optional"]) == ("my-token", True)
+        assert secret["keyToEnv"] == [{"secretKey": "token", "envVar": "HF_TOKEN"}]
+    assert not any("secretAsEnv" in executors[name] for name in CPU_TASKS)
+
+
+def test_volumes_for_models_and_data(compile_placed: Compile):
+    spec, executors = compile_placed(cache_claim="models", data_claim="rows", checkpoint_prefix="/data/checkpoints")
+    for name in GPU_TASKS:
+        mounts = {mount["mountPath"]: mount["constant"] for mount in executors[name]["pvcMount"]}
+        assert mounts == {"/cache": "models", "/data": "rows"}
+        given = {item["name"]: item["value"] for item in container(spec, name)["env"]}
+        assert given == {"HF_HOME": "/cache/huggingface", "DYNAMICPO_CHECKPOINT_PREFIX": "/data/checkpoints"}
+    for name in CPU_TASKS:
+        assert [mount["constant"] for mount in executors[name]["pvcMount"]] == ["rows"]
+    assert "pvcMount" not in str(compile_placed()[1])
+
+
+def test_the_checkpoint_prefix_is_a_constant_and_so_the_same_on_a_retry(compile_placed: Compile):
+    spec, _ = compile_placed(checkpoint_prefix="gs://bucket/checkpoints")
+    for name in GPU_TASKS:
+        assert {"name": "DYNAMICPO_CHECKPOINT_PREFIX", "value": "gs://bucket/checkpoints"} in container(spec, name)[
+            "env"
+        ]
+
+
+def test_all_tasks_run_as_the_images_user(compile_placed: Compile):
+    _, executors = compile_placed()
+    wanted = {"runAsUser": "10001", "runAsGroup": "0", "runAsNonRoot": True}
+    assert [executor["securityContext"] for executor in executors.values()] == [wanted] * 4
+
+
+def test_gpu_tasks_may_have_an_image_of_their_own(compile_placed: Compile):
+    spec, _ = compile_placed(gpu_image=DIGEST)
+    assert {container(spec, name)["image"] for name in GPU_TASKS} == {DIGEST}
+    assert {container(spec, name)["image"] for name in CPU_TASKS} == {"python:local"}
+
+
+def test_without_gpus_gpu_tasks_run_anywhere(compile_placed: Compile):
+    spec, executors = compile_placed(gpu_count=0, spot=True, queue="gpu", gpu_image=DIGEST)
+    for name in GPU_TASKS:
+        assert "accelerator" not in container(spec, name)["resources"]
+        assert not {"tolerations", "nodeSelector"} & set(executors[name])
+        assert container(spec, name)["image"] == "python:local"
+
+
+def test_the_exit_handler_runs_whatever_happened(compile_placed: Compile):
+    spec, _ = compile_placed()
+    last = spec["root"]["dag"]["tasks"]["report"]
+    assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    given = last["inputs"]["parameters"]
+    assert given["run_id"]["runtimeValue"]["constant"] == "{{$.pipeline_job_uuid}}"
+    assert given["status"]["taskFinalStatus"]["producerTask"] == "exit-handler-1"
+
+
+def test_a_placement_is_not_part_of_what_kfp_caches_by(compile_placed: Compile):
+    small, large = compile_placed(gpu_memory="8Gi")[0], compile_placed(gpu_memory="9Gi")[0]
+    assert {name: task["inputs"] for name, task in tasks(small).items() if "inputs" in task} == {
+        name: task["inputs"] for name, task in tasks(large).items() if "inputs" in task
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gpu_count", -1),
+        ("gpu_memory", "16 GB"),
+        ("task_cpu", "0"),
+        ("task_cpu", "8"),
+        ("gpu_memory", "64Gi"),
+        ("gpu_node_selector", "nvidia-l4"),
+        ("gpu_tolerations", "nvidia.com/gpu=present"),
+        ("spot_tolerations", "a:Never"),
+        ("gpu_image", "registry.invalid/gpu:latest"),
+        ("checkpoint_prefix", "s3://bucket"),
+        ("retry_factor", 0.5),
+        ("gpu_timeout_hours", 0),
+    ],
+)
+def test_a_value_that_can_not_be_used_is_named(field: str, value: Any):
+    with pytest.raises(ConfigError, match=rf"^{field}: must .*{value if value != 0.5 else '0.5'}"):
+        Placement(**{field: value})
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Placement(gpu_memory="much", gpu_tolerations="x", checkpoint_prefix="/data/x")
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "gpu_memory",
+        "gpu_tolerations",
+        "data_claim",
+    ]
