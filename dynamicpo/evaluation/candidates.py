@@ -1,7 +1,7 @@
 """A model's view of the rows: the score of each candidate, and the answer it generates."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from dynamicpo.config import EvaluationConfig
+from dynamicpo.generation import generate_answers
 from dynamicpo.metrics import named_candidate, substring_candidate
 from dynamicpo.modeling import Loaded
 from dynamicpo.prompts import Prompts, item_token
@@ -48,8 +49,11 @@ def score_candidates(
         elif config.score == "pmi":
             own = _own_scores(loaded, prompts, candidates, config)
             scores = scores - np.array([[own[item] for item in listed] for listed in candidates])
-        answers = _generate(loaded, prepared, _texts(loaded, candidates, items), prompts) if config.generate else None
-    return Scored(scores, answers, prompts.cut_items)
+        said = _generate(loaded, prompts, prepared, config.token_budget, label) if config.generate else None
+    if said is None:
+        return Scored(scores, None, prompts.cut_items)
+    form = loaded.settings.template.get("answer", "{title}")
+    return Scored(scores, _answers(said, _texts(loaded, candidates, items), form), prompts.cut_items)
 
 
 def _own_scores(
@@ -73,12 +77,24 @@ def _texts(loaded: Loaded, candidates: Sequence[Sequence[str]], items: pd.DataFr
     return [[titles[item] for item in listed] for listed in candidates]
 
 
-def _generate(loaded: Loaded, rows: Sequence[Row], texts: Sequence[Sequence[str]], prompts: Prompts) -> Answers:
-    from dynamicpo.generation import generate_answers
+def _generate(loaded: Loaded, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str) -> list[str]:
+    """The text of each row's answer, without the token that ends it."""
+    end = loaded.tokenizer.eos_token_id
+    said = generate_answers(
+        loaded.model, loaded.tokenizer, rows, token_budget=token_budget, label=f"generating with {label}"
+    )
+    return [prompts.title_of([token for token in tokens if token != end]) for tokens in said]
 
-    answer: Any = loaded.settings.template.get("answer", "{title}")
-    said = [prompts.title_of(tokens) for tokens in generate_answers(loaded.model, loaded.tokenizer, rows)]
-    wanted = [[answer.replace("{title}", text) for text in listed] for listed in texts]
+
+def _answers(said: Sequence[str], texts: Sequence[Sequence[str]], form: str) -> Answers:
+    """Which candidate each answer names.
+
+    Args:
+        said: The answers.
+        texts: The candidates' titles (or tokens), row by row.
+        form: How an answer is written, with "{title}" for the title.
+    """
+    wanted = [[form.replace("{title}", text) for text in listed] for listed in texts]
     named = [named_candidate(text, listed) for text, listed in zip(said, wanted, strict=True)]
     substring = [substring_candidate(text, listed) for text, listed in zip(said, texts, strict=True)]
     return Answers(said, np.array(named, dtype=np.int64), np.array(substring, dtype=np.int64))

@@ -210,6 +210,41 @@ def test_training_logs_are_kept_for_comparisons(folders: dict[str, Path], tmp_pa
     assert (tmp_path / "out" / "sft" / "steps.jsonl").read_text() == '{"step": 1, "loss": 2.0}\n'
 
 
+def test_generation_answers_what_the_model_finds_most_likely(folders: dict[str, Path], tmp_path: Path) -> None:
+    """An item is one token here, so the answer is the best item of all: in some rows a candidate or the target."""
+    rows = preference_rows("test")
+    logps = next_token_logps(folders["sft"], [row["history"] for row in rows])
+    best = [max(own, key=own.get) for own in logps]
+    for place, (row, item) in enumerate(zip(rows, best, strict=True)):
+        if place % 3 and item not in row["candidates"]:
+            wrong = row["target"] if place % 3 == 1 else row["rejected"][0]
+            row["candidates"][row["candidates"].index(wrong)] = item
+            row["target"] = item if place % 3 == 1 else row["target"]
+    preferences = write_preferences(tmp_path / "preferences", {"train": rows, "test": rows})
+    config = EvaluationConfig(generate=True, **FAST)
+    manifest = evaluate(preferences, {"sft": folders["sft"]}, tmp_path / "out", config)
+    table = pq.read_table(tmp_path / "out" / "sft" / "ranks.parquet")
+    assert table["generated"].to_pylist() == [item_token(item) for item in best]
+    valid = [item in row["candidates"] for item, row in zip(best, rows, strict=True)]
+    hits = [item == row["target"] for item, row in zip(best, rows, strict=True)]
+    assert table["valid"].to_pylist() == valid
+    assert 0 < sum(hits) < sum(valid) < 30
+    assert manifest.counts["test_valid_ratio"] == manifest.counts["test_valid_ratio_substring"] == np.mean(valid)
+    assert manifest.counts["test_generated_hit_ratio_at_1"] == pytest.approx(np.mean(hits))
+    assert manifest.counts["test_generated_hit_ratio_at_1_valid_rows"] == pytest.approx(sum(hits) / sum(valid))
+    assert "test_valid_ratio" not in metrics_of(tmp_path / "out", "popularity")
+
+
+def test_titles_are_generated_up_to_their_end(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A model whose weights make it say one film, whatever it is asked."""
+    speaker = write_title_model(tmp_path / "speaker", always="Film 7")
+    config = EvaluationConfig(generate=True, **FAST)
+    evaluate(folders["preferences"], {"m": speaker}, tmp_path / "out", config)
+    table = pq.read_table(tmp_path / "out" / "m" / "ranks.parquet")
+    assert {*table["generated"].to_pylist()} == {"Film 7"}
+    assert table["valid"].to_pylist() == ["7" in row["candidates"] for row in preference_rows("test")]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
