@@ -177,18 +177,14 @@ def compare(given: Values) -> dict[str, Any]:
     from dynamicpo.comparison import compare_evaluations
 
     manifest = compare_evaluations([Path(folder) for folder in given["evaluations"]], Path(given["output"]))
-    return {**_result(manifest, given), **read_comparison(Path(given["output"]))}
-
-
-def read_comparison(folder: Path) -> dict[str, Any]:
-    """The metrics and paired differences of a comparison."""
-    found = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    return {name: found[name] for name in ("metrics", "comparisons")}
+    found = json.loads((Path(given["output"]) / "comparison.json").read_text(encoding="utf-8"))
+    return {**_result(manifest, given), "metrics": found["metrics"], "comparisons": found["comparisons"]}
 
 
 def run(given: Values) -> dict[str, Any]:
     """Run a pipeline on this machine."""
     from dynamicpo.runs.local import run_pipeline
+    from dynamicpo.runs.summary import models_of
 
     parameters = _read_yaml(given["config"])
     for text in given["param"]:
@@ -198,8 +194,11 @@ def run(given: Values) -> dict[str, Any]:
         parameters[key] = value
     output = Path(given["output"]) if given["output"] else None
     summary = run_pipeline(given["pipeline"], parameters, output, given["workers"])
-    folders = [task["outputs"]["comparison"] for task in summary["tasks"] if "comparison" in task["outputs"]]
-    return {**summary, **(read_comparison(Path(summary["folder"]) / folders[-1]) if folders else {})}
+    compared = [task["outputs"]["comparison"] for task in summary["tasks"] if "comparison" in task["outputs"]]
+    if not compared:
+        return summary
+    found = json.loads((Path(summary["folder"]) / compared[-1] / "comparison.json").read_text(encoding="utf-8"))
+    return {**summary, "metrics": models_of(summary), "comparisons": found["comparisons"]}
 
 
 def runs(given: Values) -> dict[str, Any]:

@@ -92,14 +92,22 @@ def _report(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _models(folder: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Every model's metrics from the evaluations: the baselines first, then in the order of the tasks."""
+    """Every model's metrics, from the evaluations."""
     models: dict[str, dict[str, float]] = {}
     for entry in entries:
         place = folder / entry["outputs"].get("evaluation", "none")
         for path in sorted(place.glob("*/metrics.json")):
             models.setdefault(path.parent.name, json.loads(path.read_text(encoding="utf-8")))
-    first = [name for name in BASELINES if name in models]
-    return {name: models[name] for name in [*first, *(name for name in models if name not in first)]}
+    return models
+
+
+def models_of(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Every model's metrics: the baselines first, then SFT, then the objectives as they were given."""
+    objectives = summary.get("parameters", {}).get("objectives", [])
+    first = [*BASELINES, *(entry["objective"] for entry in objectives)]
+    metrics: dict[str, dict[str, float]] = summary.get("metrics", {})
+    order = sorted(metrics, key=lambda name: (first.index(name) if name in first else len(first), name))
+    return {name: metrics[name] for name in order}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -135,7 +143,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
                 **{name: found.get(name) for name in ("pipeline", "state", "started", "seconds")},
                 "hit_ratio_at_1": {
                     model: value
-                    for model, values in found["metrics"].items()
+                    for model, values in models_of(found).items()
                     for name, value in values.items()
                     if name.endswith("hit_ratio_at_1") and "valid" not in name.removeprefix("validation_")
                 },

@@ -41,6 +41,7 @@ class Task:
     Attributes:
         name: The task's name, and what the loop around it is at: `evaluate dmpo`.
         log_path: Everything the task said.
+        in_loop: Whether others of a loop may run beside it; it then takes its share of the processors.
         state: running, succeeded, failed, skipped (an earlier task failed) or cancelled.
         cached: Whether an earlier run's outputs were taken.
         seconds: How long it took.
@@ -50,6 +51,7 @@ class Task:
 
     name: str
     log_path: Path
+    in_loop: bool = False
     state: str = "running"
     cached: bool = True
     seconds: float = 0.0
@@ -86,10 +88,9 @@ class Watch:
         self._current = threading.local()
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[str]] = set()
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
+        self._share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         self._environment = {
-            **threads,
             **os.environ,
             "PATH": path,
             "TMPDIR": scratch,
@@ -103,11 +104,11 @@ class Watch:
         return [task for task in self.tasks if task.state == "failed"]
 
     def execute(self, original: Callable[..., Any], **call: Any) -> Any:
-        """In place of kfp's `execute_single_task`: the same, watched; nothing starts after a failure."""
+        """In place of kfp's `execute_single_task`: the same, watched; after a failure only exit handlers start."""
         from kfp.local.status import Status
 
         with self._slots:
-            task = self._begin(_task_name(call))
+            task = self._begin(call)
             if task.state == "skipped":
                 return {}, Status.FAILURE
             started = time.monotonic()
@@ -121,11 +122,12 @@ class Watch:
             self._end(task, status == Status.SUCCESS)
             return outputs, status
 
-    def _begin(self, name: str) -> Task:
+    def _begin(self, call: Mapping[str, Any]) -> Task:
+        name, in_loop = _task_name(call), "-iteration-" in call["pipeline_resource_name"]
         with self._lock:
-            task = Task(name, self._logs / f"{plain(name)}.log")
+            task = Task(name, self._logs / f"{plain(name)}.log", in_loop)
+            task.state = "skipped" if (self.failed and not _is_exit(call)) or self.stopped else "running"
             self.tasks.append(task)
-            task.state = "skipped" if self.failed or self.stopped else "running"
             self._current.task = task
             return task
 
@@ -140,7 +142,7 @@ class Watch:
         task: Task = self._current.task
         task.cached = False
         log.info("%s: started", task.name)
-        environment = {**self._environment, **(env_vars or {})}
+        environment = {**(self._share if task.in_loop else {}), **self._environment, **(env_vars or {})}
         with (
             task.log_path.open("a", encoding="utf-8") as stream,
             subprocess.Popen(
@@ -200,6 +202,11 @@ def _task_name(call: Mapping[str, Any]) -> str:
             item = call["io_store"].get_parent_input(given.component_input_parameter)
             return f"{name} {item.get('objective', item) if isinstance(item, dict) else item}"
     return str(name)
+
+
+def _is_exit(call: Mapping[str, Any]) -> bool:
+    """Whether the task is an exit handler, which runs whatever happened."""
+    return any(given.HasField("task_final_status") for given in call["task_spec"].inputs.parameters.values())
 
 
 @contextmanager

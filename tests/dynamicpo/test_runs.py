@@ -15,7 +15,7 @@ import pytest
 from dynamicpo.errors import ConfigError, DataError, RunFailedError
 from dynamicpo.runs import local, summary
 from dynamicpo.runs.pipelines import check_parameters, compile_pipeline, load_pipeline, objective, pipeline_parameters
-from dynamicpo.runs.watch import Task
+from dynamicpo.runs.watch import Task, Watch
 from tests.fixtures.tables import write_tables
 
 MOVIELENS = {"data_source": "movielens"}
@@ -120,6 +120,31 @@ TRACE = ["Traceback (most recent call last):", '  File "x.py", line 3, in f', " 
 )
 def test_the_error_of_a_task_is_its_message(said: list[str], error: str):
     assert Task("task", Path("log"), tail=deque(said)).error == error
+
+
+SAYS = r"""
+echo "[KFP Executor 2026-01-01 00:00:00,000 INFO]: Looking for component \`f\`"
+echo "[KFP Executor 2026-01-01 00:00:00,000 INFO]: SFT: 10 of 20 steps, 5 a second, 2 s left, from $PLACE"
+echo "    plain line"
+echo "threads $OMP_NUM_THREADS" >&2
+exit 3
+"""
+
+
+@pytest.mark.parametrize(("in_loop", "threads"), [(True, "threads 1"), (False, "threads")])
+def test_a_process_is_followed(
+    in_loop: bool, threads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    root = tmp_path / "artifacts"
+    watch = Watch(tmp_path, 1, os.cpu_count() or 1, root, str(tmp_path))
+    task = watch._current.task = Task("fine-tune", tmp_path / "fine-tune.log", in_loop)
+    with caplog.at_level("INFO", logger="dynamicpo"):
+        code = watch.run_process(["sh", "-c", SAYS], {"PLACE": f"{root}/training-1/sft/model"})
+    assert (code, task.cached) == (3, False)
+    progress = "fine-tune: SFT: 10 of 20 steps, 5 a second, 2 s left, from sft/model"
+    assert [record.getMessage() for record in caplog.records] == ["fine-tune: started", progress]
+    assert [line.rstrip() for line in task.log_path.read_text().splitlines()[2:]] == ["    plain line", threads]
 
 
 def bad_tables(folder: Path) -> dict[str, str]:
