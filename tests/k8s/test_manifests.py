@@ -1,0 +1,222 @@
+"""Every overlay renders to resources that an API server would take, with no right, secret or way out too many."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from pipelines.placement import SERVICE_ACCOUNT, USER
+from tests.k8s.conftest import GPU_OVERLAYS, K8S, OVERLAYS, Documents, of_kind
+
+Render = Callable[[str], Documents]
+overlays = pytest.mark.parametrize("overlay", OVERLAYS)
+CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
+OTHERS = {"kueue.x-k8s.io/v1beta2", "trainer.kubeflow.org/v1alpha1"}
+
+
+@overlays
+def test_the_api_servers_schemas_accept_every_resource(render: Render, overlay: str):
+    for document in render(overlay):
+        if document["apiVersion"] not in OTHERS:
+            kubernetes_validate.validate(document, "1.36", strict=True)
+
+
+def test_an_unknown_field_is_found(render: Render):
+    role = of_kind(render("gke"), "Role")["dynamicpo-pipeline"]
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**role, "rule": []}, "1.36", strict=True)
+
+
+def test_the_definitions_of_custom_resources_accept_every_one(render: Render, shared: Path, tmp_path: Path):
+    """One call for all overlays (reading the definitions takes seconds), with a broken copy of each kind at its end."""
+    examples = [yaml.safe_load(path.read_text()) for path in (K8S / "examples").glob("*.yaml")]
+    documents = [
+        item
+        for item in [*examples, *(item for overlay in GPU_OVERLAYS for item in render(overlay))]
+        if item["apiVersion"] in OTHERS
+    ]
+    broken = {item["kind"]: {**item, "unheard": 1} for item in documents}
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump_all(documents))
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump_all(broken.values()))
+    definitions = sorted(shared.glob("schemas/*_*.yaml"))
+    command = [sys.executable, shared / "tools" / "crdcheck.py", *definitions, "--"]
+    command += [tmp_path / "good.yaml", tmp_path / "bad.yaml"]
+    said = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False).stdout
+    assert said.splitlines()[-1] == f"{len(documents)} passed, {len(broken)} failed", said
+    assert len(broken) == 6 and "SKIP" not in said
+
+
+@overlays
+def test_cluster_wide_resources_have_no_namespace_and_all_others_the_same(render: Render, overlay: str):
+    documents = render(overlay)
+    (namespace,) = of_kind(documents, "Namespace")
+    for document in documents:
+        wanted = None if document["kind"] in CLUSTER_WIDE else namespace
+        assert document["metadata"].get("namespace") == wanted, document["metadata"]["name"]
+    subjects = [subject for item in of_kind(documents, "RoleBinding").values() for subject in item["subjects"]]
+    assert {subject["namespace"] for subject in subjects} == {namespace}
+    for queue in of_kind(documents, "ClusterQueue").values():
+        assert queue["spec"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+
+
+@overlays
+def test_pod_security_is_enforced(render: Render, overlay: str):
+    (namespace,) = of_kind(render(overlay), "Namespace").values()
+    labels = namespace["metadata"]["labels"]
+    levels = {mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")}
+    assert levels == {"enforce": "baseline", "warn": "restricted", "audit": "restricted"}
+
+
+@overlays
+def test_no_secret_is_in_the_manifests(render: Render, overlay: str):
+    assert not of_kind(render(overlay), "Secret")
+
+
+ALLOWED = {
+    ("argoproj.io", "workflowtaskresults"): {"create", "patch"},
+    ("argoproj.io", "workflowtasksets"): {"list", "watch"},
+    ("argoproj.io", "workflowtasksets/status"): {"patch"},
+    ("", "configmaps"): {"get"},
+    ("", "pods"): {"list"},
+    ("", "pods/log"): {"get"},
+    ("", "secrets"): {"get"},
+}
+
+
+@overlays
+def test_roles_hold_the_least(render: Render, overlay: str):
+    documents = render(overlay)
+    assert not of_kind(documents, "ClusterRole") and not of_kind(documents, "ClusterRoleBinding")
+    for role in of_kind(documents, "Role").values():
+        for rule in role["rules"]:
+            (group,), (resource,) = rule["apiGroups"], rule["resources"]
+            assert set(rule["verbs"]) <= ALLOWED[group, resource]
+            if resource in ("configmaps", "secrets"):
+                assert len(rule["resourceNames"]) == 1
+    subjects = [subject["name"] for item in of_kind(documents, "RoleBinding").values() for subject in item["subjects"]]
+    assert set(subjects) == {SERVICE_ACCOUNT}
+
+
+@pytest.mark.parametrize("path", sorted(K8S.glob("**/*role*.yaml")), ids=lambda path: path.name)
+def test_every_rule_gives_its_reason(path: Path):
+    lines = path.read_text().splitlines()
+    rules = [number for number, line in enumerate(lines) if line.startswith("  - apiGroups:")]
+    assert rules and all(lines[number - 1].startswith("  # ") for number in rules)
+
+
+@overlays
+def test_nothing_is_let_in_or_out_but_by_a_policy(render: Render, overlay: str):
+    policies = of_kind(render(overlay), "NetworkPolicy")
+    deny = policies.pop("default-deny")["spec"]
+    workflows = {"matchExpressions": [{"key": "workflows.argoproj.io/workflow", "operator": "Exists"}]}
+    selector = workflows if overlay in ("kind", "gke-standalone", "generic-gpu-standalone") else {}
+    assert deny == {"podSelector": selector, "policyTypes": ["Ingress", "Egress"]}
+    peers = policies.pop("allow-training-peers", None)
+    assert (peers is None) == bool(selector)
+    for name, policy in policies.items():
+        spec = policy["spec"]
+        assert (spec["policyTypes"], spec["podSelector"]) == (["Egress"], selector), name
+        assert all(rule.get("ports") and rule.get("to") for rule in spec["egress"]), name
+
+
+@pytest.mark.parametrize("overlay", ["gke", "gke-standalone"])
+def test_on_gke_no_policy_opens_the_internet(render: Render, overlay: str):
+    policies = of_kind(render(overlay), "NetworkPolicy")
+    blocks = re.findall(r"'cidr': '([^']*)'", str(policies))
+    assert {"199.36.153.8/30", "199.36.153.4/30", "169.254.169.252/32"} < set(blocks)
+    assert all(int(block.rpartition("/")[2]) >= 28 for block in blocks)
+
+
+@pytest.mark.parametrize("overlay", GPU_OVERLAYS)
+def test_pods_of_train_jobs_meet_restricted(render: Render, overlay: str):
+    (runtime,) = of_kind(render(overlay), "TrainingRuntime").values()
+    for job in runtime["spec"]["template"]["spec"]["replicatedJobs"]:
+        check_restricted(job["template"]["spec"]["template"]["spec"])
+
+
+def check_restricted(pod: dict[str, Any]) -> None:
+    """Pod Security Standards, restricted, for what we use; and what we ask beyond it."""
+    security = pod["securityContext"]
+    assert (security["runAsNonRoot"], security["runAsUser"]) == (True, USER)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert all(set(volume) & {"emptyDir", "persistentVolumeClaim"} for volume in pod["volumes"])
+    for container in pod["containers"]:
+        own = container["securityContext"]
+        assert (own["allowPrivilegeEscalation"], own["readOnlyRootFilesystem"]) == (False, True)
+        assert own["capabilities"] == {"drop": ["ALL"]}
+        assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"])
+        for amounts in (container["resources"]["requests"], container["resources"]["limits"]):
+            assert set(amounts) == {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"}
+
+
+@pytest.mark.parametrize("overlay", GPU_OVERLAYS)
+def test_queues_lead_to_flavors_that_exist(render: Render, overlay: str):
+    documents = render(overlay)
+    queues, flavors = of_kind(documents, "ClusterQueue"), of_kind(documents, "ResourceFlavor")
+    assert {item["spec"]["clusterQueue"] for item in of_kind(documents, "LocalQueue").values()} == set(queues)
+    used = [
+        flavor["name"] for q in queues.values() for group in q["spec"]["resourceGroups"] for flavor in group["flavors"]
+    ]
+    assert sorted(used) == sorted(flavors)
+
+
+@pytest.mark.parametrize("overlay", ["gke", "gke-standalone"])
+def test_parameters_reach_the_manifests(render: Render, overlay: str):
+    documents = render(overlay)
+    account = of_kind(documents, "ServiceAccount")[SERVICE_ACCOUNT]
+    given = dict(line.split("=", 1) for line in (K8S / "overlays/gke/params.env").read_text().splitlines())
+    assert account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"] == given["googleServiceAccount"]
+    launcher = of_kind(documents, "ConfigMap")["kfp-launcher"]
+    assert launcher["data"]["defaultPipelineRoot"] == given["pipelineRoot"]
+    api = of_kind(documents, "NetworkPolicy")["allow-kubernetes-api"]
+    assert api["spec"]["egress"][0]["to"] == [{"ipBlock": {"cidr": given["controlPlane"]}}]
+    assert given["trainingImage"] in str(of_kind(documents, "TrainingRuntime"))
+    for flavor in of_kind(documents, "ResourceFlavor").values():
+        assert flavor["spec"]["nodeLabels"]["cloud.google.com/gke-accelerator"] == given["gpu"]
+    assert set(of_kind(documents, "ConfigMap")) == {"kfp-launcher"}
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(K8S, tmp_path / "k8s"))
+
+
+@pytest.mark.parametrize("name", ["googleServiceAccount", "pipelineRoot", "controlPlane", "trainingImage", "gpu"])
+def test_a_missing_parameter_stops_the_rendering(kubectl: str, copied: Path, name: str):
+    params = copied / "overlays/gke/params.env"
+    params.write_text("".join(line for line in params.open() if not line.startswith(f"{name}=")))
+    done = subprocess.run([kubectl, "kustomize", params.parent], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and name in done.stderr
+
+
+def apply(copied: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([copied / "apply.sh", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_examples_and_empty_values_are_not_applied(copied: Path):
+    params = copied / "overlays/gke/params.env"
+    params.write_text(params.read_text().replace("gs://example-bucket/pipelines", ""))
+    done = apply(copied, "gke-standalone", "--dry-run")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "pipelineRoot: has no value" in done.stderr and "trainingImage: is still the example" in done.stderr
+
+
+def test_an_overlay_with_its_own_values_is_rendered(kubectl: str, copied: Path):
+    params = copied / "overlays/gke/params.env"
+    params.write_text(params.read_text().replace("example-", "my-"))
+    done = apply(copied, "gke", "--dry-run")
+    assert (done.returncode, "gs://my-bucket/pipelines" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("gk",), ("gke", "--force")])
+def test_a_wrong_call_of_apply_says_what_is_right(copied: Path, arguments: tuple[str, ...]):
+    done = apply(copied, *arguments)
+    assert done.returncode == 2 and "k8s/apply.sh:" in done.stderr
