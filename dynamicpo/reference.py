@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dynamicpo.packing import check_rows
 from dynamicpo.records import Row, canonical
 from dynamicpo.scoring import score_rows
 
@@ -38,25 +40,28 @@ def reference_logps(
     Returns:
         Shape (N, A), float32.
     """
-    full_key = canonical({**key, "rows": _rows_checksum(rows)})
-    path = cache / f"{hashlib.sha256(full_key.encode()).hexdigest()[:32]}.safetensors"
-    kept = _read(path, full_key, (len(rows), len(rows[0].answer_ids)))
+    check_rows(rows)
+    whole = full_key(rows, key)
+    path = cache / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.safetensors"
+    kept = _read(path, whole, (len(rows), len(rows[0].answer_ids)))
     if kept is not None:
         log.info("reference log-probabilities: from %s", path)
         return kept
     logps = score_rows(model, rows, label="reference log-probabilities", **scoring)
-    _write(path, full_key, logps)
+    _write(path, whole, logps)
     return logps
 
 
-def _rows_checksum(rows: Sequence[Row]) -> str:
+def full_key(rows: Sequence[Row], key: Mapping[str, str]) -> str:
+    """The caller's fingerprints and a checksum of the rows' token ids."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps([list(row.prompt_ids), [list(ids) for ids in row.answer_ids]]).encode())
-    return digest.hexdigest()
+    return canonical({**key, "rows": digest.hexdigest()})
 
 
-def _checksum(logps: Tensor) -> str:
+def checksum(logps: Tensor) -> str:
+    """SHA-256 of the numbers."""
     return hashlib.sha256(np.ascontiguousarray(logps.numpy()).tobytes()).hexdigest()
 
 
@@ -70,7 +75,7 @@ def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
     except (SafetensorError, OSError, ValueError) as error:
         log.warning("%s: can't be read (%s), computed anew", path, error)
         return None
-    if facts.get("key") != key or facts.get("checksum") != _checksum(logps) or tuple(logps.shape) != shape:
+    if facts.get("key") != key or facts.get("checksum") != checksum(logps) or tuple(logps.shape) != shape:
         log.warning("%s: does not hold what it should, computed anew", path)
         return None
     return logps
@@ -80,7 +85,9 @@ def _write(path: Path, key: str, logps: Tensor) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"logps": logps.contiguous()}, str(partial), metadata={"key": key, "checksum": _checksum(logps)})
+        save_file({"logps": logps.contiguous()}, str(partial), metadata={"key": key, "checksum": checksum(logps)})
         partial.replace(path)
-    except OSError as error:
-        log.warning("%s: reference log-probabilities are not kept (%s)", path, error.strerror)
+    except (SafetensorError, OSError) as error:
+        with suppress(OSError):
+            partial.unlink()
+        log.warning("%s: reference log-probabilities are not kept (%s)", path, error)

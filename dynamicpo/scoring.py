@@ -78,7 +78,7 @@ def choose_backend(model: nn.Module, rows: Sequence[Row], backend: str) -> str:
     """The backend to use; says once why, when a model can't share prompts."""
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    config: Any = model.config
+    config = _causal_lm(model).config
     longest = max(len(row.prompt_ids) + max(map(len, row.answer_ids)) for row in rows) - 1
     if config.model_type == "gpt2" and longest > config.n_positions:
         raise DataError(
