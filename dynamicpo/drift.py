@@ -176,7 +176,7 @@ def _chosen_scores(folder: Path, window: _Window, name: str) -> NDArray[np.float
             places.append(place)
             prepared.append(prompts.row(example_id, kept, [target], [item for item in candidates if item in known]))
     if prepared:
-        with loaded.precision():
+        with loaded.running():
             scores[places] = score_rows(loaded.model, prepared, label=f"scoring the {name} window")[:, 0].numpy()
     if not np.isfinite(scores).any():
         raise DataError(

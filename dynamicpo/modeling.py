@@ -8,8 +8,8 @@ import importlib.util
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,25 @@ class Loaded:
     base: Base
     manifest: Manifest
 
-    def precision(self) -> AbstractContextManager[Any]:
+    def running(self) -> AbstractContextManager[None]:
         """The context in which the model is to be run."""
-        return precision_context(self.base.precision)
+        return running(self.base)
 
 
-def precision_context(precision: str) -> AbstractContextManager[Any]:
-    """Matrix products in bfloat16 where `precision` says so; everything else in float32."""
-    if precision != "bfloat16":
-        return nullcontext()
-    return torch.autocast(device().type, dtype=torch.bfloat16)
+@contextmanager
+def running(base: Base) -> Iterator[None]:
+    """Matrix products in the base's precision, and the threads that its size is worth.
+
+    The compact backbone runs in one thread: its products are too small to share, two threads on a busy machine are
+    many times slower, and its numbers then do not depend on the number of processors.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if base.backbone == COMPACT else threads)
+    try:
+        with torch.autocast(device().type, dtype=torch.bfloat16, enabled=base.precision == "bfloat16"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def choose_precision(asked: str, backbone: str) -> str:

@@ -62,7 +62,7 @@ def train_preferences(preferences: Path, adapter: Path, output: Path, config: Pr
         loaded = modeling.load_model(adapter, trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
         built = _build(rows, prompts, config.num_negatives)
-        with loaded.precision():
+        with loaded.running():
             dataset = _dataset(rows, built, _reference(built, loaded.model, preferences, config, inputs))
             schedule = training.Schedule.of(config, _learning_rate(config, loaded))
             label = f"{'DynamicPO-' if config.dynamic else ''}{config.loss.upper()}"

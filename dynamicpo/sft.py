@@ -65,7 +65,7 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
             model = modeling.add_adapter(model, *shape, new_tokens=len(base.items), seed=config.seed)
         prompts = Prompts(tokenizer, items, settings)
         schedule = training.Schedule.of(config, _learning_rate(config))
-        with modeling.precision_context(base.precision):
+        with modeling.running(base):
             steps = training.train(
                 model, _dataset(rows, prompts, config.loss_on), Collator(), _loss, schedule, folder, "SFT"
             )

@@ -41,7 +41,7 @@ def score_candidates(
     prepared = [
         prompts.row(example, history, listed, listed) for example, history, listed in zip(*columns, strict=True)
     ]
-    with loaded.precision(), torch.no_grad():
+    with loaded.running(), torch.no_grad():
         sums = score_rows(loaded.model, prepared, config.token_budget, config.backend, f"scoring with {label}")
         scores = sums.numpy().astype(np.float64)
         if config.score == "mean":
