@@ -50,6 +50,8 @@ def _executor(executor: Document, gpus: int, found: "Manifests", pools: str) -> 
     labels = executor.get("podMetadata", {}).get("labels", {})
     if labels.get(QUEUE, "") not in {"", *found.names("LocalQueue")}:
         yield f"queue {labels[QUEUE]!r}: no LocalQueue of this name"
+    elif labels.get(QUEUE) and not found.cluster_queue(labels[QUEUE]):
+        yield f"queue {labels[QUEUE]!r}: no ClusterQueue behind it"
     if labels.get(PRIORITY, "") not in {"", *found.names("WorkloadPriorityClass")}:
         yield f"priority {labels[PRIORITY]!r}: no WorkloadPriorityClass of this name"
     user = executor.get("securityContext", {}).get("runAsUser")
