@@ -38,8 +38,9 @@ def boundary_negatives(chosen: Tensor, rejected: Tensor, mask: Tensor | None = N
 def _top_cluster(values: Tensor, mask: Tensor) -> Tensor:
     """The cluster of highest mean in the best partition of each row's values into three. Shape (B, K), bool.
 
-    Sorted from high to low, clusters are runs: the middle one starts at i, the bottom one at j > i. Equal values are
-    never parted. Of equally good pairs the largest i wins, where equally good means: but for the values' own rounding.
+    Sorted from high to low, clusters are runs: the middle one starts at i, the bottom one at j > i. Of equally good
+    pairs the largest i wins, where equally good means: but for the values' own rounding. Equal values stay together:
+    a pair that parts them is among the best only at no cost at all, and the lowest value of the cluster takes them in.
     """
     number, size = mask.sum(1, keepdim=True), values.shape[1]
     ordered = torch.where(mask, values, -torch.inf).sort(dim=1, descending=True).values
@@ -48,14 +49,14 @@ def _top_cluster(values: Tensor, mask: Tensor) -> Tensor:
     bottom = cost.gather(2, (number - 1).clamp(min=0)[:, :, None].expand(-1, size, -1))[:, :, 0]
     total = ends_before[:, 0, :, None] + ends_before + bottom[:, None, :]
     place = torch.arange(size, device=values.device)
-    starts = (ordered.roll(1, 1) > ordered) & (place > 0) & (place < number)
+    starts = (place > 0) & (place < number)
     allowed = starts[:, :, None] & starts[:, None, :] & (place[:, None] < place)
     total = torch.where(allowed, total, torch.inf)
     best = total.amin((1, 2))
     largest = torch.where(mask, values.abs(), 0).amax(1)
     slack = 2 * torch.finfo(values.dtype).eps * (size * best + largest * (size * best).sqrt())
     cut = torch.where((total <= (best + slack)[:, None, None]) & allowed, place[:, None], 0).amax((1, 2))
-    # fewer than three distinct values allow no pair: then the highest value alone is the top cluster
+    # fewer than three values allow no pair: then the highest alone is the top cluster
     lowest = ordered.gather(1, (cut - 1).clamp(min=0)[:, None])
     return (values >= lowest) & mask
 

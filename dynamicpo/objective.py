@@ -73,9 +73,8 @@ def preference_losses(  # noqa: PLR0913
     _check_tensors(policy_chosen_logps, policy_rejected_logps, references, rejected_mask, loss)
     chosen, rejected = wide(policy_chosen_logps), wide(policy_rejected_logps)
     counted = torch.ones_like(rejected, dtype=torch.bool) if rejected_mask is None else rejected_mask
-    some = counted.any(1)
-    rejected = torch.where(counted, rejected, chosen.detach()[:, None])  # whatever stood there, NaN included
-    mask, betas = _selection(chosen.detach(), rejected.detach(), counted, dynamic, beta, margin, ablation)
+    rejected = torch.where(counted, rejected, 0)  # whatever stood there, NaN included
+    mask, betas = _selection(chosen, rejected, counted, dynamic, beta, margin, ablation)
     if reference_chosen_logps is not None and reference_rejected_logps is not None:
         chosen = chosen - wide(reference_chosen_logps)
         rejected = rejected - torch.where(counted, wide(reference_rejected_logps), 0)
@@ -84,8 +83,8 @@ def preference_losses(  # noqa: PLR0913
     margins = preference_margins(chosen, rejected, betas)
     if loss == "simpo":
         margins = margins - simpo_gamma
-    losses = LOSSES[loss](margins, mask | ~some[:, None])
-    return PreferenceLosses(torch.where(some, losses, 0), mask, betas)
+    losses = torch.where(counted.any(1), LOSSES[loss](margins, mask), 0)
+    return PreferenceLosses(losses, mask, betas)
 
 
 def _selection(

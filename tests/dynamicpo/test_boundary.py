@@ -83,6 +83,15 @@ def test_few_or_evenly_spaced_values(values: list[float], boundary: list[int], d
     assert select(values, dtype=dtype) == boundary
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("spacing", "top"), [([3.0, 2.0, 1.0, 0.0], 2), ([4.0, 3.0, 2.0, 1.0, 0.0], 2)])
+def test_rounding_of_the_values_does_not_undo_a_tie(spacing: list[float], top: int, dtype: torch.dtype) -> None:
+    shifts = torch.linspace(-120, -5, 500, dtype=torch.float64)
+    rows = (torch.tensor(spacing, dtype=torch.float64) * 0.7 + shifts[:, None]).to(dtype)
+    mask = boundary_negatives(torch.zeros(500, dtype=dtype), rows)
+    assert bool((mask == (torch.arange(len(spacing)) < top)).all())
+
+
 @pytest.mark.parametrize("num_negatives", [3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_clusters_are_the_best_of_all_partitions(num_negatives: int, dtype: torch.dtype) -> None:

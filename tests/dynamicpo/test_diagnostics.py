@@ -81,11 +81,11 @@ def test_diagnostics_leave_the_graph_alone() -> None:
 
 
 def test_diagnostics_do_not_count_masked_negatives() -> None:
-    tensors = batch()
+    tensors = batch(num_negatives=2)
     padded = {
         name: torch.nn.functional.pad(tensor, (1, 2), value=math.nan) if tensor.ndim == 2 else tensor
         for name, tensor in tensors.items()
     }
-    mask = torch.nn.functional.pad(torch.ones(40, 7, dtype=torch.bool), (1, 2), value=False)
+    mask = torch.nn.functional.pad(torch.ones(40, 2, dtype=torch.bool), (1, 2), value=False)
     found, expected = preference_diagnostics(**padded, rejected_mask=mask), preference_diagnostics(**tensors)
     assert np.allclose([value.item() for value in found.values()], [value.item() for value in expected.values()])

@@ -80,6 +80,21 @@ def test_student_quantiles(freedom: int, quantile: float) -> None:
     assert intervals._student_t(1.959964, freedom) == pytest.approx(quantile, rel=3e-3)
 
 
+def test_few_users_spread_the_replicates() -> None:
+    # ten users: sqrt(10 / 9), and 2.262157 / 1.959964 for nine degrees of freedom; within the rows' 0..2
+    spread = intervals._expanded(np.array([0.9, 1.0, 1.2, 2.0]), np.array([0.0, 2.0, 1.0, 1.0]), 10)
+    factor = math.sqrt(10 / 9) * 2.262157 / 1.959964
+    assert spread.tolist() == pytest.approx([1 - 0.1 * factor, 1, 1 + 0.2 * factor, 2], rel=1e-4)
+
+
+@pytest.mark.parametrize("num_users", [40, 4000])
+def test_same_seed_same_interval(num_users: int) -> None:
+    values = (np.arange(num_users) % 3 == 0).astype(float)  # few kinds of users
+    first = clustered_interval(values, np.arange(num_users), 500, seed=7)
+    assert clustered_interval(values, np.arange(num_users), 500, seed=7) == first
+    assert clustered_interval(values, np.arange(num_users), 500, seed=8) != first
+
+
 def test_same_seed_same_interval_whatever_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     values, users = hits(3000, np.random.default_rng(4))
     values = values + np.random.default_rng(5).random(len(values))
