@@ -47,6 +47,7 @@ class Task:
         seconds: How long it took.
         outputs: What it gave, as kfp has it.
         tail: The last lines it said.
+        killed: Whether something ended its process from outside.
     """
 
     name: str
@@ -57,10 +58,15 @@ class Task:
     seconds: float = 0.0
     outputs: dict[str, Any] = field(default_factory=dict)
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    killed: bool = False
 
     @property
     def error(self) -> str:
         """Why it failed: the message of the error that ended it, or else the last lines it said."""
+        if self.killed:
+            return (
+                "its process was killed, as happens when memory runs out. Lower batch sizes or the number of workers."
+            )
         lines = [line for line in self.tail if line.strip()]
         starts = [place for place, line in enumerate(lines) if line.startswith("Traceback ")]
         last = [line for line in lines[starts[-1] + 1 :] if not line.startswith(" ")] if starts else lines[-10:]
@@ -160,6 +166,7 @@ class Watch:
                 self._signal(signal.SIGINT)
             self._follow(task, process.stdout or io.StringIO(), stream)
             code = process.wait()
+            task.killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
             self._processes.discard(process)
             return code
 
@@ -195,13 +202,12 @@ def plain(name: str) -> str:
 
 
 def _task_name(call: Mapping[str, Any]) -> str:
-    """The task's name, with what the loop around it is at."""
-    name = call["task_spec"].task_info.name or call["task_name"]
-    for given in call["task_spec"].inputs.parameters.values():
-        if given.component_input_parameter.endswith("-loop-item"):
-            item = call["io_store"].get_parent_input(given.component_input_parameter)
-            return f"{name} {item.get('objective', item) if isinstance(item, dict) else item}"
-    return str(name)
+    """The task's name, with what the loops around it are at."""
+    given = call["task_spec"].inputs.parameters.values()
+    channels = sorted({item.component_input_parameter for item in given})
+    items = [call["io_store"].get_parent_input(name) for name in channels if name.endswith("-loop-item")]
+    labels = [str(item.get("objective", item) if isinstance(item, dict) else item) for item in items]
+    return " ".join([call["task_spec"].task_info.name or call["task_name"], *labels])
 
 
 def _is_exit(call: Mapping[str, Any]) -> bool:

@@ -155,6 +155,11 @@ def test_an_output_of_other_settings_is_refused(tmp_path: Path, capsys: Capture)
     assert "k_core (5, asked for 2)" in fail(capsys, *argv, "--k-core", "2")
 
 
+def test_models_of_a_file_may_be_a_mapping_or_texts():
+    expected = {"sft": Path("a"), "dmpo": Path("b")}
+    assert commands._models({"sft": "a", "dmpo": "b"}) == commands._models(["sft=a", "dmpo=b"]) == expected
+
+
 def leaky_rows() -> list[dict[str, Any]]:
     """Published rows whose list depends on the target alone, as in the released data sets."""
     titles = [f"Film {number}" for number in range(40)]

@@ -147,6 +147,13 @@ def test_a_process_is_followed(
     assert [line.rstrip() for line in task.log_path.read_text().splitlines()[2:]] == ["    plain line", threads]
 
 
+def test_a_killed_task_is_said_to_be_killed(tmp_path: Path):
+    watch = Watch(tmp_path, 1, 1, tmp_path, str(tmp_path))
+    task = watch._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
+    assert watch.run_process(["sh", "-c", "echo 1 of 9; kill -9 $$"]) != 0
+    assert task.error.startswith("its process was killed")
+
+
 def bad_tables(folder: Path) -> dict[str, str]:
     interactions, items = write_tables(folder)
     Path(interactions).write_text("user,item_id,timestamp\nu,i,1\n")

@@ -12,9 +12,10 @@ import yaml
 
 from components import IMAGE
 from dynamicpo import cli
-from dynamicpo.runs.pipelines import pipeline_names, pipeline_parameters
+from dynamicpo.runs.pipelines import check_parameters, pipeline_names, pipeline_parameters
 from tests.fixtures.tables import write_tables
 
+QUICKSTART = Path(__file__).parents[2] / "pipelines" / "training" / "quickstart"
 DIGEST = "python@sha256:" + 64 * "a"
 
 
@@ -92,6 +93,13 @@ def test_objectives_set_loss_and_dynamic(compiled: dict[str, Any]):
     inputs = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]["train-preferences"]["inputs"]["parameters"]
     for name in ("loss", "dynamic"):
         assert inputs[name]["parameterExpressionSelector"] == f'parseJson(string_value)["{name}"]'
+
+
+@pytest.mark.parametrize("path", sorted(QUICKSTART.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_parameters_are_valid(path: Path):
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(given) <= set(check_parameters("training", given))
+    assert len(given["objectives"]) == 3
 
 
 TINY = {
