@@ -1,0 +1,42 @@
+"""The guide: its shell parses, and the files and options it names are there."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines.placement import Placement
+from tests.k8s.conftest import K8S, ROOT
+
+TEXT = (K8S / "README.md").read_text(encoding="utf-8")
+BLOCKS = [re.sub(r"(?m)^   ", "", block) for block in re.findall(r"(?ms)^ *```sh\n(.*?)^ *```", TEXT)]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0][:40])
+def test_every_block_parses_as_shell(block: str, tmp_path: Path):
+    file = tmp_path / "block.sh"
+    file.write_text(block)
+    done = subprocess.run(["bash", "-n", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if shutil.which("shellcheck"):
+        command = ["shellcheck", "--shell=bash", "--severity=warning", "--exclude=SC2034,SC2154,SC2155", file]
+        assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == ""
+
+
+def test_files_and_folders_exist():
+    assert len(BLOCKS) >= 14
+    named = set(re.findall(r"(?:k8s|images|overlays|components|base|examples)/[\w./*-]*\w", TEXT))
+    named = {name for name in named if "kustomize/" not in name and not name.startswith("overlays/manager")}
+    assert "k8s/overlays/gke/placement-spot.yaml" in named
+    missing = [name for name in named if not [*ROOT.glob(name), *K8S.glob(name)]]
+    assert missing == []
+
+
+def test_placements_and_parameters_exist():
+    assert set(re.findall(r"--place (\w+)=", TEXT)) <= set(Placement.__dataclass_fields__)
+    (written,) = re.findall(r"(?s)params.env <<PARAMS\n(.*?)PARAMS", TEXT)
+    names = {line.split("=", 1)[0] for line in written.splitlines()}
+    kept = (K8S / "overlays/gke/params.env").read_text().splitlines()
+    assert names == {line.split("=", 1)[0] for line in kept}
