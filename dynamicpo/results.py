@@ -154,7 +154,7 @@ def _answer_values(answers: Answers, target_index: NDArray[np.int64]) -> dict[st
 def paired(
     results: Mapping[str, Result], models: Sequence[str], resamples: int, seed: int
 ) -> list[dict[str, str | float | None]]:
-    """Differences of every model against the first, against `sft` and against popularity, on the same rows.
+    """Differences of every model against the first, `sft` and the baselines but chance, on the same rows.
 
     Args:
         results: Results of models and baselines by name.
@@ -166,7 +166,7 @@ def paired(
         Entries `a`, `b`, `metric`, `difference` (a less b), `low`, `high`, `p`, `p_holm` (corrected for all entries),
         `won` and `lost` (rows in which a, or b, ranks the target better).
     """
-    against = dict.fromkeys([*models[:1], *(name for name in ("sft", "popularity") if name in results)])
+    against = dict.fromkeys([*models[:1], *(name for name in ("sft", *BASELINES[1:]) if name in results)])
     pairs = {frozenset((a, b)): (a, b) for b in against for a in models if a != b}
     entries = [_difference(a, b, results, resamples, seed) for a, b in pairs.values()]
     known = [entry for entry in entries if entry["p"] is not None]

@@ -49,7 +49,8 @@ def test_models_of_several_evaluations_stand_together(root: Path, tmp_path: Path
         assert manifest.counts[f"{name}_test_mrr"] == metrics["test_mrr"]
     pairs = [(entry["a"], entry["b"]) for entry in found["comparisons"]]
     assert pairs[:2] == [("dmpo", "sft"), ("dynamicpo", "sft")]
-    assert {*pairs[2:]} == {(name, "popularity") for name in ("sft", "dmpo", "dynamicpo")}
+    models, baselines = ("sft", "dmpo", "dynamicpo"), ("popularity", "cooccurrence")
+    assert pairs[2:] == [(name, baseline) for baseline in baselines for name in models]
     assert found["differences"]["seed"] == {"sft": 0, "dmpo": 1, "dynamicpo": 2}
     lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
     order = ["random", "popularity", "cooccurrence", "sft", "dmpo", "dynamicpo"]
@@ -74,7 +75,10 @@ def test_the_page_shows_curves_and_rows_with_titles_as_text(root: Path, tmp_path
 
 def test_one_evaluation_alone_is_shown(root: Path, tmp_path: Path) -> None:
     compare(root, tmp_path / "out", "sft")
-    assert [(e["a"], e["b"]) for e in read(tmp_path / "out")["comparisons"]] == [("sft", "popularity")]
+    assert [(e["a"], e["b"]) for e in read(tmp_path / "out")["comparisons"]] == [
+        ("sft", "popularity"),
+        ("sft", "cooccurrence"),
+    ]
 
 
 def test_the_same_model_counts_once_and_different_ones_of_a_name_are_told_apart(root: Path, tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ def test_one_model_gives_its_metrics_and_several_give_them_by_name(folders: dict
     names = {path.parent.name for path in (tmp_path / "two").glob("*/ranks.parquet")}
     assert names == {"random", "popularity", "cooccurrence", "sft", "dynamicpo"}
     pairs = [(e["a"], e["b"]) for e in json.loads((tmp_path / "two" / "comparisons.json").read_text())]
-    assert pairs == [("dynamicpo", "sft"), ("sft", "popularity"), ("dynamicpo", "popularity")]
+    baselines = [(name, baseline) for baseline in ("popularity", "cooccurrence") for name in models]
+    assert pairs == [("dynamicpo", "sft"), *baselines]
 
 
 def test_the_base_is_the_model_before_training(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def many(quality: float, num_rows: int = 300, seed: int = 0) -> Result:
     return make_result(rows, scores, (np.tile([0, 1, 2], (num_rows, 1)), POPULARITY), 400, 0)
 
 
-def test_every_model_is_paired_with_the_first_with_sft_and_with_popularity() -> None:
-    results = {"popularity": many(0.2, seed=1), "a": many(0.0), "sft": many(0.1), "b": many(2.0)}
+def test_every_model_is_paired_with_the_first_with_sft_and_with_baselines() -> None:
+    results = {"random": many(0), "popularity": many(0.2, seed=1), "a": many(0), "sft": many(0.1), "b": many(2)}
     found = paired(results, ["a", "sft", "b"], 400, 0)
     pairs = {(entry["a"], entry["b"]) for entry in found}
     assert {frozenset(pair) for pair in pairs} == {
