@@ -77,7 +77,7 @@ def preference_losses(  # noqa: PLR0913
     mask, betas = _selection(chosen, rejected, counted, dynamic, beta, margin, ablation)
     if reference_chosen_logps is not None and reference_rejected_logps is not None:
         chosen = chosen - wide(reference_chosen_logps)
-        rejected = rejected - torch.where(counted, wide(reference_rejected_logps), 0)
+        rejected = rejected - wide(reference_rejected_logps)
     if loss == "mppo":
         chosen, rejected = chosen.exp(), rejected.exp()
     margins = preference_margins(chosen, rejected, betas)
