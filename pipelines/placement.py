@@ -30,8 +30,10 @@ _KEY = r"[\w.-]+(?:/[\w.-]+)?"
 _SELECTOR = re.compile(rf"({_KEY})=([\w.-]*)")
 _TOLERATION = re.compile(rf"({_KEY})(?:=([\w.-]*))?:(NoSchedule|PreferNoSchedule|NoExecute)")
 _QUANTITY = re.compile(r"[1-9]\d*(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
-_QUANTITIES = ("gpu_cpu", "gpu_cpu_limit", "gpu_memory", "gpu_memory_limit", "scratch", "shared_memory")
-_QUANTITIES += ("task_cpu", "task_cpu_limit", "task_memory", "task_memory_limit")
+_QUANTITIES = (
+    *("gpu_cpu", "gpu_cpu_limit", "gpu_memory", "gpu_memory_limit", "scratch", "shared_memory"),
+    *("task_cpu", "task_cpu_limit", "task_memory", "task_memory_limit"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
