@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dynamicpo import packing
 from dynamicpo.errors import DataError, ShapeError
 from dynamicpo.packing import SplitAttention, answer_masks, batches, check_rows, pack, packed_length
 from dynamicpo.records import Row
@@ -46,7 +47,10 @@ def test_answers_see_the_prompt_and_themselves():
     assert second.int().tolist() == [[1, 1, 0], [1, 0, 1]]
 
 
-def test_split_attention_equals_one_masked_softmax_over_everything():
+@pytest.mark.parametrize(("most_products", "prompt_block"), [(1024, 256), (1024, 2), (0, 256)])
+def test_split_attention_equals_one_masked_softmax_over_everything(monkeypatch, most_products, prompt_block):
+    monkeypatch.setattr(packing, "MOST_PRODUCTS", most_products)
+    monkeypatch.setattr(packing, "PROMPT_BLOCK", prompt_block)
     torch.manual_seed(0)
     packed = pack(ROWS, padded=False)
     query, key, value = torch.randn(1, 4, 9, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
@@ -57,6 +61,11 @@ def test_split_attention_equals_one_masked_softmax_over_everything():
     expected = scores.masked_fill(~sees, float("-inf")).softmax(-1) @ value.repeat_interleave(2, 1)
     result = SplitAttention(packed)(torch.nn.Identity(), query, key, value, scaling=0.3)
     torch.testing.assert_close(result, expected.transpose(1, 2))
+    halves = SplitAttention(packed)(
+        torch.nn.Identity(), query.bfloat16(), key.bfloat16(), value.bfloat16(), scaling=0.3
+    )
+    assert halves.dtype == torch.bfloat16
+    torch.testing.assert_close(halves.float(), expected.transpose(1, 2), atol=0.05, rtol=0.02)
 
 
 def test_batches_hold_every_row_once_within_the_budget():

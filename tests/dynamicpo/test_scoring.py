@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.testing import assert_close
 from transformers.integrations import flex_attention as flex
 
-from dynamicpo import scoring
+from dynamicpo import packing, scoring
 from dynamicpo.errors import ConfigError, DataError, ShapeError
 from dynamicpo.scoring import Row, answer_logps, score_rows, token_logits
 from tests.fixtures.scoring import CONFIGS, VOCABULARY, defined_logps, random_rows, tiny_model
@@ -55,6 +55,15 @@ def test_every_architecture_scores_as_defined(name, backend):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_architecture_gives_lora_the_same_gradients(name):
     model, rows = with_lora(tiny_model(name)), random_rows(4, 5)
+    expected = answer_logps(model, rows, "plain")
+    found = answer_logps(model, rows, "sdpa")
+    assert_close(found, expected, atol=1e-5, rtol=1e-6)
+    assert_same_gradients(gradients(model, found), gradients(model, expected))
+
+
+def test_long_rows_are_scored_by_fused_attention_with_the_same_gradients(monkeypatch):
+    monkeypatch.setattr(packing, "MOST_PRODUCTS", 0)
+    model, rows = tiny_model(), random_rows(4, 5)
     expected = answer_logps(model, rows, "plain")
     found = answer_logps(model, rows, "sdpa")
     assert_close(found, expected, atol=1e-5, rtol=1e-6)
@@ -108,6 +117,16 @@ def test_flex_gives_the_same(name, monkeypatch):
     model, rows = tiny_model(name), random_rows(4, 5)
     with torch.no_grad():
         assert_close(answer_logps(model, rows, "flex"), answer_logps(model, rows, "sdpa"), atol=1e-5, rtol=1e-6)
+
+
+def test_bfloat16_products_stay_near_float32():
+    model, rows = tiny_model(), random_rows(4, 5)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found, plain = answer_logps(model, rows, "sdpa"), answer_logps(model, rows, "plain")
+    with torch.no_grad():
+        expected = answer_logps(model, rows)
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm()) <= 1.5 * float((plain - expected).norm()) <= 0.05 * float(expected.norm())
 
 
 def test_probabilities_of_all_one_token_answers_sum_to_one():
