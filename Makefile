@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BACKBONE ?= compact
 RUN ?=
-COMPILE := $(BIN)/pip-compile -q --allow-unsafe --strip-extras --no-header --annotation-style=line \
+COMPILE := $(BIN)/pip-compile -q --allow-unsafe --strip-extras --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .PHONY: help install quickstart test check check-lock lock format benchmark clean
@@ -48,7 +48,7 @@ lock: $(VENV)/.installed-dev  ## write the lock files anew after a change of pyp
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -o $(LOCKS)/requirements.lock pyproject.toml
 	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCKS)/requirements.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c $(LOCKS)/requirements.lock -o $(LOCKS)/requirements-dev.lock pyproject.toml
-	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/; s#-c $(LOCKS)/requirements.lock, ##; s#-c $(LOCKS)/requirements.lock##' $(LOCKS)/requirements-dev.lock
+	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCKS)/requirements-dev.lock
 
 format:  ## format the code
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
