@@ -27,7 +27,6 @@ def compare_evaluations(
     from pathlib import Path
 
     from dynamicpo.comparison import compare_evaluations as run
-
     from dynamicpo.runs.artifacts import copy_report
 
     folders = [Path(artifact.path) for artifact in [baselines, *evaluations]]

@@ -46,9 +46,8 @@ def monitor_drift(
     arguments = dict(locals())
     from pathlib import Path
 
-    from dynamicpo.drift import monitor_drift as run
-
     from dynamicpo.config import DriftConfig
+    from dynamicpo.drift import monitor_drift as run
     from dynamicpo.runs.artifacts import config_of, copy_report, log_metrics
 
     scored = Path(model.path) if model else None
