@@ -1,5 +1,6 @@
 """Every overlay renders to resources that an API server would take, with no right, secret or way out too many."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -19,12 +20,13 @@ Render = Callable[[str], Documents]
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
 OTHERS = {"kueue.x-k8s.io/v1beta2", "trainer.kubeflow.org/v1alpha1"}
+UNDEFINED = {"monitoring.googleapis.com/v1"}  # GKE's own: its definition is on GKE alone
 
 
 @overlays
 def test_the_api_servers_schemas_accept_every_resource(render: Render, overlay: str):
     for document in render(overlay):
-        if document["apiVersion"] not in OTHERS:
+        if document["apiVersion"] not in OTHERS | UNDEFINED:
             kubernetes_validate.validate(document, "1.36", strict=True)
 
 
@@ -120,6 +122,8 @@ def test_nothing_is_let_in_or_out_but_by_a_policy(render: Render, overlay: str):
     assert deny == {"podSelector": selector, "policyTypes": ["Ingress", "Egress"]}
     peers = policies.pop("allow-training-peers", None)
     assert (peers is None) == bool(selector)
+    scrape = policies.pop("allow-scrape", None)
+    assert (scrape is not None) == (overlay == "gke")
     for name, policy in policies.items():
         spec = policy["spec"]
         assert (spec["policyTypes"], spec["podSelector"]) == (["Egress"], selector), name
@@ -135,10 +139,13 @@ def test_on_gke_no_policy_opens_the_internet(render: Render, overlay: str):
 
 
 @pytest.mark.parametrize("overlay", GPU_OVERLAYS)
-def test_pods_of_train_jobs_meet_restricted(render: Render, overlay: str):
+def test_pods_of_ours_meet_restricted(render: Render, overlay: str):
     (runtime,) = of_kind(render(overlay), "TrainingRuntime").values()
-    for job in runtime["spec"]["template"]["spec"]["replicatedJobs"]:
-        check_restricted(job["template"]["spec"]["template"]["spec"])
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pods = [item["spec"]["template"]["spec"] for item in of_kind(render(overlay), "Deployment").values()]
+    assert len(pods) == overlay.startswith("gke")
+    for pod in [job["template"]["spec"]["template"]["spec"], *pods]:
+        check_restricted(pod)
 
 
 def check_restricted(pod: dict[str, Any]) -> None:
@@ -154,7 +161,7 @@ def check_restricted(pod: dict[str, Any]) -> None:
         assert own["capabilities"] == {"drop": ["ALL"]}
         assert re.search(r"@sha256:[0-9a-f]{64}$", container["image"])
         for amounts in (container["resources"]["requests"], container["resources"]["limits"]):
-            assert set(amounts) == {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"}
+            assert set(amounts) - {"nvidia.com/gpu"} == {"cpu", "memory", "ephemeral-storage"}
 
 
 @pytest.mark.parametrize("overlay", GPU_OVERLAYS)
@@ -178,10 +185,15 @@ def test_parameters_reach_the_manifests(render: Render, overlay: str):
     assert launcher["data"]["defaultPipelineRoot"] == given["pipelineRoot"]
     api = of_kind(documents, "NetworkPolicy")["allow-kubernetes-api"]
     assert api["spec"]["egress"][0]["to"] == [{"ipBlock": {"cidr": given["controlPlane"]}}]
+    (exporter,) = of_kind(documents, "Deployment")["drift-exporter"]["spec"]["template"]["spec"]["containers"]
+    assert (exporter["image"], exporter["args"]) == (given["cpuImage"], [given["pipelineRoot"]])
     assert given["trainingImage"] in str(of_kind(documents, "TrainingRuntime"))
     for flavor in of_kind(documents, "ResourceFlavor").values():
         assert flavor["spec"]["nodeLabels"]["cloud.google.com/gke-accelerator"] == given["gpu"]
     assert set(of_kind(documents, "ConfigMap")) == {"kfp-launcher"}
+
+
+PARAMETERS = ["googleServiceAccount", "pipelineRoot", "controlPlane", "cpuImage", "trainingImage", "gpu"]
 
 
 @pytest.fixture
@@ -189,7 +201,7 @@ def copied(tmp_path: Path) -> Path:
     return Path(shutil.copytree(K8S, tmp_path / "k8s"))
 
 
-@pytest.mark.parametrize("name", ["googleServiceAccount", "pipelineRoot", "controlPlane", "trainingImage", "gpu"])
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_a_missing_parameter_stops_the_rendering(kubectl: str, copied: Path, name: str):
     params = copied / "overlays/gke/params.env"
     params.write_text("".join(line for line in params.open() if not line.startswith(f"{name}=")))
@@ -220,3 +232,16 @@ def test_an_overlay_with_its_own_values_is_rendered(kubectl: str, copied: Path):
 def test_a_wrong_call_of_apply_says_what_is_right(copied: Path, arguments: tuple[str, ...]):
     done = apply(copied, *arguments)
     assert done.returncode == 2 and "k8s/apply.sh:" in done.stderr
+
+
+@pytest.mark.parametrize("overlay", ["gke", "gke-standalone"])
+def test_drift_figures_are_scraped(render: Render, overlay: str):
+    documents = render(overlay)
+    pod = of_kind(documents, "Deployment")["drift-exporter"]["spec"]["template"]
+    (monitoring,) = of_kind(documents, "PodMonitoring").values()
+    assert monitoring["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (container,) = pod["spec"]["containers"]
+    (port,) = container["ports"]
+    assert [endpoint["port"] for endpoint in monitoring["spec"]["endpoints"]] == [port["name"]]
+    assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(port["containerPort"])
+    assert importlib.util.find_spec(container["command"][-1]) is not None
