@@ -102,7 +102,7 @@ def docker() -> Docker:
     if image.returncode:
         pytest.skip(f"no image {NAME}: run `make images`")
     revision = json.loads(image.stdout)[0]["Config"]["Labels"]["org.opencontainers.image.revision"]
-    paths = ["requirements.lock", "requirements-data.lock", "images"]
+    paths = ["requirements.lock", "requirements-data.lock", "images/build.sh", "images/smoke.py", "images/cpu"]
     command = ["git", "diff", "--quiet", revision, "HEAD", "--", *paths]
     if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode:
         pytest.skip(f"{NAME} is of another commit ({revision[:12]}), with other packages: run `make images`")
