@@ -1,0 +1,74 @@
+"""Clocks, peaks of memory, and the rate of matrix products that nothing can exceed."""
+
+import ctypes
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def seconds(run: Callable[[], object], clock: str) -> float:
+    start = CLOCKS[clock]()
+    run()
+    return CLOCKS[clock]() - start
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Resident memory at its peak during `run`, above what was resident before it (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+class Limit:
+    """The matrix products a LoRA step can't do without: forward, and backward through activations.
+
+    4 x (weights of the layers x unique tokens + weights of the head x places that predict a token) operations.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Count the model's own shapes."""
+        head = model.get_base_model().get_output_embeddings().weight.shape
+        linear = [
+            module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "lora_" not in name
+        ]
+        self.shapes = Counter(tuple(module.weight.shape) for module in linear)
+        self.shapes[tuple(head)] -= 1
+        self.head = tuple(head)
+        self.parameters = sum(rows * columns * number for (rows, columns), number in self.shapes.items())
+        self.head_parameters = head[0] * head[1]
+
+    def operations(self, tokens: int, places: int) -> int:
+        return 4 * (self.parameters * tokens + self.head_parameters * places)
+
+    def seconds(self, tokens: int, places: int, clock: str) -> float:
+        """All of them at the best rate of three tries for each shape, results written to memory that is there."""
+        total = _both(self.head, places, clock)
+        for shape, number in self.shapes.items():
+            total += number * _both(shape, tokens, clock) if number else 0.0
+        return total
+
+
+@torch.no_grad()
+def _both(shape: tuple[int, ...], rows: int, clock: str) -> float:
+    weight, inputs, outputs = torch.randn(shape), torch.randn(rows, shape[1]), torch.randn(rows, shape[0])
+
+    def products(there: Tensor, back: Tensor) -> None:
+        torch.mm(inputs, weight.T, out=there)
+        torch.mm(outputs, weight, out=back)
+
+    there, back = torch.empty(rows, shape[0]), torch.empty(rows, shape[1])
+    products(there, back)
+    return min(seconds(lambda: products(there, back), clock) for _ in range(3))

@@ -1,0 +1,98 @@
+"""What is measured: SmolLM2-135M with LoRA on q and v, and real rows of LastFM and MovieLens, prompted as published."""
+
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from dynamicpo import modeling
+from dynamicpo.config import DataConfig, NegativesConfig
+from dynamicpo.data import prepare_data
+from dynamicpo.modeling import Base
+from dynamicpo.negatives import sample_negatives
+from dynamicpo.packing import packed_length
+from dynamicpo.prompts import Prompts, PromptSettings
+from dynamicpo.records import Row, read_items, read_rows
+
+LASTFM = Path(__file__).resolve().parents[3] / "shared" / "data" / "lastfm"
+MOST_NEGATIVES = 50
+# History and candidates in one line each, joined by "::", as the published code writes them.
+TEMPLATE = {
+    "name": "published",
+    "separator": "::",
+    "prompts_with_candidates": [
+        "This user has {verb} {{history}} in the past. Please predict the next {thing} this user will {act}. "
+        "The {thing} candidates are {{candidates}}. Choose only one {thing} from the candidates. Answer:"
+    ],
+    "prompts": ["{history}"],
+}
+WORDS = {
+    "lastfm": {"verb": "listened to", "thing": "artist", "act": "listen to"},
+    "movielens": {"verb": "watched", "thing": "movie", "act": "watch"},
+}
+
+
+def load() -> tuple[nn.Module, Any]:
+    """The model in float32, ready for training, and its tokenizer."""
+    model, tokenizer = modeling.load_base_model(Base(modeling.SMOLLM2))
+    torch.manual_seed(0)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"])
+    return get_peft_model(model, lora).train(), tokenizer
+
+
+def data_sets() -> list[str]:
+    """LastFM's rows lie beside the checkout, where they are to be had; MovieLens is installed."""
+    return [*(["lastfm"] if LASTFM.is_dir() else []), "movielens"]
+
+
+def load_rows(name: str, tokenizer: Any) -> list[Row]:
+    """Training rows in an order of chance: the target, its 19 rejected candidates, then other items up to K = 50."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if name == "lastfm":
+            prepare_data(str(LASTFM), "", folder / "examples", DataConfig(source="published"))
+        else:
+            prepare_data("", "", folder / "examples", DataConfig(source="movielens"))
+        strategy = "published" if name == "lastfm" else "uniform"
+        sample_negatives(folder / "examples", folder / "preferences", NegativesConfig(strategy=strategy))
+        table, items = read_rows(folder / "preferences", "train"), read_items(folder / "preferences")
+    draw = random.Random(0)
+    chosen = table.take(draw.sample(range(len(table)), min(400, len(table)))).to_pylist()
+    prompts = Prompts(tokenizer, items, settings(name))
+    return [_row(prompts, row, items, draw) for row in chosen]
+
+
+def settings(name: str) -> PromptSettings:
+    text = TEMPLATE["prompts_with_candidates"][0].format(**WORDS[name])
+    return PromptSettings("title", {**TEMPLATE, "prompts_with_candidates": [text]}, True, 512)
+
+
+def _row(prompts: Prompts, row: dict[str, Any], items: pd.DataFrame, draw: random.Random) -> Row:
+    others = sorted(set(items["item_id"]) - set(row["candidates"]))
+    more = draw.sample(others, MOST_NEGATIVES - len(row["rejected"]))
+    answers = [row["target"], *row["rejected"], *more]
+    return prompts.row(row["example_id"], row["history"], answers, row["candidates"])
+
+
+def with_negatives(row: Row, num_negatives: int) -> Row:
+    """The row with its first K negatives."""
+    return Row(row.prompt_ids, row.answer_ids[: num_negatives + 1])
+
+
+def typical(rows: list[Row], number: int) -> list[Row]:
+    """The rows nearest to the median length, so that rows of one measure can stand for those of another."""
+    lengths = [packed_length(row) for row in rows]
+    middle = sorted(lengths)[len(lengths) // 2]
+    order = sorted(range(len(rows)), key=lambda place: (abs(lengths[place] - middle), place))
+    return [rows[place] for place in order[:number]]
+
+
+def shared_beginnings(rows: list[Row]) -> float:
+    """The share of answer tokens that a token trie would save."""
+    fed = [[tuple(ids[:end]) for ids in row.answer_ids for end in range(1, len(ids))] for row in rows]
+    return 1 - sum(len(set(tokens)) for tokens in fed) / sum(map(len, fed))
