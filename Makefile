@@ -7,7 +7,7 @@ RUN ?=
 COMPILE := $(BIN)/pip-compile -q --allow-unsafe --strip-extras --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: help install quickstart test check check-lock lock format benchmark clean
+.PHONY: help install quickstart test check check-lock check-k8s images lock format benchmark clean
 
 help:  ## the commands
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,12 @@ lock: $(VENV)/.installed-dev  ## write the lock files anew after a change of pyp
 	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCKS)/requirements.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c $(LOCKS)/requirements.lock -o $(LOCKS)/requirements-dev.lock pyproject.toml
 	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCKS)/requirements-dev.lock
+
+images: $(VENV)/.installed  ## build the CPU image (BASE_IMAGE=... serves any registry's or a local base)
+	images/build.sh cpu dynamicpo-python:cpu
+
+check-k8s: $(VENV)/.installed-dev  ## render, validate and scan the manifests
+	k8s/check.sh
 
 format:  ## format the code
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

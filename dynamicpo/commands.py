@@ -186,12 +186,7 @@ def run(given: Values) -> dict[str, Any]:
     from dynamicpo.runs.local import run_pipeline
     from dynamicpo.runs.summary import models_of
 
-    parameters = _read_yaml(given["config"])
-    for text in given["param"]:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise ConfigError(f"--param: must be NAME=VALUE, got {text!r}.")
-        parameters[key] = value
+    parameters = {**_read_yaml(given["config"]), **_pairs("--param", given["param"])}
     output = Path(given["output"]) if given["output"] else None
     summary = run_pipeline(given["pipeline"], parameters, output, given["workers"])
     compared = [task["outputs"]["comparison"] for task in summary["tasks"] if "comparison" in task["outputs"]]
@@ -199,6 +194,14 @@ def run(given: Values) -> dict[str, Any]:
         return summary
     found = json.loads((Path(summary["folder"]) / compared[-1] / "comparison.json").read_text(encoding="utf-8"))
     return {**summary, "metrics": models_of(summary), "comparisons": found["comparisons"]}
+
+
+def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE texts as a dictionary."""
+    for text in texts:
+        if "=" not in text:
+            raise ConfigError(f"{flag}: must be NAME=VALUE, got {text!r}.")
+    return dict((text.split("=", 1)[0], text.split("=", 1)[1]) for text in texts)
 
 
 def runs(given: Values) -> dict[str, Any]:
@@ -212,7 +215,8 @@ def compile_pipeline(given: Values) -> dict[str, Any]:
     """Write a pipeline for Kubeflow."""
     from dynamicpo.runs import pipelines
 
-    pipelines.compile_pipeline(given["pipeline"], Path(given["output"]), given["image"])
+    placement = {**_read_yaml(given["placement"]), **_pairs("--place", given["place"])}
+    pipelines.compile_pipeline(given["pipeline"], Path(given["output"]), given["image"], placement)
     return {"output": given["output"]}
 
 

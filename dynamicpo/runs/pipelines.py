@@ -177,16 +177,17 @@ def _check_together(parameters: Mapping[str, Any]) -> None:
         )
 
 
-def compile_pipeline(name: str, output: Path, image: str) -> None:
+def compile_pipeline(name: str, output: Path, image: str, placement: Mapping[str, Any] | None = None) -> None:
     """Write a pipeline as the YAML that a Kubeflow installation takes. It depends on the sources and the image alone.
 
     Args:
         name: The pipeline.
         output: The file, .yaml or .yml.
         image: The image of every task, best by digest (`name@sha256:...`): KFP's cache goes by this text.
+        placement: Where the tasks run: some of the fields of `pipelines.placement.Placement`.
 
     Raises:
-        ConfigError: No such pipeline, or not the name of an image.
+        ConfigError: No such pipeline, not the name of an image, or a placement that can't be used.
         DataError: The file can't be written.
     """
     pipeline_parameters(name)
@@ -197,10 +198,12 @@ def compile_pipeline(name: str, output: Path, image: str) -> None:
     from kfp import compiler
 
     from components import IMAGE
+    from pipelines.placement import Placement, placed
 
+    pipeline = placed(load_pipeline(name), config.from_mapping(Placement, placement or {}, "placement"))
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "pipeline.yaml"
-        compiler.Compiler().compile(load_pipeline(name), str(source))
+        compiler.Compiler().compile(pipeline, str(source))
         lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp's comment in front shows dictionaries in an order that changes from process to process
     text = "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines)).replace(IMAGE, image)

@@ -8,8 +8,10 @@ from components.drift_monitoring.component import monitor_drift
 from components.evaluation.component import evaluate
 from components.negative_sampling.component import sample_negatives
 from components.preference_training.component import train_preferences
+from components.run_summary.component import summarize_run
 from components.sft.component import fine_tune
 from pipelines import grouped
+from pipelines.placement import on_cpu, on_gpu, reported
 
 
 @dsl.pipeline(name="training")
@@ -170,25 +172,29 @@ def training(
         drift_seed: Seed of the choice of rows.
     """
     arguments = dict(locals())
-    examples = prepare_data(**grouped(arguments, "data")).outputs["examples"]
-    preferences = sample_negatives(examples=examples, **grouped(arguments, "negatives")).outputs["preferences"]
-    sft = fine_tune(preferences=preferences, **grouped(arguments, "sft")).outputs["model"]
-    settings = grouped(arguments, "evaluation")
-    baselines = evaluate(preferences=preferences, model=sft, name="sft", **settings)
-    baselines.set_display_name("evaluate sft")
-    settings.pop("base")
-    with dsl.ParallelFor(objectives) as entry:
-        trained = train_preferences(
-            preferences=preferences,
-            adapter=sft,
-            loss=entry.loss,
-            dynamic=entry.dynamic,
-            **grouped(arguments, "preference"),
+    with reported(summarize_run):
+        examples = on_cpu(prepare_data(**grouped(arguments, "data"))).outputs["examples"]
+        sampled = on_cpu(sample_negatives(examples=examples, **grouped(arguments, "negatives")))
+        preferences = sampled.outputs["preferences"]
+        sft = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft"))).outputs["model"]
+        settings = grouped(arguments, "evaluation")
+        baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
+        baselines.set_display_name("evaluate sft")
+        settings.pop("base")
+        with dsl.ParallelFor(objectives) as entry:
+            trained = train_preferences(
+                preferences=preferences,
+                adapter=sft,
+                loss=entry.loss,
+                dynamic=entry.dynamic,
+                **grouped(arguments, "preference"),
+            )
+            model = on_gpu(trained).outputs["model"]
+            evaluated = on_gpu(evaluate(preferences=preferences, model=model, name=entry.objective, **settings))
+            evaluated.set_display_name("evaluate")
+        compared = compare_evaluations(
+            baselines=baselines.outputs["evaluation"],
+            evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
         )
-        evaluated = evaluate(preferences=preferences, model=trained.outputs["model"], name=entry.objective, **settings)
-        evaluated.set_display_name("evaluate")
-    compare_evaluations(
-        baselines=baselines.outputs["evaluation"],
-        evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
-    )
-    monitor_drift(reference=preferences, current=preferences, **grouped(arguments, "drift"))
+        on_cpu(compared)
+        on_cpu(monitor_drift(reference=preferences, current=preferences, **grouped(arguments, "drift")))

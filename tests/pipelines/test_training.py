@@ -25,7 +25,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert cli.main(["compile", "training", "--image", DIGEST, "-o", str(path)]) == 0
     text = path.read_text()
     assert IMAGE not in text
-    return dict(yaml.safe_load(text))
+    return dict(next(yaml.safe_load_all(text)))
 
 
 @pytest.mark.parametrize("name", pipeline_names())
@@ -38,7 +38,7 @@ def test_compiles_to_the_same_bytes_in_every_process(name: str, tmp_path: Path):
         subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=tmp_path)
         texts.append(path.read_bytes())
     assert texts[0] == texts[1]
-    assert yaml.safe_load(texts[0])["pipelineInfo"]["name"] == name
+    assert next(yaml.safe_load_all(texts[0]))["pipelineInfo"]["name"] == name
 
 
 def test_every_task_runs_in_the_given_image(compiled: dict[str, Any]):
@@ -59,14 +59,14 @@ def feeds(task: dict[str, Any], name: str) -> str:
 
 
 def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
-    tasks = compiled["root"]["dag"]["tasks"]
+    tasks = compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert feeds(tasks["sample-negatives"], "examples") == "prepare-data"
     assert feeds(tasks["fine-tune"], "preferences") == "sample-negatives"
     assert feeds(tasks["evaluate"], "model") == "fine-tune"
     assert feeds(tasks["monitor-drift"], "reference") == feeds(tasks["monitor-drift"], "current") == "sample-negatives"
     assert feeds(tasks["compare-evaluations"], "baselines") == "evaluate"
-    assert feeds(tasks["compare-evaluations"], "evaluations") == "for-loop-1"
-    loop = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
+    assert feeds(tasks["compare-evaluations"], "evaluations") == "for-loop-2"
+    loop = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
     assert set(loop) == {"train-preferences", "evaluate-2"}
     assert feeds(loop["evaluate-2"], "model") == "train-preferences"
     adapter = loop["train-preferences"]["inputs"]["artifacts"]["adapter"]["componentInputArtifact"]
@@ -76,12 +76,12 @@ def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
 def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]):
     """No parameter is left out or crossed over on its way to a task."""
     tasks = {
-        "data": compiled["root"]["dag"]["tasks"]["prepare-data"],
-        "negatives": compiled["root"]["dag"]["tasks"]["sample-negatives"],
-        "sft": compiled["root"]["dag"]["tasks"]["fine-tune"],
-        "preference": compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]["train-preferences"],
-        "evaluation": compiled["root"]["dag"]["tasks"]["evaluate"],
-        "drift": compiled["root"]["dag"]["tasks"]["monitor-drift"],
+        "data": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["prepare-data"],
+        "negatives": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["sample-negatives"],
+        "sft": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["fine-tune"],
+        "preference": compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]["train-preferences"],
+        "evaluation": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["evaluate"],
+        "drift": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["monitor-drift"],
     }
     for parameter in pipeline_parameters("training").keys() - {"objectives"}:
         prefix, _, name = parameter.partition("_")
@@ -90,7 +90,7 @@ def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]
 
 
 def test_objectives_set_loss_and_dynamic(compiled: dict[str, Any]):
-    inputs = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]["train-preferences"]["inputs"]["parameters"]
+    inputs = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]["train-preferences"]["inputs"]["parameters"]
     for name in ("loss", "dynamic"):
         assert inputs[name]["parameterExpressionSelector"] == f'parseJson(string_value)["{name}"]'
 
@@ -156,3 +156,22 @@ def check_report(folder: Path, names: list[str]) -> None:
     assert 'src="http' not in page and 'href="http' not in page
     model = folder / "artifacts" / "train-preferences-dynamicpo-dmpo" / "model"
     assert (model / "manifest.json").is_file() and (model / "steps.jsonl").is_file()
+
+
+def test_every_task_is_placed_and_only_models_take_gpus(tmp_path: Path):
+    """The exact placement is tested in test_placement.py; here: no task of this pipeline was forgotten."""
+    path = tmp_path / "training.yaml"
+    assert cli.main(["compile", "training", "--image", DIGEST, "--place", "gpu_count=2", "-o", str(path)]) == 0
+    spec, platform = yaml.safe_load_all(path.read_text())
+    containers = spec["deploymentSpec"]["executors"]
+    assert set(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == set(containers)
+    gpus = {name for name, item in containers.items() if "accelerator" in item["container"]["resources"]}
+    assert gpus == {"exec-fine-tune", "exec-train-preferences", "exec-evaluate", "exec-evaluate-2"}
+
+
+def test_a_placement_that_can_not_be_used_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "training.yaml"
+    for given, said in (("gpu_cont=2", "Did you mean 'gpu_count'?"), ("gpu_memory=lots", "gpu_memory: must be")):
+        assert cli.main(["compile", "training", "--image", DIGEST, "--place", given, "-o", str(path)]) == 2
+        assert said in capsys.readouterr().err
+    assert not path.exists()
