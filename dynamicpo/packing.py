@@ -1,11 +1,11 @@
-"""Rows to sequences that hold each prompt once, and the attention that keeps the answers apart.
+"""Rows to sequences that hold each prompt once.
 
 A row becomes: prompt, then the tokens of every answer but its last one (nothing is predicted from that one). Each
 answer starts at the position where the prompt ends, sees the prompt and itself. The first token of every answer is
 predicted from the prompt's last position, so an answer of one token adds nothing to the sequence.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -13,15 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch import Tensor
 
 from dynamicpo.errors import DataError, ShapeError
 from dynamicpo.records import Row
 
 PROMPT = 0
-PROMPT_BLOCK = 256  # tokens of a prompt that ask at once, where attention is made of products
-MOST_PRODUCTS = 1024  # tokens of a row; products keep every weight, which is too much for longer ones
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,7 @@ class Packed:
         targets: For every answer token, its id. Shape (N,).
         answers: For every answer token, its answer (row * A + answer). Shape (N,).
         spans: Of each row: where its prompt starts, where its answers start, where it ends.
+        borders: Of each row: where each of its answers starts.
         shape: Rows and answers, (B, A).
     """
 
@@ -50,6 +48,7 @@ class Packed:
     targets: Tensor
     answers: Tensor
     spans: list[tuple[int, int, int]]
+    borders: list[list[int]]
     shape: tuple[int, int]
 
     def to(self, device: torch.device) -> "Packed":
@@ -125,6 +124,7 @@ def pack(rows: Sequence[Row], *, padded: bool) -> Packed:
         targets=torch.from_numpy(targets),
         answers=torch.from_numpy(answers),
         spans=list(zip(starts.tolist(), ends.tolist(), (starts + lengths).tolist(), strict=True)),
+        borders=answer_starts.reshape(sizes.shape).tolist(),
         shape=(len(rows), num_answers),
     )
 
@@ -164,84 +164,3 @@ def batches(lengths: Sequence[int], budget: int, *, padded: bool) -> list[list[i
         result[-1].append(place)
         used += size
     return result
-
-
-def answer_masks(packed: Packed) -> list[Tensor]:
-    """For each row of one sequence, which of the row's tokens each fed answer token sees. Bool, (fed, row's length)."""
-    segments, result = packed.segments[0], []
-    for start, answers, end in packed.spans:
-        asking, asked = segments[answers:end, None], segments[None, start:end]
-        earlier = torch.ones(end - answers, end - start, dtype=torch.bool, device=segments.device).tril(answers - start)
-        result.append(((asking == asked) | (asked == PROMPT)) & earlier)
-    return result
-
-
-@dataclass(frozen=True)
-class Block:
-    """Which tokens ask which: a part of a prompt, or a row's answers. No mask: all earlier ones."""
-
-    asking: slice
-    asked: slice
-    mask: Tensor | None
-
-
-class SplitAttention:
-    """Attention row by row, in blocks: the prompt, then the answers over prompt and themselves.
-
-    Nothing is computed between rows or from a prompt to its answers, and neither a mask of the whole sequence nor
-    repeated keys and values (grouped-query attention) are ever made. On a CPU and for rows of usual length the
-    blocks are plain products of matrices, as the backward pass of SDPA is slow there (more so in bfloat16).
-    """
-
-    def __init__(self, packed: Packed) -> None:
-        """Make blocks and masks, once for all layers."""
-        longest = max(end - start for start, _, end in packed.spans)
-        self.products = packed.segments.device.type == "cpu" and longest <= MOST_PRODUCTS
-        self.blocks: list[Block] = []
-        for (start, answers, end), mask in zip(packed.spans, answer_masks(packed), strict=True):
-            step = PROMPT_BLOCK if self.products else answers - start
-            for here in range(start, answers, step):
-                there = min(here + step, answers)
-                self.blocks.append(Block(slice(here, there), slice(start, there), None))
-            if end > answers:
-                self.blocks.append(Block(slice(answers, end), slice(start, end), mask))
-        if self.products:
-            self.blocks = [replace(block, mask=_additive(block)) for block in self.blocks]
-
-    def __call__(
-        self, _: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, **settings: Any
-    ) -> Tensor:
-        """Heads' outputs, (1, T, H, D), of query (1, H, T, D) and key, value (1, H / G, T, D)."""
-        attend: Callable[..., Tensor] = _products if self.products else _fused
-        # Heads that share keys stand on an axis of their own, along which keys and values are not copied.
-        query, key, value = query[0].view(key.shape[1], -1, *query.shape[2:]), key[0], value[0]
-        scale = settings.get("scaling") or query.shape[-1] ** -0.5
-        parts = [
-            attend(query[:, :, block.asking], key[:, block.asked], value[:, block.asked], block.mask, dropout, scale)
-            for block in self.blocks
-        ]
-        return torch.cat([part.permute(2, 0, 1, 3) for part in parts]).flatten(1, 2)[None]
-
-
-def _additive(block: Block) -> Tensor:
-    """A block's mask as numbers to add to its scores."""
-    asking, asked = (part.stop - part.start for part in (block.asking, block.asked))
-    mask = torch.ones(asking, asked).tril(asked - asking) > 0 if block.mask is None else block.mask
-    return torch.zeros(asking, asked).masked_fill(~mask, float("-inf"))
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scale: float) -> Tensor:
-    key, value = (part[:, None].expand(-1, query.shape[1], -1, -1) for part in (key, value))
-    return scaled_dot_product_attention(query, key, value, mask, dropout, mask is None, scale=scale)
-
-
-def _products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, scale: float) -> Tensor:
-    """In float32 at least, whatever comes in: it costs little, and scores keep their digits."""
-    heads, groups, number, width = query.shape
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast("cpu", enabled=False):
-        bias = mask.to(dtype).repeat(groups, 1).expand(heads, -1, -1)
-        asking = query.reshape(heads, groups * number, width).to(dtype)
-        weights = torch.baddbmm(bias, asking, key.to(dtype).mT, alpha=scale).softmax(-1)
-        result = torch.bmm(torch.dropout(weights, dropout, dropout > 0), value.to(dtype))
-    return result.to(query.dtype).view(query.shape)

@@ -20,12 +20,14 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from dynamicpo.attention import SplitAttention
 from dynamicpo.errors import ConfigError, DataError, unknown_name
-from dynamicpo.packing import PROMPT, Packed, SplitAttention, batches, check_rows, pack, packed_length
+from dynamicpo.logps import frozen_head_logps
+from dynamicpo.packing import PROMPT, Packed, batches, check_rows, pack, packed_length
 from dynamicpo.progress import Progress
 from dynamicpo.records import Row
 
-__all__ = ["Row", "answer_logps", "score_rows", "token_logits"]
+__all__ = ["Row", "answer_logps", "score_rows", "token_logps"]
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "sdpa", "flex", "plain")
@@ -123,43 +125,61 @@ def _logps(model: nn.Module, packed: Packed, backend: str) -> Tensor:
     if backend:
         extra["position_ids"] = packed.position_ids
         extra[SHARED] = SplitAttention(packed) if backend == "sdpa" else BlockAttention(packed)
-    logits = token_logits(model, packed.token_ids, None, packed.predicting, **extra)
-    picked = logits.float().log_softmax(-1)[packed.source, packed.targets]
+    places = (packed.predicting, packed.source, packed.targets)
+    logps = token_logps(model, packed.token_ids, None, *places, **extra)
     number = packed.shape[0] * packed.shape[1]
-    return picked.new_zeros(number).index_add(0, packed.answers, picked).view(packed.shape)
+    return logps.new_zeros(number).index_add(0, packed.answers, logps).view(packed.shape)
 
 
-def token_logits(model: nn.Module, token_ids: Tensor, mask: Tensor | None, places: Tensor, **extra: Any) -> Tensor:
-    """Logits at chosen places only: the head sees nothing else.
+def token_logps(
+    model: nn.Module,
+    token_ids: Tensor,
+    mask: Tensor | None,
+    places: Tensor,
+    source: Tensor,
+    targets: Tensor,
+    **extra: Any,
+) -> Tensor:
+    """Log-probabilities of tokens at chosen places: the head sees nothing else.
 
-    The model is called as a whole, so wrappers (PEFT, DDP, FSDP) and whatever an architecture does around its
-    head stay in force; a hook hands the head the chosen hidden states.
+    The model is called as a whole, so wrappers (PEFT, DDP, FSDP) and whatever an architecture does around its head stay
+    in force; a hook hands the head the chosen hidden states. A head that is not trained gets none: what it would say
+    is computed in its stead, without keeping all logits.
 
     Args:
         model: A causal LM.
         token_ids: Shape (S, T).
         mask: Padding mask (S, T); None: causal, which is all that padding at the end needs.
-        places: Flat places, shape (P,), or a bool mask (S, T).
+        places: Flat places that predict, shape (P,).
+        source: For each target, its place in `places`. Shape (N,).
+        targets: Token ids. Shape (N,).
         extra: `position_ids`, and our attention under the name `SHARED`.
 
     Returns:
-        Shape (P, V).
+        Shape (N,), float32 or better, nats.
     """
     inner = _causal_lm(model)
     if SHARED in extra:
         if inner.config._attn_implementation != SHARED:
             inner.set_attn_implementation(SHARED)
         mask = token_ids.new_zeros(1, 1, 1, 1)  # any four dimensions: the model shall make no mask of its own
+    head = inner.get_output_embeddings()
+    frozen = type(head) is nn.Linear and not head.weight.requires_grad and inner.config.model_type in SHARING
+    found: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0].flatten(0, 1)[places.flatten()], *inputs[1:])
+        chosen = inputs[0].flatten(0, 1)[places]
+        if frozen:
+            found.append(frozen_head_logps(chosen, head.weight, head.bias, source, targets))
+            chosen = chosen[:0]
+        return (chosen, *inputs[1:])
 
-    hook = inner.get_output_embeddings().register_forward_pre_hook(keep)
+    hook = head.register_forward_pre_hook(keep)
     try:
         logits: Tensor = model(input_ids=token_ids, attention_mask=mask, use_cache=False, **extra).logits
     finally:
         hook.remove()
-    return logits
+    return found[0] if frozen else logits.float().log_softmax(-1)[source, targets]
 
 
 def _causal_lm(model: nn.Module) -> Any:

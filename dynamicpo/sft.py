@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from dynamicpo import keyed, modeling, pages, training
 from dynamicpo.config import SFTConfig
@@ -25,7 +24,7 @@ from dynamicpo.records import (
     read_rows,
     stage_output,
 )
-from dynamicpo.scoring import token_logits
+from dynamicpo.scoring import token_logps
 
 log = logging.getLogger(__name__)
 _IGNORED = -100
@@ -160,6 +159,8 @@ class Collator:
 
 def _loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy, summed over the counted tokens; the head runs only where a token is counted."""
-    counted = batch["labels"] != _IGNORED
-    logits = token_logits(model, batch["input_ids"], batch["attention_mask"], counted)
-    return cross_entropy(logits.float(), batch["labels"][counted], reduction="sum"), {}
+    labels = batch["labels"].flatten()
+    places = (labels != _IGNORED).nonzero()[:, 0]
+    source = torch.arange(len(places), device=places.device)
+    logps = token_logps(model, batch["input_ids"], batch["attention_mask"], places, source, labels[places])
+    return -logps.sum(), {}

@@ -16,6 +16,7 @@ LAYERS = [
     ["records"],
     ["logps", "losses", "boundary", "metrics", "intervals", "charts"],
     ["objective", "prompts", "packing", "pages", "results"],
+    ["attention"],
     ["modeling", "scoring", "generation", "training"],
     ["reference", "importers", "baselines", "results"],
     ["data", "negatives", "audit", "sft", "preference", "evaluation", "comparison", "drift"],

@@ -24,7 +24,7 @@ from tests.benchmarks.measure import Limit, peak_bytes, seconds
 from tests.benchmarks.workload import data_sets, load, load_rows, shared_beginnings, typical, with_negatives
 
 REPORTS = Path("build/benchmarks")
-BATCH = 4
+BATCH = 2
 PLAIN_BUDGET = 4096
 
 

@@ -1,11 +1,9 @@
-"""Where every token goes, and who sees whom, by hand."""
+"""Where every token goes, by hand."""
 
 import pytest
-import torch
 
-from dynamicpo import packing
 from dynamicpo.errors import DataError, ShapeError
-from dynamicpo.packing import SplitAttention, answer_masks, batches, check_rows, pack, packed_length
+from dynamicpo.packing import batches, check_rows, pack, packed_length
 from dynamicpo.records import Row
 
 ROWS = [Row([5, 6, 7], [[1, 2, 3], [4], [8, 9]]), Row([1], [[2], [3, 4], [5, 6]])]
@@ -18,6 +16,7 @@ def test_rows_lie_one_after_the_other_without_their_answers_last_tokens():
     assert packed.segments.tolist() == [[0, 0, 0, 1, 1, 3, 0, 2, 3]]
     assert packed.owners.tolist() == [[0, 0, 0, 0, 0, 0, 1, 1, 1]]
     assert packed.spans == [(0, 3, 6), (6, 7, 9)]
+    assert packed.borders == [[3, 5, 5], [7, 7, 8]]
     assert packed.shape == (2, 3)
 
 
@@ -39,33 +38,6 @@ def test_one_token_answers_cost_the_prompt_alone():
     row = Row([1, 2, 3], [[4], [5], [6]])
     assert packed_length(row) == 3
     assert pack([row], padded=False).token_ids.tolist() == [[1, 2, 3]]
-
-
-def test_answers_see_the_prompt_and_themselves():
-    first, second = answer_masks(pack(ROWS, padded=False))
-    assert first.int().tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 1]]
-    assert second.int().tolist() == [[1, 1, 0], [1, 0, 1]]
-
-
-@pytest.mark.parametrize(("most_products", "prompt_block"), [(1024, 256), (1024, 2), (0, 256)])
-def test_split_attention_equals_one_masked_softmax_over_everything(monkeypatch, most_products, prompt_block):
-    monkeypatch.setattr(packing, "MOST_PRODUCTS", most_products)
-    monkeypatch.setattr(packing, "PROMPT_BLOCK", prompt_block)
-    torch.manual_seed(0)
-    packed = pack(ROWS, padded=False)
-    query, key, value = torch.randn(1, 4, 9, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
-    segments, owners, place = packed.segments[0], packed.owners[0], torch.arange(9)
-    sees = (segments[:, None] == segments) | (segments == 0)
-    sees &= (owners[:, None] == owners) & (place[:, None] >= place)
-    scores = query @ key.repeat_interleave(2, 1).mT * 0.3
-    expected = scores.masked_fill(~sees, float("-inf")).softmax(-1) @ value.repeat_interleave(2, 1)
-    result = SplitAttention(packed)(torch.nn.Identity(), query, key, value, scaling=0.3)
-    torch.testing.assert_close(result, expected.transpose(1, 2))
-    halves = SplitAttention(packed)(
-        torch.nn.Identity(), query.bfloat16(), key.bfloat16(), value.bfloat16(), scaling=0.3
-    )
-    assert halves.dtype == torch.bfloat16
-    torch.testing.assert_close(halves.float(), expected.transpose(1, 2), atol=0.05, rtol=0.02)
 
 
 def test_batches_hold_every_row_once_within_the_budget():

@@ -11,9 +11,9 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.testing import assert_close
 from transformers.integrations import flex_attention as flex
 
-from dynamicpo import packing, scoring
+from dynamicpo import attention, scoring
 from dynamicpo.errors import ConfigError, DataError, ShapeError
-from dynamicpo.scoring import Row, answer_logps, score_rows, token_logits
+from dynamicpo.scoring import Row, answer_logps, score_rows, token_logps
 from tests.fixtures.scoring import CONFIGS, VOCABULARY, defined_logps, random_rows, tiny_model
 
 
@@ -62,7 +62,7 @@ def test_every_architecture_gives_lora_the_same_gradients(name):
 
 
 def test_long_rows_are_scored_by_fused_attention_with_the_same_gradients(monkeypatch):
-    monkeypatch.setattr(packing, "MOST_PRODUCTS", 0)
+    monkeypatch.setattr(attention, "MOST_WEIGHTS", 0)
     model, rows = tiny_model(), random_rows(4, 5)
     expected = answer_logps(model, rows, "plain")
     found = answer_logps(model, rows, "sdpa")
@@ -256,12 +256,23 @@ def test_score_rows_turns_dropout_off():
     assert not torch.allclose(answer_logps(model, rows), expected)
 
 
-def test_token_logits_are_the_models_own_at_the_chosen_places():
-    model = tiny_model()
-    token_ids = torch.randint(0, VOCABULARY, (2, 5), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_token_logps_are_the_models_own_at_the_chosen_places(name, frozen):
+    model = tiny_model(name)
+    model.get_output_embeddings().weight.requires_grad_(not frozen)
+    token_ids = torch.randint(2, VOCABULARY, (2, 5), generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    chosen = torch.tensor([[False, True, False, True, False], [True, False, True, False, False]])
-    expected = model(input_ids=token_ids, attention_mask=mask).logits
-    assert_close(token_logits(model, token_ids, mask, chosen), expected[chosen])
-    assert_close(token_logits(model, token_ids, None, torch.tensor([1, 7])), expected.flatten(0, 1)[[1, 7]])
+    places, source, targets = torch.tensor([1, 3, 5, 7]), torch.tensor([0, 0, 1, 2, 3, 1]), torch.arange(6) * 7
+    logits = model(input_ids=token_ids, attention_mask=mask).logits
+    expected = logits.flatten(0, 1).log_softmax(-1)[places[source], targets]
+    assert_close(token_logps(model, token_ids, mask, places, source, targets), expected, atol=1e-5, rtol=1e-6)
     assert model(input_ids=token_ids).logits.shape == (2, 5, VOCABULARY), "the hook is gone"
+
+
+def test_a_model_that_scales_its_logits_is_called_as_it_is():
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    known = CONFIGS["llama"].to_dict()
+    config = transformers.GraniteConfig(**{name: known[name] for name in names}, logits_scaling=8.0)
+    model, rows = tiny_model(config=config).requires_grad_(False), random_rows(3, 3)
+    assert_close(answer_logps(model, rows), defined_logps(model, rows), atol=1e-5, rtol=1e-6)

@@ -1,0 +1,101 @@
+"""Who sees whom, by hand, and attention in blocks against one masked softmax over everything."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from dynamicpo import attention
+from dynamicpo.attention import Products, SplitAttention, blocks_of
+from dynamicpo.packing import Packed, pack
+from dynamicpo.records import Row
+from tests.fixtures.scoring import random_rows
+
+ROWS = [Row([5, 6, 7], [[1, 2, 3], [4], [8, 9]]), Row([1], [[2], [3, 4], [5, 6]])]
+
+
+def seen(packed: Packed, prompt_block: int, answer_block: int) -> Tensor:
+    """Who sees whom by the blocks, in which each token must ask once. Bool, (T, T)."""
+    width = packed.token_ids.shape[1]
+    result, asked = torch.zeros(width, width, dtype=torch.bool), []
+    for block in blocks_of(packed, prompt_block, answer_block):
+        result[block.asking, block.earlier] = True
+        result[block.asking, block.asking] = block.mask
+        asked += range(block.asking.start, block.asking.stop)
+    assert sorted(asked) == list(range(width))
+    return result
+
+
+def defined(packed: Packed) -> Tensor:
+    """The definition: the row's prompt, and of the own answer, whatever is not later. Bool, (T, T)."""
+    segments, owners, place = packed.segments[0], packed.owners[0], torch.arange(packed.token_ids.shape[1])
+    same_answer = (segments[:, None] == segments) | (segments == 0)
+    return same_answer & (owners[:, None] == owners) & (place[:, None] >= place)
+
+
+def test_answers_see_the_prompt_and_themselves():
+    expected = [
+        [1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1, 0, 1],
+    ]
+    assert defined(pack(ROWS, padded=False)).int().tolist() == expected
+
+
+@pytest.mark.parametrize("prompt_block", [1, 4, 256])
+@pytest.mark.parametrize("answer_block", [1, 3, 8, 128])
+def test_blocks_show_each_token_what_it_may_see(prompt_block, answer_block):
+    for rows in (ROWS, random_rows(5, 7), random_rows(3, 1, (1,)), random_rows(2, 20, (1, 9))):
+        packed = pack(rows, padded=False)
+        assert torch.equal(seen(packed, prompt_block, answer_block), defined(packed))
+
+
+def test_answers_stay_whole_and_blocks_within_their_size():
+    packed = pack(random_rows(4, 30, (2, 3, 6)), padded=False)
+    sizes = [len(block.mask) for block in blocks_of(packed, 4, 10)]
+    assert max(sizes) <= 10
+    assert len(sizes) < len(blocks_of(packed, 4, 1)), "small answers share a block"
+
+
+@pytest.mark.parametrize(
+    ("most_weights", "prompt_block", "answer_block"), [(2**20, 256, 128), (2**20, 2, 2), (0, 2, 2)]
+)
+def test_split_attention_equals_one_masked_softmax_over_everything(
+    monkeypatch, most_weights, prompt_block, answer_block
+):
+    monkeypatch.setattr(attention, "MOST_WEIGHTS", most_weights)
+    monkeypatch.setattr(attention, "PROMPT_BLOCK", prompt_block)
+    monkeypatch.setattr(attention, "ANSWER_BLOCK", answer_block)
+    torch.manual_seed(0)
+    packed = pack(ROWS, padded=False)
+    query, key, value = (torch.randn(1, heads, 9, 8, requires_grad=True) for heads in (4, 2, 2))
+    scores = query @ key.repeat_interleave(2, 1).mT * 0.3
+    expected = scores.masked_fill(~defined(packed), float("-inf")).softmax(-1) @ value.repeat_interleave(2, 1)
+    expected = expected.transpose(1, 2)
+    split = SplitAttention(packed)
+    assert split.products == (most_weights > 0)
+    found = split(torch.nn.Identity(), query, key, value, scaling=0.3)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad((found * weights).sum(), (query, key, value)),
+        torch.autograd.grad((expected * weights).sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+    halves = split(torch.nn.Identity(), query.bfloat16(), key.bfloat16(), value.bfloat16(), scaling=0.3)
+    assert halves.dtype == torch.bfloat16
+    torch.testing.assert_close(halves.float(), expected, atol=0.05, rtol=0.02)
+
+
+def test_gradients_of_products():
+    torch.manual_seed(0)
+    blocks = blocks_of(pack(ROWS, padded=False), 2, 2)
+    shapes = [(2, 3, 9, 4), (2, 9, 4), (2, 9, 4)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(lambda *parts: Products.apply(*parts, blocks, 0.4), inputs)
