@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         lines = [training(model, limit, rows, number, options) for number in options.negatives]
         result = {"training": lines, "trie_saving": shared_beginnings([with_negatives(row, 15) for row in rows])}
         result["line"] = cost_line(lines, REPORTS / f"scoring-{name}.svg", name)
-        result["evaluation"] = evaluation(model, tokenizer, rows, options)
+        result["evaluation"] = evaluation(
+            model, tokenizer, rows, load_rows(name, tokenizer, list_candidates=False), options
+        )
         report["data"][name] = result
         show(name, result)
     (REPORTS / "scoring.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -160,19 +162,24 @@ def cost_line(lines: list[dict[str, float]], path: Path, name: str) -> dict[str,
     }
 
 
-def evaluation(model: nn.Module, tokenizer: Any, rows: list[Row], options: Any) -> dict[str, float]:
-    """Seconds a row to rank 20 candidates, and to generate one of them greedily (as long as a tuned model's answer)."""
+def evaluation(
+    model: nn.Module, tokenizer: Any, listed: list[Row], plain: list[Row], options: Any
+) -> dict[str, dict[str, float]]:
+    """Seconds a row to generate one of 20 listed candidates greedily (the published way, as long as a tuned model's
+    answer), to rank the same 20, and to rank them as we do by default, where the prompt needn't list them."""
     result = {}
     for size in (1, 8):
-        batch = typical([with_negatives(row, 19) for row in rows], size)
-        times: dict[str, list[float]] = {"rank": [], "generate": []}
+        rows, short = (typical([with_negatives(row, 19) for row in which], size) for which in (listed, plain))
+        ways: dict[str, Callable[[], Any]] = {
+            "generate": lambda rows=rows: generate_answers(model, tokenizer, rows, constrained=True),
+            "rank_listed": lambda rows=rows: score_rows(model, rows),
+            "rank": lambda rows=short: score_rows(model, rows),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.rounds + 1):
-            times["rank"].append(seconds(lambda rows=batch: score_rows(model, rows), options.clock))
-            times["generate"].append(
-                seconds(lambda rows=batch: generate_answers(model, tokenizer, rows, constrained=True), options.clock)
-            )
-        for name, values in times.items():
-            result[f"{name}_seconds_batch_{size}"] = statistics.median(values[1:]) / size
+            for name, way in ways.items():
+                times[name].append(seconds(way, options.clock) / size)
+        result[f"batch_{size}"] = {name: statistics.median(values[1:]) for name, values in times.items()}
     return result
 
 
@@ -209,9 +216,11 @@ def show(name: str, result: dict[str, Any]) -> None:
             f"{line['explained']:.2%}"
         )
     print(f"a token trie would save {result['trie_saving']:.1%} of the answers' tokens")
-    for size in (1, 8):
-        rank, generate = (result["evaluation"][f"{kind}_seconds_batch_{size}"] for kind in ("rank", "generate"))
-        print(f"batches of {size}: ranking 20 candidates {rank:.3f} s a row, generating one answer {generate:.3f} s")
+    for size, times in result["evaluation"].items():
+        print(
+            f"{size}: generating one of 20 listed candidates {times['generate']:.3f} s a row, ranking them "
+            f"{times['rank_listed']:.3f} s, ranking them without the list {times['rank']:.3f} s"
+        )
 
 
 if __name__ == "__main__":

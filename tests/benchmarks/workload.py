@@ -29,7 +29,9 @@ TEMPLATE = {
         "This user has {verb} {{history}} in the past. Please predict the next {thing} this user will {act}. "
         "The {thing} candidates are {{candidates}}. Choose only one {thing} from the candidates. Answer:"
     ],
-    "prompts": ["{history}"],
+    "prompts": [
+        "This user has {verb} {{history}} in the past. Please predict the next {thing} this user will {act}. Answer:"
+    ],
 }
 WORDS = {
     "lastfm": {"verb": "listened to", "thing": "artist", "act": "listen to"},
@@ -50,7 +52,7 @@ def data_sets() -> list[str]:
     return [*(["lastfm"] if LASTFM.is_dir() else []), "movielens"]
 
 
-def load_rows(name: str, tokenizer: Any) -> list[Row]:
+def load_rows(name: str, tokenizer: Any, *, list_candidates: bool = True) -> list[Row]:
     """Training rows in an order of chance: the target, its 19 rejected candidates, then other items up to K = 50."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -63,13 +65,13 @@ def load_rows(name: str, tokenizer: Any) -> list[Row]:
         table, items = read_rows(folder / "preferences", "train"), read_items(folder / "preferences")
     draw = random.Random(0)
     chosen = table.take(draw.sample(range(len(table)), min(400, len(table)))).to_pylist()
-    prompts = Prompts(tokenizer, items, settings(name))
+    prompts = Prompts(tokenizer, items, settings(name, list_candidates))
     return [_row(prompts, row, items, draw) for row in chosen]
 
 
-def settings(name: str) -> PromptSettings:
-    text = TEMPLATE["prompts_with_candidates"][0].format(**WORDS[name])
-    return PromptSettings("title", {**TEMPLATE, "prompts_with_candidates": [text]}, True, 512)
+def settings(name: str, list_candidates: bool) -> PromptSettings:
+    texts = {key: [TEMPLATE[key][0].format(**WORDS[name])] for key in ("prompts", "prompts_with_candidates")}
+    return PromptSettings("title", {**TEMPLATE, **texts}, list_candidates, 512)
 
 
 def _row(prompts: Prompts, row: dict[str, Any], items: pd.DataFrame, draw: random.Random) -> Row:
