@@ -153,6 +153,21 @@ def test_training_overfits_a_few_rows(preferences, compact, tmp_path) -> None:
     assert steps[-1]["loss"] < 0.02 < steps[0]["loss"] and steps[-1]["rewards/accuracies"] == 1.0
 
 
+@pytest.mark.training
+def test_bfloat16_products_learn_as_float32_does(preferences, tiny_llm, tmp_path) -> None:
+    """torch keeps copies of trained weights as long as one autocast context lasts; a whole training lasts longer."""
+    given = SFTConfig(
+        backbone=str(tiny_llm), loss_on="history", rows=8, batch_size=8, max_steps=20, learning_rate=0.01, tuning="full"
+    )
+    last = {}
+    for precision in ("float32", "bfloat16"):
+        fine_tune(preferences, tmp_path / precision, dataclasses.replace(given, precision=precision))
+        steps = steps_of(tmp_path / precision)
+        assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+        last[precision] = steps[-1]["loss"]
+    assert last["bfloat16"] == pytest.approx(last["float32"], rel=0.05)
+
+
 def test_rows_of_the_two_stages_are_disjoint_and_too_many_are_refused(preferences, tmp_path) -> None:
     number = read_rows(preferences, "train").num_rows
     fine_tune(preferences, tmp_path / "sft", dataclasses.replace(SHORT_SFT, rows=number - 5))
