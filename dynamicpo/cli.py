@@ -131,7 +131,8 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     compiled = add("compile", "write a pipeline as YAML for Kubeflow")
     compiled.add_argument("pipeline")
     compiled.add_argument("-o", "--output", required=True, metavar="FILE")
-    compiled.add_argument("--image", required=True, help="image of every task, best by digest: NAME@sha256:...")
+    compiled.add_argument("--image", required=True, help="image of every task, by digest: NAME@sha256:...")
+    compiled.add_argument("--allow-tag", action="store_true", help="take images by tag (KFP's cache may be stale)")
     compiled.add_argument("--placement", metavar="FILE", help="YAML file: nodes, resources and volumes (k8s/overlays)")
     compiled.add_argument("--place", action="append", default=[], metavar="NAME=VALUE", help="one of them; wins")
     return parser, commands.choices

@@ -216,7 +216,7 @@ def compile_pipeline(given: Values) -> dict[str, Any]:
     from dynamicpo.runs import pipelines
 
     placement = {**_read_yaml(given["placement"]), **_pairs("--place", given["place"])}
-    pipelines.compile_pipeline(given["pipeline"], Path(given["output"]), given["image"], placement)
+    pipelines.compile_pipeline(given["pipeline"], Path(given["output"]), given["image"], placement, given["allow_tag"])
     return {"output": given["output"]}
 
 

@@ -78,8 +78,6 @@ class Placement(Checked):
         """Check the fields, then what their types don't say; all problems at once."""
         check_fields(self)
         problems = [*self._quantity_problems(), *self._node_problems()]
-        if self.gpu_image and not re.search(r"@sha256:[0-9a-f]{64}$", self.gpu_image):
-            problems.append(f"gpu_image: must end in @sha256: and a digest, got {self.gpu_image!r}.")
         if self.checkpoint_prefix and not self.checkpoint_prefix.startswith(("gs://", f"{DATA}/")):
             problems.append(f"checkpoint_prefix: must start with gs:// or {DATA}/, got {self.checkpoint_prefix!r}.")
         if self.checkpoint_prefix.startswith(f"{DATA}/") and not self.data_claim:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dynamicpo import config
 from dynamicpo.errors import ConfigError, DataError, unknown_name
+from dynamicpo.runs import images
 
 # A pipeline's parameter is one of these prefixes and a field of the configuration.
 STAGES: dict[str, Any] = {
@@ -26,7 +27,6 @@ STAGES: dict[str, Any] = {
 }
 PATHS = ("data_interactions", "data_items")
 TAKEN = ("base", "cooccurrence", "popularity", "random", "sft")
-_IMAGE = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 
 
 def pipeline_names() -> list[str]:
@@ -177,30 +177,35 @@ def _check_together(parameters: Mapping[str, Any]) -> None:
         )
 
 
-def compile_pipeline(name: str, output: Path, image: str, placement: Mapping[str, Any] | None = None) -> None:
-    """Write a pipeline as the YAML that a Kubeflow installation takes. It depends on the sources and the image alone.
+def compile_pipeline(
+    name: str, output: Path, image: str, placement: Mapping[str, Any] | None = None, allow_tag: bool = False
+) -> None:
+    """Write a pipeline as the YAML that a Kubeflow installation takes. It depends on the sources and the images alone.
 
     Args:
         name: The pipeline.
         output: The file, .yaml or .yml.
-        image: The image of every task, best by digest (`name@sha256:...`): KFP's cache goes by this text.
+        image: The image of every task, by digest (`name@sha256:...`).
         placement: Where the tasks run: some of the fields of `pipelines.placement.Placement`.
+        allow_tag: Whether images may be named by tag.
 
     Raises:
         ConfigError: No such pipeline, not the name of an image, or a placement that can't be used.
         DataError: The file can't be written.
     """
     pipeline_parameters(name)
-    if not _IMAGE.fullmatch(image):
-        raise ConfigError(f"--image: must be an image such as registry/name@sha256:..., got {image!r}.")
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--output: must end in .yaml or .yml, got {str(output)!r}.")
+    images.check_name("--image", image, allow_tag)
     from kfp import compiler
 
     from components import IMAGE
     from pipelines.placement import Placement, placed
 
-    pipeline = placed(load_pipeline(name), config.from_mapping(Placement, placement or {}, "placement"))
+    where = config.from_mapping(Placement, placement or {}, "placement")
+    if where.gpu_image:
+        images.check_name("gpu_image", where.gpu_image, allow_tag)
+    pipeline = placed(load_pipeline(name), where)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(source))

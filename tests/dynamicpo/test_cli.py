@@ -47,6 +47,7 @@ def fail(capsys: Capture, *argv: str, code: int = 2) -> str:
         ["run", "training", "--param", "sft_epoch=3"],
         ["run", "training", "--param", "objectives=dmpoo"],
         ["compile", "training", "--image", "", "-o", "x.yaml"],
+        ["compile", "training", "--image", "registry/dynamicpo:v1", "-o", "x.yaml"],
     ],
     ids=" ".join,
 )
@@ -90,6 +91,7 @@ def test_no_command_shows_the_help(capsys: Capture):
         (["run", "training", "--param", "sft_epochs"], "--param: must be NAME=VALUE, got 'sft_epochs'"),
         (["run", "training", "--workers", "two"], "argument --workers: invalid int value: 'two'"),
         (["compile", "training", "-o", "x.yaml"], "--image"),
+        (["compile", "training", "-o", "x.yaml", "--image", "python:3"], "--image: must be named by digest.*python:3"),
         (["compile", "training", "-o", "x.txt", "--image", "python:3"], "--output: must end in .yaml or .yml"),
         (["sample-negatives", "--examples", "/nowhere", "--output", "/tmp/x"], "/nowhere: must be .*does not exist"),
         (["runs", "/nowhere"], "/nowhere: must be a folder of runs"),

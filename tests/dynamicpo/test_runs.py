@@ -86,6 +86,28 @@ def test_a_wrong_image_is_refused(image: str, tmp_path: Path):
         compile_pipeline("training", tmp_path / "training.yaml", image)
 
 
+PINNED = "registry.invalid/dynamicpo@sha256:" + 64 * "a"
+
+
+@pytest.mark.parametrize(
+    ("where", "image", "placement"),
+    [
+        ("--image", "registry.invalid:5000/dynamicpo:v1", {}),
+        ("--image", "dynamicpo", {}),
+        ("gpu_image", PINNED, {"gpu_image": "registry.invalid/gpu:latest"}),
+    ],
+)
+def test_a_tag_is_refused_with_the_reason_unless_it_is_allowed(
+    where: str, image: str, placement: dict[str, Any], tmp_path: Path
+):
+    path = tmp_path / "training.yaml"
+    with pytest.raises(ConfigError, match=f"^{where}: must be named by digest.*cache.*results of the old.*--allow-tag"):
+        compile_pipeline("training", path, image, placement)
+    assert not path.exists()
+    compile_pipeline("training", path, image, placement, allow_tag=True)
+    assert placement.get("gpu_image", image) in path.read_text()
+
+
 def test_cache_name_follows_what_kfp_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     table = tmp_path / "interactions.csv"
     table.write_text("a")

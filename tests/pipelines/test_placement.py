@@ -185,7 +185,6 @@ def test_a_placement_is_not_part_of_what_kfp_caches_by(compile_placed: Compile):
         ("gpu_node_selector", "nvidia-l4"),
         ("gpu_tolerations", "nvidia.com/gpu=present"),
         ("spot_tolerations", "a:Never"),
-        ("gpu_image", "registry.invalid/gpu:latest"),
         ("checkpoint_prefix", "s3://bucket"),
         ("retry_factor", 0.5),
         ("gpu_timeout_hours", 0),
