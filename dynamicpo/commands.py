@@ -183,12 +183,14 @@ def compare(given: Values) -> dict[str, Any]:
 
 def run(given: Values) -> dict[str, Any]:
     """Run a pipeline on this machine."""
+    if (given["runner"] == "docker") != bool(given["image"]):
+        raise ConfigError("run: --runner docker and --image NAME must be given together.")
     from dynamicpo.runs.local import run_pipeline
     from dynamicpo.runs.summary import models_of
 
     parameters = {**_read_yaml(given["config"]), **_pairs("--param", given["param"])}
     output = Path(given["output"]) if given["output"] else None
-    summary = run_pipeline(given["pipeline"], parameters, output, given["workers"])
+    summary = run_pipeline(given["pipeline"], parameters, output, given["workers"], given["image"])
     compared = [task["outputs"]["comparison"] for task in summary["tasks"] if "comparison" in task["outputs"]]
     if not compared:
         return summary

@@ -3,8 +3,10 @@
 smoke.py cpu|gpu
 """
 
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -45,12 +47,17 @@ def check_torch(runtime: str) -> None:
 
 
 def check_programs() -> None:
-    """What kfp's launcher and people call."""
+    """What kfp's launcher and people call, and every module of ours."""
     import duckdb
+    import evidently.presets  # noqa: F401
     import kfp
     import kfp.dsl.executor_main  # noqa: F401
     import transformers  # noqa: F401
 
+    import dynamicpo
+
+    for module in pkgutil.walk_packages(dynamicpo.__path__, "dynamicpo."):
+        importlib.import_module(module.name)
     version = metadata.version("dynamicpo")
     said = subprocess.run(["dynamicpo", "--version"], capture_output=True, text=True, check=True).stdout
     check(version in said, f"dynamicpo --version must say {version}, got {said!r}.")

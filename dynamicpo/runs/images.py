@@ -4,6 +4,7 @@ import re
 
 from dynamicpo.errors import ConfigError
 
+REVISION = "org.opencontainers.image.revision"
 _NAME = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 
 

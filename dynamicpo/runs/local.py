@@ -1,7 +1,8 @@
-"""A pipeline as processes on this machine, through kfp.local.
+"""A pipeline as processes or containers on this machine, through kfp.local.
 
 What an earlier run made is used again. kfp's cache goes by a task's source and arguments; it does not see
-our package, nor the content of files that a parameter names. So it lives in a folder named by a hash of both.
+our package (or the image), nor the content of files that a parameter names. So it lives in a folder named by a hash
+of both.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ from typing import Any
 
 from dynamicpo import __version__
 from dynamicpo.errors import ConfigError, RunFailedError
-from dynamicpo.runs import summary
+from dynamicpo.runs import containers, summary
+from dynamicpo.runs.images import check_name
 from dynamicpo.runs.pipelines import check_parameters, load_pipeline
 from dynamicpo.runs.watch import Watch, watched
 
@@ -41,7 +43,9 @@ LIBRARIES = (
 )
 
 
-def run_pipeline(name: str, given: Mapping[str, Any], output: Path | None = None, workers: int = 1) -> dict[str, Any]:
+def run_pipeline(
+    name: str, given: Mapping[str, Any], output: Path | None = None, workers: int = 1, image: str = ""
+) -> dict[str, Any]:
     """Run a pipeline to its end, and leave `summary.json`, `report.html`, logs and artifacts in a folder.
 
     Args:
@@ -49,6 +53,7 @@ def run_pipeline(name: str, given: Mapping[str, Any], output: Path | None = None
         given: Some of its parameters.
         output: The run's folder (default: `runs/<pipeline>-<UTC time>`). The cache stands beside it, in `.cache`.
         workers: How many tasks of a loop may run at once; they share the processors.
+        image: Run every task in a container of this image (default: as a process).
 
     Returns:
         The summary, as in `summary.json`, and the run's `folder`.
@@ -61,15 +66,15 @@ def run_pipeline(name: str, given: Mapping[str, Any], output: Path | None = None
     if workers < 1:
         raise ConfigError(f"workers: must be >= 1, got {workers}.")
     parameters = check_parameters(name, given)
-    folder = output or Path("runs") / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    folder = _make(folder)
-    cache = folder.parent / ".cache" / cache_name(parameters)
-    facts = {"pipeline": name, "parameters": parameters, "runner": "subprocess", **_origin()}
+    place = _container_image(image, parameters) if image else None
+    folder = _make(output or Path("runs") / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    cache = folder.parent / ".cache" / cache_name(parameters, place.id if place else "")
+    facts = {"pipeline": name, "parameters": parameters, **_origin(place)}
     started = time.time()
     with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
         pipeline = load_pipeline(name)
         total = count_tasks(pipeline.pipeline_spec, parameters)
-        watch = Watch(folder / "logs", total, workers, cache / "artifacts", scratch)
+        watch = Watch(folder / "logs", total, workers, cache / "artifacts", scratch, place.id if place else "")
         state = "failed"
         summary.write(folder, {**facts, "state": "running"}, started, watch.tasks)
         log.info("%s: %d tasks, in %s", name, total, folder)
@@ -84,6 +89,18 @@ def run_pipeline(name: str, given: Mapping[str, Any], output: Path | None = None
     return {**result, "folder": str(folder)}
 
 
+def _container_image(name: str, parameters: Mapping[str, Any]) -> containers.Image:
+    """The image of a run in containers, and whether such a run can be."""
+    check_name("--image", name, allow_tag=True)
+    remote = [key for key, value in parameters.items() if isinstance(value, str) and value.startswith("gs://")]
+    if remote:
+        raise ConfigError(
+            f"{remote[0]}: must be on this machine for --runner docker (its containers have no network), "
+            f"got {parameters[remote[0]]!r}. Fetch it first, or take --runner subprocess."
+        )
+    return containers.find_image(containers.connect(), name)
+
+
 def _make(folder: Path) -> Path:
     from dynamicpo.records import check_output
 
@@ -95,9 +112,11 @@ def _make(folder: Path) -> Path:
 def _execute(pipeline: Any, parameters: Mapping[str, Any], cache: Path, watch: Watch) -> None:
     from kfp import local
 
+    artifacts = cache / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
     local.init(
-        local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(cache / "artifacts"),
+        containers.runner(parameters, artifacts) if watch.image else local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(artifacts),
         enable_caching=True,
         cache_root=str(cache / "entries"),
     )
@@ -130,15 +149,20 @@ def count_tasks(spec: Any, parameters: Mapping[str, Any]) -> int:
     return count(spec.root.dag)
 
 
-def cache_name(parameters: Mapping[str, Any]) -> str:
-    """Names everything a result depends on that kfp's own key leaves out."""
+def cache_name(parameters: Mapping[str, Any], image: str = "") -> str:
+    """Names everything a result depends on that kfp's own key leaves out.
+
+    Args:
+        parameters: Of the run.
+        image: The id of the containers' image, which stands for all that is in it.
+    """
     from dynamicpo.records import file_checksum
 
-    digest = hashlib.sha256(platform.python_version().encode())
-    for library in LIBRARIES:
+    digest = hashlib.sha256((image or platform.python_version()).encode())
+    for library in [] if image else LIBRARIES:
         digest.update(f"{library} {_version(library)}\0".encode())
     named = [Path(value) for value in parameters.values() if isinstance(value, str) and value]
-    for path in [PACKAGE, *named]:
+    for path in named if image else [PACKAGE, *named]:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and file.suffix != ".pyc":
                 digest.update(f"{file.name} {file_checksum(file)}\0".encode())
@@ -152,12 +176,19 @@ def _version(library: str) -> str:
         return ""
 
 
-def _origin() -> dict[str, str]:
-    """The package's version, its commit where it stands in a repository, and what the tasks ran in."""
+def _origin(image: containers.Image | None) -> dict[str, str]:
+    """What the tasks ran in, its version of the package, and its commit if that is known."""
+    if image:
+        facts = {"package_version": image.version, "commit": image.revision, "image": containers.description(image)}
+        return {"runner": "docker", **facts}
+    where = f"local processes, Python {platform.python_version()}, {os.cpu_count()} processors"
+    return {"runner": "subprocess", "package_version": __version__, "commit": commit(), "image": where}
+
+
+def commit() -> str:
+    """The commit that the package stands at, where it stands in a repository."""
     git = shutil.which("git")
-    commit = ""
-    if git and (PACKAGE.parent / ".git").exists():
-        command = [git, "-C", str(PACKAGE.parent), "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    image = f"local processes, Python {platform.python_version()}, {os.cpu_count()} processors"
-    return {"package_version": __version__, "commit": commit, "image": image}
+    if not git or not (PACKAGE.parent / ".git").exists():
+        return ""
+    command = [git, "-C", str(PACKAGE.parent), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

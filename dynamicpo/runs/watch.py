@@ -11,25 +11,27 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
+from dynamicpo.runs.jobs import Container, Job, Process
+
 log = logging.getLogger(__name__)
 
 KILL_AFTER_SECONDS = 10
 _STAGE_LINE = re.compile(r"\[KFP Executor [^\]]*\]: (.*)")
-_KFP_LINE = re.compile(
+_NOISE = re.compile(
     r"--component_module_path|Looking for component|Loading KFP component|Got executor_input|Wrote exec"
+    r"|generated new fontManager"
 )
 _OUR_ERROR = re.compile(r"\Adynamicpo\.errors\.\w+: ")
 
@@ -81,11 +83,13 @@ class Watch:
         total: How many tasks there will be.
         workers: How many may run at once.
         root: Folder for what the tasks make; progress lines leave it out.
-        scratch: Folder for the tasks' temporary files.
+        scratch: Folder for the processes' temporary files.
+        image: Id of the image of the containers, where tasks run in some.
     """
 
-    def __init__(self, logs: Path, total: int, workers: int, root: Path, scratch: str) -> None:
+    def __init__(self, logs: Path, total: int, workers: int, root: Path, scratch: str, image: str = "") -> None:
         """Start with no task."""
+        self.image = image
         self._root = re.compile(rf"{re.escape(str(root))}/[^/\s]+/")
         self.tasks: list[Task] = []
         self.stopped = False
@@ -93,7 +97,7 @@ class Watch:
         self._logs, self._slots = logs, threading.Semaphore(workers)
         self._current = threading.local()
         self._lock = threading.Lock()
-        self._processes: set[subprocess.Popen[str]] = set()
+        self._jobs: set[Job] = set()
         self._share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         self._environment = {
@@ -144,43 +148,48 @@ class Watch:
         log.info("[%d/%d] %s: %s", done, self.total, task.name, how)
 
     def run_process(self, full_command: list[str], env_vars: Mapping[str, str] | None = None) -> int:
-        """In place of kfp's `run_local_subprocess`: the task's lines go to its log, its progress to ours."""
+        """In place of kfp's `run_local_subprocess`."""
+        environment = {**self._shared(), **self._environment, **(env_vars or {})}
+        return self._attend(lambda: Process(full_command, environment))
+
+    def run_container(self, client: Any, image: str, command: list[str], **arguments: Any) -> int:
+        """In place of kfp's `run_docker_container`; the image is the watch's."""
+        del image  # the one that stands in the pipeline until it is compiled
+        environment = {**self._shared(), **arguments.pop("environment", {})}
+        return self._attend(lambda: Container(client, self.image, command, environment=environment, **arguments))
+
+    def _shared(self) -> dict[str, str]:
+        return self._share if self._current.task.in_loop else {}
+
+    def _attend(self, start: Callable[[], Job]) -> int:
+        """Run the current task to its end: its lines go to its log, its progress to ours."""
         task: Task = self._current.task
         task.cached = False
         log.info("%s: started", task.name)
-        environment = {**(self._share if task.in_loop else {}), **self._environment, **(env_vars or {})}
-        with (
-            task.log_path.open("a", encoding="utf-8") as stream,
-            subprocess.Popen(
-                full_command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env=environment,
-                start_new_session=True,
-            ) as process,
-        ):
-            self._processes.add(process)
-            if self.stopped:
-                self._signal(signal.SIGINT)
-            self._follow(task, process.stdout or io.StringIO(), stream)
-            code = process.wait()
-            task.killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-            self._processes.discard(process)
-            return code
+        job = start()
+        self._jobs.add(job)
+        if self.stopped:
+            job.signal(signal.SIGINT)
+        try:
+            with task.log_path.open("a", encoding="utf-8") as stream:
+                self._follow(task, job.lines(), stream)
+        finally:
+            code = job.wait()
+            self._jobs.discard(job)
+        task.killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        return code
 
-    def _follow(self, task: Task, lines: IO[str], stream: IO[str]) -> None:
+    def _follow(self, task: Task, lines: Iterable[str], stream: IO[str]) -> None:
         for line in lines:
             stream.write(line)
             stream.flush()
             task.tail.append(line.rstrip("\n"))
             said = _STAGE_LINE.match(line)
-            if said and not _KFP_LINE.match(said[1]):
+            if said and not _NOISE.match(said[1]):
                 log.info("%s: %s", task.name, self._root.sub("", said[1]))
 
     def stop(self) -> None:
-        """Interrupt every task's process, so that it can clean up; kill what is still there after a while.
+        """Interrupt every task, so that it can clean up; kill what is still there after a while.
 
         Called again, it kills at once.
         """
@@ -191,9 +200,8 @@ class Watch:
         killer.start()
 
     def _signal(self, number: int) -> None:
-        for process in list(self._processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
+        for job in list(self._jobs):
+            job.signal(number)
 
 
 def plain(name: str) -> str:
@@ -218,13 +226,14 @@ def _is_exit(call: Mapping[str, Any]) -> bool:
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
     """Have kfp.local report to `watch`, in silence; interrupt the tasks on SIGINT and SIGTERM."""
-    from kfp.local import logging_utils, subprocess_task_handler
+    from kfp.local import docker_task_handler, logging_utils, subprocess_task_handler
     from kfp.local.orchestrator import task_executor
 
     original = task_executor.execute_single_task
     replaced: list[tuple[Any, str, Any]] = [
         (task_executor, "execute_single_task", lambda **call: watch.execute(original, **call)),
         (subprocess_task_handler, "run_local_subprocess", watch.run_process),
+        (docker_task_handler, "run_docker_container", watch.run_container),
         # kfp puts the interpreter's path for every "python3", also inside the values of parameters
         (subprocess_task_handler, "replace_python_executable", lambda command, _: command),
         (logging_utils, "indented_print", contextlib.nullcontext),
