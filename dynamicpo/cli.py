@@ -88,6 +88,8 @@ def _lines(arguments: argparse.Namespace, result: Mapping[str, Any]) -> list[str
         return [*_tables(result), str(Path(result["folder"]) / result["report"])]
     if arguments.command == "compile":
         return [result["output"]]
+    if arguments.command == "submit":
+        return [result["link"]]
     if "metrics" in result:
         return [*_tables(result), result["output"]]
     return [*(f"{name:<32} {value}" for name, value in result["counts"].items()), result["output"]]
@@ -120,9 +122,7 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     compare.add_argument("evaluations", nargs="+", metavar="DIR", help="evaluation folders")
     compare.add_argument("--output", required=True, help="folder to make")
     run = add("run", "run a pipeline on this machine")
-    run.add_argument("pipeline")
-    run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline")
-    run.add_argument("--config", metavar="FILE", help="YAML file of parameters; --param wins")
+    _add_parameters(run)
     run.add_argument("--output", help="folder of the run (default: runs/PIPELINE-TIME)")
     run.add_argument("--runner", choices=["subprocess", "docker"], default="subprocess", help="what the tasks run in")
     run.add_argument("--image", default="", help="image of the containers, for --runner docker (`make images`)")
@@ -132,11 +132,40 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     compiled = add("compile", "write a pipeline as YAML for Kubeflow")
     compiled.add_argument("pipeline")
     compiled.add_argument("-o", "--output", required=True, metavar="FILE")
-    compiled.add_argument("--image", required=True, help="image of every task, by digest: NAME@sha256:...")
-    compiled.add_argument("--allow-tag", action="store_true", help="take images by tag (KFP's cache may be stale)")
-    compiled.add_argument("--placement", metavar="FILE", help="YAML file: nodes, resources and volumes (k8s/overlays)")
-    compiled.add_argument("--place", action="append", default=[], metavar="NAME=VALUE", help="one of them; wins")
+    _add_images(compiled)
+    _add_submit(add("submit", "start a pipeline on a Kubeflow installation"))
     return parser, commands.choices
+
+
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    """A pipeline and the parameters of its run."""
+    parser.add_argument("pipeline")
+    parser.add_argument(
+        "--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline"
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of parameters; --param wins")
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    """Where a pipeline is started, and how long to stay with it."""
+    _add_parameters(parser)
+    _add_images(parser)
+    parser.add_argument(
+        "--no-image-check", dest="image_check", action="store_false", help="don't ask whether images hold dynamicpo"
+    )
+    parser.add_argument("--host", required=True, metavar="URL", help="where Kubeflow's API or UI answers")
+    parser.add_argument("--namespace", default="", metavar="NS", help="yours, where it has one for each user")
+    parser.add_argument("--token-file", metavar="FILE", help="holds a bearer token, where it asks for one")
+    parser.add_argument("--experiment", default="dynamicpo", metavar="NAME", help="what the run is listed under")
+    parser.add_argument("--wait", type=float, metavar="MINUTES", help="until it has ended (exit code 4 if not well)")
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """What a compiled pipeline depends on beside its source."""
+    parser.add_argument("--image", required=True, help="image of every task, by digest: NAME@sha256:...")
+    parser.add_argument("--allow-tag", action="store_true", help="take images by tag (KFP's cache may be stale)")
+    parser.add_argument("--placement", metavar="FILE", help="YAML file: nodes, resources and volumes (k8s/overlays)")
+    parser.add_argument("--place", action="append", default=[], metavar="NAME=VALUE", help="one of them; wins")
 
 
 def _add_stage(parser: argparse.ArgumentParser, stage: Stage) -> None:

@@ -222,6 +222,30 @@ def compile_pipeline(given: Values) -> dict[str, Any]:
     return {"output": given["output"]}
 
 
+def submit(given: Values) -> dict[str, Any]:
+    """Start a pipeline on a Kubeflow installation, and wait for its end if asked to."""
+    from dynamicpo.runs import submit as submission
+    from dynamicpo.runs.kubeflow import Kubeflow
+
+    what = submission.Submission(
+        pipeline=given["pipeline"],
+        image=given["image"],
+        parameters={**_read_yaml(given["config"]), **_pairs("--param", given["param"])},
+        placement={**_read_yaml(given["placement"]), **_pairs("--place", given["place"])},
+        experiment=given["experiment"],
+        allow_tag=given["allow_tag"],
+        check_images=given["image_check"],
+    )
+    if given["wait"] is not None and not given["wait"] > 0:
+        raise ConfigError(f"--wait: must be > 0 minutes, got {given['wait']:g}.")
+    token = Path(given["token_file"]).read_text(encoding="utf-8").strip() if given["token_file"] else ""
+    kubeflow = Kubeflow(given["host"], token, given["namespace"])
+    started = submission.submit(what, kubeflow)
+    if given["wait"] is None:
+        return started
+    return {**started, "state": submission.wait(kubeflow, started["run"], given["wait"])}
+
+
 COMMANDS: dict[str, Callable[[Values], dict[str, Any]]] = {
     **{name: functools.partial(run_stage, name) for name in STAGES},
     "audit-candidates": audit,
@@ -229,4 +253,5 @@ COMMANDS: dict[str, Callable[[Values], dict[str, Any]]] = {
     "run": run,
     "runs": runs,
     "compile": compile_pipeline,
+    "submit": submit,
 }

@@ -245,13 +245,13 @@ def add_adapter(
 def save_model(folder: Path, model: nn.Module, tokenizer: Any) -> None:
     """Write the weights (an adapter's, or all) as safetensors, and the tokenizer."""
     model.save_pretrained(str(folder), safe_serialization=True)  # type: ignore[operator]
+    tokenizer.init_kwargs.pop("local_files_only", None)  # it says how this process was started (HF_HUB_OFFLINE)
     tokenizer.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():  # it holds sets, whose order changes from process to process
         settings = json.loads(adapter.read_text(encoding="utf-8"))
-        ordered = {name: sorted(value) if isinstance(value, list) else value for name, value in settings.items()}
-        write_json(adapter, ordered)
+        write_json(adapter, {k: sorted(value) if isinstance(value, list) else value for k, value in settings.items()})
 
 
 def describe(base: Base, model: nn.Module, settings: PromptSettings) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """What every test may use."""
 
+import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,9 @@ import pytest
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = os.environ.get("DYNAMICPO_IMAGE", "dynamicpo-python:cpu")
+IN_IMAGE = ("dynamicpo", "components", "pipelines", "requirements.lock", "requirements-data.lock", "images")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -17,3 +23,28 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside the checkout: real rows and schemas are not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The CPU image of these sources. Without one a test is skipped, or fails where DYNAMICPO_IMAGE promises one."""
+    problem = _image_problem()
+    if problem and "DYNAMICPO_IMAGE" in os.environ:
+        pytest.fail(problem)
+    if problem:
+        pytest.skip(problem)
+    return IMAGE
+
+
+def _image_problem() -> str:
+    program = shutil.which("docker")
+    if program is None or subprocess.run([program, "info"], capture_output=True, check=False).returncode:
+        return "no Docker engine answers on this machine"
+    found = subprocess.run([program, "image", "inspect", IMAGE], capture_output=True, text=True, check=False)
+    if found.returncode:
+        return f"no image {IMAGE}: run `make images`"
+    revision = (json.loads(found.stdout)[0]["Config"]["Labels"] or {}).get("org.opencontainers.image.revision", "")
+    command = ["git", "diff", "--quiet", revision, "--", *IN_IMAGE]
+    if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode:
+        return f"{IMAGE} is of other sources ({revision[:12]}): commit, then run `make images`"
+    return ""

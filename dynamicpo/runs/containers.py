@@ -58,8 +58,19 @@ def connect() -> Any:
     return client
 
 
-def find_image(client: Any, name: str) -> Image:
-    """Look into an image, which is fetched if it is not here.
+def on_this_machine(name: str) -> bool:
+    """Whether an engine answers and has an image."""
+    import docker
+
+    try:
+        connect().images.get(name)
+    except (ConfigError, docker.errors.DockerException):
+        return False
+    return True
+
+
+def find_image(client: Any, name: str, where: str = "--image") -> Image:
+    """Look into an image, which is fetched if it is not here. `where` is the setting that names it.
 
     Raises:
         ConfigError: It can't be had, or dynamicpo does not run in it.
@@ -71,7 +82,8 @@ def find_image(client: Any, name: str) -> Image:
     except docker.errors.ImageNotFound:
         log.info("%s: not on this machine, fetching it", name)
         found = _pull(client, name)
-    return Image(name, found.id, _version_inside(client, name, found.id), found.labels.get(REVISION, ""))
+    version = _version_inside(client, where, name, found.id)
+    return Image(name, found.id, version, found.labels.get(REVISION, ""))
 
 
 def _pull(client: Any, name: str) -> Any:
@@ -86,7 +98,7 @@ def _pull(client: Any, name: str) -> Any:
         ) from error
 
 
-def _version_inside(client: Any, name: str, image: str) -> str:
+def _version_inside(client: Any, where: str, name: str, image: str) -> str:
     """Ask dynamicpo itself, as a task would be run."""
     import docker
 
@@ -98,7 +110,7 @@ def _version_inside(client: Any, name: str, image: str) -> str:
         said, problem = "", _short(error)
     if problem or not said:
         raise ConfigError(
-            f"--image: {name} must hold dynamicpo, but `dynamicpo --version` fails in it: "
+            f"{where}: {name} must hold dynamicpo, but `dynamicpo --version` fails in it: "
             f"{problem[-300:] or 'it says nothing'}. Build one with images/build.sh."
         )
     version = said.splitlines()[-1]

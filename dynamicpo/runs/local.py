@@ -9,8 +9,6 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,12 +20,12 @@ from dynamicpo import __version__
 from dynamicpo.errors import ConfigError, RunFailedError
 from dynamicpo.runs import containers, summary
 from dynamicpo.runs.images import check_name
+from dynamicpo.runs.origin import PACKAGE, commit
 from dynamicpo.runs.pipelines import check_parameters, load_pipeline
 from dynamicpo.runs.watch import Watch, watched
 
 log = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).resolve().parents[1]
 # Their versions go into the cache's name: another version may give other results.
 LIBRARIES = (
     "duckdb",
@@ -183,12 +181,3 @@ def _origin(image: containers.Image | None) -> dict[str, str]:
         return {"runner": "docker", **facts}
     where = f"local processes, Python {platform.python_version()}, {os.cpu_count()} processors"
     return {"runner": "subprocess", "package_version": __version__, "commit": commit(), "image": where}
-
-
-def commit() -> str:
-    """The commit that the package stands at, where it stands in a repository."""
-    git = shutil.which("git")
-    if not git or not (PACKAGE.parent / ".git").exists():
-        return ""
-    command = [git, "-C", str(PACKAGE.parent), "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,13 @@ def load_pipeline(name: str) -> Any:
     return getattr(importlib.import_module(f"pipelines.{name}.pipeline"), name)
 
 
-def check_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def check_parameters(name: str, given: Mapping[str, Any], mounted: Sequence[str] | None = None) -> dict[str, Any]:
     """All parameters of a run, checked as the stages would check them, before anything starts.
 
     Args:
         name: The pipeline.
         given: Some of its parameters; text is converted to the parameter's type.
+        mounted: For a run on a cluster: the folders there that files may be in, beside gs:// (default: a run here).
 
     Raises:
         ConfigError: Unknown names, or values of a wrong type or out of their limits; a line for each.
@@ -90,6 +91,7 @@ def check_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
             parameters["objectives"] = _objectives(parameters)
     if problems:
         raise ConfigError("\n".join(problems))
+    _check_files(parameters, mounted)
     _check_together(parameters)
     return parameters
 
@@ -157,12 +159,24 @@ def _objectives(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
+def _check_files(parameters: Mapping[str, Any], mounted: Sequence[str] | None) -> None:
+    """Whether tasks will find the files that parameters name."""
+    for key, value in parameters.items():
+        path = str(value) if isinstance(value, str) else ""
+        if mounted is None:
+            if key in PATHS and path and "://" not in path and not Path(path).exists():
+                raise DataError(f"{key}: must be a file or folder, but {path!r} does not exist. Give the right path.")
+        elif path.startswith(("/", ".", "~")) or (key in PATHS and path) or path.endswith((".yaml", ".yml")):
+            places = ("gs://", *mounted)
+            if not path.startswith(places):
+                raise ConfigError(
+                    f"{key}: must begin with {' or '.join(places)}, got {path!r}: a cluster sees no files of this "
+                    "machine. Put it into the bucket, or into a volume (--place data_claim=NAME mounts one at /data)."
+                )
+
+
 def _check_together(parameters: Mapping[str, Any]) -> None:
     """What no stage can see alone, or sees only after the one before it has run."""
-    for key in PATHS:
-        path = str(parameters.get(key, ""))
-        if path and "://" not in path and not Path(path).exists():
-            raise DataError(f"{key}: must be a file or folder, but {path!r} does not exist. Give the right path.")
     if parameters.get("data_source") in ("table", "published"):
         needed = PATHS if parameters["data_source"] == "table" else PATHS[:1]
         missing = [key for key in needed if not parameters[key]]
@@ -175,6 +189,13 @@ def _check_together(parameters: Mapping[str, Any]) -> None:
             f"preference_num_negatives: must be <= negatives_num_candidates - 1 ({negatives}), got {wanted}. "
             "Lower it or raise negatives_num_candidates."
         )
+
+
+def load_placement(given: Mapping[str, Any]) -> Any:
+    """A checked `pipelines.placement.Placement`, from some of its fields."""
+    from pipelines.placement import Placement
+
+    return config.from_mapping(Placement, given, "placement")
 
 
 def compile_pipeline(
@@ -200,9 +221,9 @@ def compile_pipeline(
     from kfp import compiler
 
     from components import IMAGE
-    from pipelines.placement import Placement, placed
+    from pipelines.placement import placed
 
-    where = config.from_mapping(Placement, placement or {}, "placement")
+    where = load_placement(placement or {})
     if where.gpu_image:
         images.check_name("gpu_image", where.gpu_image, allow_tag)
     pipeline = placed(load_pipeline(name), where)

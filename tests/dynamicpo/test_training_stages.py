@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from dynamicpo import modeling
@@ -88,6 +89,16 @@ def test_sft_of_a_causal_lm_writes_an_adapter_and_leaves_the_base_alone(adapter,
     before = base.model.layers[0].self_attn.q_proj.weight
     torch.testing.assert_close(trained.model.layers[0].self_attn.q_proj.base_layer.weight, before, rtol=0, atol=0)
     assert logps_of(adapter, preferences).isfinite().all()
+
+
+def test_a_tokenizer_is_saved_without_how_this_process_was_started(tiny_llm: Path, tmp_path: Path) -> None:
+    """transformers writes down whether HF_HUB_OFFLINE was set."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(tiny_llm))
+    for offline in (True, False):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(tiny_llm), local_files_only=offline)
+        modeling.save_model(tmp_path / str(offline), model, tokenizer)
+    one, other = (tmp_path / name / "tokenizer_config.json" for name in ("True", "False"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("model", ["compact", "adapter"])

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -13,10 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from pipelines.placement import USER
+from tests.conftest import IMAGE, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "images"
-NAME = os.environ.get("DYNAMICPO_IMAGE", "dynamicpo-python:cpu")
 MOST_BYTES = 1_800_000_000
 runtimes = pytest.mark.parametrize("runtime", ["cpu", "gpu"])
 
@@ -89,32 +87,22 @@ Docker = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def docker() -> Docker:
-    """Calls the Docker client; a skip where no engine answers or the image was not built of this commit."""
-    program = shutil.which("docker")
-    if program is None or subprocess.run([program, "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine answers on this machine")
+def docker(image: str) -> Docker:
+    """Calls the Docker client."""
 
     def run(*arguments: str) -> str:
-        return subprocess.run([program, *arguments], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
 
-    image = subprocess.run([program, "image", "inspect", NAME], capture_output=True, text=True, check=False)
-    if image.returncode:
-        pytest.skip(f"no image {NAME}: run `make images`")
-    revision = json.loads(image.stdout)[0]["Config"]["Labels"]["org.opencontainers.image.revision"]
-    paths = ["requirements.lock", "requirements-data.lock", "images/build.sh", "images/smoke.py", "images/cpu"]
-    command = ["git", "diff", "--quiet", revision, "HEAD", "--", *paths]
-    if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode:
-        pytest.skip(f"{NAME} is of another commit ({revision[:12]}), with other packages: run `make images`")
     return run
 
 
 def inside(docker: Docker, *command: str, user: str = f"{USER}:0") -> str:
     limits = ("--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
-    return docker("run", *limits, "--user", user, NAME, *command)
+    return docker("run", *limits, "--user", user, IMAGE, *command)
 
 
 @pytest.mark.docker
+@pytest.mark.xdist_group("docker")
 def test_the_image_holds_the_locked_packages_and_nothing_else(docker: Docker):
     """Any two builds of a commit hold the same packages, because each holds those of its lock files."""
     listed = inside(docker, "cat", "/usr/share/dynamicpo/packages.txt").splitlines()
@@ -126,6 +114,7 @@ def test_the_image_holds_the_locked_packages_and_nothing_else(docker: Docker):
 
 
 @pytest.mark.docker
+@pytest.mark.xdist_group("docker")
 def test_the_bill_of_materials_names_every_package(docker: Docker):
     bill = json.loads(inside(docker, "cat", "/usr/share/dynamicpo/sbom.cdx.json"))
     assert bill["bomFormat"] == "CycloneDX"
@@ -138,8 +127,9 @@ def test_the_bill_of_materials_names_every_package(docker: Docker):
 
 
 @pytest.mark.docker
+@pytest.mark.xdist_group("docker")
 def test_the_image_is_small_and_runs_as_nobody_special(docker: Docker):
-    (image,) = json.loads(docker("image", "inspect", NAME))
+    (image,) = json.loads(docker("image", "inspect", IMAGE))
     assert image["Size"] < MOST_BYTES
     assert image["Config"]["User"] == f"{USER}:0"
     assert set(image["Config"]["Labels"]) >= {f"org.opencontainers.image.{label}" for label in ("version", "revision")}
@@ -149,6 +139,7 @@ def test_the_image_is_small_and_runs_as_nobody_special(docker: Docker):
 
 
 @pytest.mark.docker
+@pytest.mark.xdist_group("docker")
 def test_the_image_has_no_compiler_cache_or_bytecode(docker: Docker):
     search = "for p in gcc g++ cc make pip; do command -v $p || true; done; find /opt/dynamicpo /root -name '*.pyc'"
     assert inside(docker, "sh", "-ec", f"{search} -o -name '.cache' 2>/dev/null || true").split() == []

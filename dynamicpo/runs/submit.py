@@ -1,0 +1,158 @@
+"""A pipeline on a Kubeflow installation: checked, uploaded as a version named by the commit, started, waited for."""
+
+import hashlib
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dynamicpo import __version__
+from dynamicpo.errors import ConfigError, RunFailedError
+from dynamicpo.runs import containers, images, origin
+from dynamicpo.runs.kubeflow import Kubeflow, NoAnswerError
+from dynamicpo.runs.pipelines import check_parameters, compile_pipeline, load_placement
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 15.0
+VOLUMES = {"/data/": "data_claim", "/cache/": "cache_claim"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What to run, in which images, and under which name.
+
+    Attributes:
+        pipeline: Its name.
+        image: Of every task, by digest.
+        parameters: Some of the pipeline's.
+        placement: Where tasks run: some of the fields of `pipelines.placement.Placement`.
+        experiment: What the run is listed under.
+        allow_tag: Whether images may be named by tag.
+        check_images: Whether to make sure that dynamicpo is inside.
+    """
+
+    pipeline: str
+    image: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    experiment: str = "dynamicpo"
+    allow_tag: bool = False
+    check_images: bool = True
+
+
+def submit(what: Submission, kubeflow: Kubeflow) -> dict[str, str]:
+    """Start a run. Everything that can be checked is checked before anything is uploaded.
+
+    Returns:
+        The run's id, its link, and the version that runs.
+
+    Raises:
+        ConfigError: Something can't be used; nothing was started.
+    """
+    images.check_name("--image", what.image, what.allow_tag)
+    mounted = [place for place, claim in VOLUMES.items() if what.placement.get(claim)]
+    parameters = check_parameters(what.pipeline, what.parameters, mounted)
+    placement = load_placement(what.placement)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / f"{what.pipeline}.yaml"
+        compile_pipeline(what.pipeline, file, what.image, what.placement, what.allow_tag)
+        if what.check_images:
+            _check_image("--image", what.image)
+            if placement.gpu_image and placement.gpu_count:
+                _check_image("gpu_image", placement.gpu_image)
+        kubeflow.check()
+        pipeline = kubeflow.pipeline(what.pipeline)
+        name, version = _version(kubeflow, pipeline, file)
+    run = _start(kubeflow, what, {"pipeline_id": pipeline, "pipeline_version_id": version}, parameters)
+    log.info("%s, version %s: started, %s", what.pipeline, name, kubeflow.link(run))
+    return {"run": run, "link": kubeflow.link(run), "pipeline_version": name}
+
+
+def _check_image(where: str, image: str) -> None:
+    """Run it where this machine has it; else ask its registry for its labels."""
+    if containers.on_this_machine(image):
+        containers.find_image(containers.connect(), image, where)
+    else:
+        images.check_content(where, image)
+
+
+def _version(kubeflow: Kubeflow, pipeline: str, file: Path) -> tuple[str, str]:
+    """The version of this file: named by the commit; by the commit and the content where that name is taken."""
+    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    commit = origin.commit()
+    name = f"{commit}-changed" if commit and origin.changed() else commit or __version__
+    description = f"dynamicpo {__version__}, sha256 of the file {content}"
+    for candidate in (name, f"{name}-{content[:8]}"):
+        version, said = kubeflow.version(pipeline, candidate)
+        if not version:
+            return candidate, kubeflow.upload(pipeline, candidate, description, file)
+        if said == description:
+            return candidate, version
+    raise ConfigError(f"{kubeflow.host}: version {name}-{content[:8]} must be of this file, but it is not. Delete it.")
+
+
+def _start(kubeflow: Kubeflow, what: Submission, version: Mapping[str, str], parameters: Mapping[str, Any]) -> str:
+    import kfp_server_api as api
+
+    from pipelines.placement import SERVICE_ACCOUNT
+
+    run = api.V2beta1Run(
+        display_name=f"{what.pipeline} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}",
+        experiment_id=kubeflow.experiment(what.experiment),
+        pipeline_version_reference=api.V2beta1PipelineVersionReference(**version),
+        runtime_config=api.V2beta1RuntimeConfig(parameters=dict(parameters)),
+        service_account=SERVICE_ACCOUNT,
+    )
+    return kubeflow.start(run)
+
+
+def wait(kubeflow: Kubeflow, run: str, minutes: float, every_seconds: float = EVERY_SECONDS) -> str:
+    """Wait for a run to end.
+
+    Args:
+        kubeflow: Where it runs.
+        run: Its id.
+        minutes: How long at most. The run goes on after that.
+        every_seconds: How often to look.
+
+    Returns:
+        Its state, if that is a good one.
+
+    Raises:
+        RunFailedError: It failed, was cancelled, or goes on; or nobody can say.
+    """
+    until = time.monotonic() + minutes * 60
+    state, problem = "", ""
+    while True:
+        try:
+            found = kubeflow.run(run)
+            if found.state != state:
+                log.info("%s", str(found.state).lower())
+            state, problem = str(found.state), ""
+        except NoAnswerError as error:  # a proxy that restarts must not fail a run of hours
+            log.info("%s", error)
+            problem = f" {error}"
+        except ConfigError as error:
+            raise RunFailedError(f"the run can't be watched: {error} It goes on: {kubeflow.link(run)}") from error
+        if not problem and state in ("SUCCEEDED", "SKIPPED"):
+            return state.lower()
+        if not problem and state in ("FAILED", "CANCELED"):
+            raise RunFailedError(f"the run {_end(found)}\n{kubeflow.link(run)}")
+        if time.monotonic() + every_seconds > until:
+            said = f"{state.lower() or 'not known'} after {minutes:g} minutes, and not ended"
+            raise RunFailedError(f"the run is {said}.{problem} It goes on: {kubeflow.link(run)}")
+        time.sleep(every_seconds)
+
+
+def _end(run: Any) -> str:
+    """How a run ended that did not succeed, with the tasks that failed."""
+    tasks = (run.run_details.task_details if run.run_details else None) or []
+    failed = [task for task in tasks if task.state == "FAILED" and not task.child_tasks]
+    lines = [f"{task.display_name}: {(task.error and task.error.message) or 'failed'}" for task in failed]
+    own = [run.error.message] if run.error and run.error.message else []
+    how = {"FAILED": "failed", "CANCELED": "was cancelled"}[run.state]
+    return "\n".join([f"{how}:" if own or lines else f"{how}.", *own, *lines])
