@@ -72,7 +72,9 @@ class Placement(Checked):
     token_secret: str = setting("huggingface-token", "Secret whose key 'token' is the Hugging Face token, if it exists")
     cache_claim: str = setting("", "PersistentVolumeClaim for base models, mounted at /cache in GPU tasks")
     data_claim: str = setting("", "PersistentVolumeClaim mounted at /data in all tasks, in place of gs:// prefixes")
-    checkpoint_prefix: str = setting("", "where training keeps checkpoints, the same on a retry: gs://... or /data/...")
+    checkpoint_prefix: str = setting(
+        "", "where GPU tasks keep checkpoints, the same on every retry: gs://... or /data/..."
+    )
 
     def __post_init__(self) -> None:
         """Check the fields, then what their types don't say; all problems at once."""
@@ -220,5 +222,7 @@ def reported(summarize: Any) -> Iterator[None]:
     if _CURRENT.get() is None:
         yield
         return
-    with dsl.ExitHandler(on_cpu(summarize(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER))):
+    last = on_cpu(summarize(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER))
+    last.set_caching_options(False)  # never the summary of another run
+    with dsl.ExitHandler(last):
         yield

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -20,13 +21,49 @@ Render = Callable[[str], Documents]
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
 OTHERS = {"kueue.x-k8s.io/v1beta2", "trainer.kubeflow.org/v1alpha1"}
-UNDEFINED = {"monitoring.googleapis.com/v1"}  # GKE's own: its definition is on GKE alone
+GOOGLES = "monitoring.googleapis.com/v1"
+# What GKE's definition of a PodMonitoring asks for, as far as we use it (prometheus-engine, charts/operator/crds).
+POD_MONITORING = {
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "additionalProperties": False,
+    "properties": {
+        "apiVersion": {"const": GOOGLES},
+        "kind": {"const": "PodMonitoring"},
+        "metadata": {"type": "object"},
+        "spec": {
+            "type": "object",
+            "required": ["endpoints", "selector"],
+            "additionalProperties": False,
+            "properties": {
+                "selector": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"matchLabels": {"type": "object", "additionalProperties": {"type": "string"}}},
+                },
+                "endpoints": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["port"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "port": {"type": ["integer", "string"]},
+                            "interval": {"type": "string", "pattern": r"^(\d+(ms|[smhdwy]))+$"},
+                            "path": {"type": "string"},
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
 
 
 @overlays
 def test_the_api_servers_schemas_accept_every_resource(render: Render, overlay: str):
     for document in render(overlay):
-        if document["apiVersion"] not in OTHERS | UNDEFINED:
+        if document["apiVersion"] not in {*OTHERS, GOOGLES}:
             kubernetes_validate.validate(document, "1.36", strict=True)
 
 
@@ -53,6 +90,15 @@ def test_the_definitions_of_custom_resources_accept_every_one(render: Render, sh
     said = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False).stdout
     assert said.splitlines()[-1] == f"{len(documents)} passed, {len(broken)} failed", said
     assert len(broken) == 6 and "SKIP" not in said
+
+
+@pytest.mark.parametrize("overlay", ["gke", "gke-standalone"])
+def test_googles_definition_accepts_the_pod_monitoring(render: Render, overlay: str):
+    (found,) = [item for item in render(overlay) if item["apiVersion"] == GOOGLES]
+    jsonschema.validate(found, POD_MONITORING)
+    for broken in ({"endpoint": found["spec"]["endpoints"]}, {"endpoints": [{"interval": "5m"}]}, {"selector": "app"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**found, "spec": {**found["spec"], **broken}}, POD_MONITORING)
 
 
 @overlays

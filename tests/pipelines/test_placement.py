@@ -165,6 +165,10 @@ def test_the_exit_handler_runs_whatever_happened(compile_placed: Compile):
     given = last["inputs"]["parameters"]
     assert given["run_id"]["runtimeValue"]["constant"] == "{{$.pipeline_job_uuid}}"
     assert given["status"]["taskFinalStatus"]["producerTask"] == "exit-handler-1"
+    assert not last["cachingOptions"].get("enableCache")
+    assert spec["root"]["dag"]["tasks"]["exit-handler-1"]["componentRef"]["name"] == "comp-exit-handler-1"
+    inside = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert set(spec["root"]["dag"]["tasks"]) == {"exit-handler-1", "report"} and "prepare" in inside
 
 
 def test_a_placement_is_not_part_of_what_kfp_caches_by(compile_placed: Compile):

@@ -158,14 +158,40 @@ def check_report(folder: Path, names: list[str]) -> None:
     assert (model / "manifest.json").is_file() and (model / "steps.jsonl").is_file()
 
 
-def test_every_task_is_placed_and_only_models_take_gpus(tmp_path: Path):
-    """The exact placement is tested in test_placement.py; here: no task of this pipeline was forgotten."""
-    path = tmp_path / "training.yaml"
-    assert cli.main(["compile", "training", "--image", DIGEST, "--place", "gpu_count=2", "-o", str(path)]) == 0
+@pytest.mark.parametrize("name", pipeline_names())
+def test_every_task_of_every_pipeline_is_placed(name: str, tmp_path: Path):
+    """What a placement becomes is tested in test_placement.py; here: no task of a real pipeline was forgotten."""
+    path = tmp_path / "pipeline.yaml"
+    places = ["gpu_count=2", "queue=gpu", "data_claim=rows", "cache_claim=models", "checkpoint_prefix=/data/c"]
+    words = [word for place in places for word in ("--place", place)]
+    assert cli.main(["compile", name, "--image", DIGEST, *words, "-o", str(path)]) == 0
     spec, platform = yaml.safe_load_all(path.read_text())
-    containers = spec["deploymentSpec"]["executors"]
-    assert set(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == set(containers)
-    gpus = {name for name, item in containers.items() if "accelerator" in item["container"]["resources"]}
+    containers = {task: item["container"] for task, item in spec["deploymentSpec"]["executors"].items()}
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(placed) == set(containers)
+    gpus = {task for task, item in containers.items() if "accelerator" in item["resources"]}
+    for task, found in placed.items():
+        amounts = {key for key in containers[task]["resources"] if key.startswith("resource")}
+        assert amounts == {f"resource{kind}{end}" for kind in ("Cpu", "Memory") for end in ("Request", "Limit")}
+        assert int(found["activeDeadlineSeconds"]) > 0 and found["securityContext"]["runAsNonRoot"] is True
+        mounts = {item["mountPath"] for item in [*found["emptyDirMounts"], *found["pvcMount"]]}
+        assert mounts == {"/tmp", "/data", *(("/dev/shm", "/cache") if task in gpus else ())}
+        assert ("nodeSelector" in found, "tolerations" in found, "secretAsEnv" in found) == 3 * (task in gpus,)
+        assert ("nodeAffinity" in found) == (task not in gpus)
+        prefixes = [item["value"] for item in containers[task].get("env", []) if item["name"].endswith("_PREFIX")]
+        assert prefixes == (["/data/c"] if task in gpus else [])
+    dags = [spec["root"], *spec["components"].values()]
+    tasks = [task for dag in dags for task in dag.get("dag", {}).get("tasks", {}).values()]
+    runs = [task for task in tasks if "executorLabel" in spec["components"][task["componentRef"]["name"]]]
+    assert len(runs) >= len(containers) and all(task["retryPolicy"]["maxRetryCount"] == 3 for task in runs)
+
+
+def test_only_tasks_with_models_take_gpus(tmp_path: Path):
+    path = tmp_path / "training.yaml"
+    assert cli.main(["compile", "training", "--image", DIGEST, "-o", str(path)]) == 0
+    spec = next(yaml.safe_load_all(path.read_text()))
+    found = spec["deploymentSpec"]["executors"].items()
+    gpus = {name for name, item in found if "accelerator" in item["container"]["resources"]}
     assert gpus == {"exec-fine-tune", "exec-train-preferences", "exec-evaluate", "exec-evaluate-2"}
 
 
