@@ -157,6 +157,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", default="", metavar="NS", help="yours, where it has one for each user")
     parser.add_argument("--token-file", metavar="FILE", help="holds a bearer token, where it asks for one")
     parser.add_argument("--experiment", default="dynamicpo", metavar="NAME", help="what the run is listed under")
+    parser.add_argument("--cron", default="", metavar="FIELDS", help="on a schedule, such as '0 0 3 * * 1', not now")
     parser.add_argument("--wait", type=float, metavar="MINUTES", help="until it has ended (exit code 4 if not well)")
 
 

@@ -235,9 +235,10 @@ def submit(given: Values) -> dict[str, Any]:
         experiment=given["experiment"],
         allow_tag=given["allow_tag"],
         check_images=given["image_check"],
+        cron=given["cron"],
     )
-    if given["wait"] is not None and not given["wait"] > 0:
-        raise ConfigError(f"--wait: must be > 0 minutes, got {given['wait']:g}.")
+    if given["wait"] is not None and (given["cron"] or not given["wait"] > 0):
+        raise ConfigError(f"--wait: must be > 0 minutes, and not with --cron, got {given['wait']:g}.")
     token = Path(given["token_file"]).read_text(encoding="utf-8").strip() if given["token_file"] else ""
     kubeflow = Kubeflow(given["host"], token, given["namespace"])
     started = submission.submit(what, kubeflow)

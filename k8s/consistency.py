@@ -38,6 +38,10 @@ def problems(pipeline: Sequence[Document], manifests: Sequence[Document], pools:
         yield f"service account {SERVICE_ACCOUNT!r}: named by the pipelines, not in the manifests"
     containers = pipeline[0]["deploymentSpec"]["executors"]
     executors = pipeline[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, executor in containers.items():
+        if not re.search(r"@sha256:[0-9a-f]{64}$", executor["container"]["image"]):
+            image = executor["container"]["image"]
+            yield f"{name}: image {image!r}: must be named by digest. Compile it with --image NAME@sha256:..."
     for name in sorted(set(containers) - set(executors)):
         yield f"{name}: must be placed, but it has no Kubernetes part"
     for name, executor in executors.items():

@@ -41,7 +41,7 @@ class Kubeflow:
         client = api.ApiClient(settings)
         self._health, self._uploads = api.HealthzServiceApi(client), api.PipelineUploadServiceApi(client)
         self._pipelines, self._experiments = api.PipelineServiceApi(client), api.ExperimentServiceApi(client)
-        self._runs = api.RunServiceApi(client)
+        self._runs, self._recurring = api.RunServiceApi(client), api.RecurringRunServiceApi(client)
 
     def check(self) -> None:
         """Whether it answers, and has one user or several as the namespace says.
@@ -106,13 +106,31 @@ class Kubeflow:
         """Start a `V2beta1Run`. Returns its id."""
         return str(self._call(self._runs.run_service_create_run, run).run_id)
 
+    def repeat(self, run: Any, cron: str) -> str:
+        """Start a `V2beta1Run` on a schedule, one at a time. Returns the id of the recurring run."""
+        import kfp_server_api as api
+
+        recurring = api.V2beta1RecurringRun(
+            display_name=run.display_name,
+            experiment_id=run.experiment_id,
+            pipeline_version_reference=run.pipeline_version_reference,
+            runtime_config=run.runtime_config,
+            service_account=run.service_account,
+            trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
+            max_concurrency="1",
+            mode="ENABLE",
+            no_catchup=True,
+        )
+        made = self._call(self._recurring.recurring_run_service_create_recurring_run, recurring)
+        return str(made.recurring_run_id)
+
     def run(self, run: str) -> Any:
         """How a run is: a `V2beta1Run`."""
         return self._call(self._runs.run_service_get_run, run)
 
-    def link(self, run: str) -> str:
-        """The run's page."""
-        return f"{self.host}/#/runs/details/{run}"
+    def link(self, run: str, recurring: bool = False) -> str:
+        """The page of a run, or of a recurring one."""
+        return f"{self.host}/#/{'recurringrun' if recurring else 'runs'}/details/{run}"
 
     def _call(self, call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         """Ask; what goes wrong is said in one line.

@@ -33,6 +33,7 @@ class Submission:
         experiment: What the run is listed under.
         allow_tag: Whether images may be named by tag.
         check_images: Whether to make sure that dynamicpo is inside.
+        cron: Run at these times, and not now: six fields, seconds first.
     """
 
     pipeline: str
@@ -42,10 +43,17 @@ class Submission:
     experiment: str = "dynamicpo"
     allow_tag: bool = False
     check_images: bool = True
+    cron: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what nobody else does."""
+        if self.cron and len(self.cron.split()) != 6:
+            example = "'0 0 3 * * 1' (Mondays at three)"
+            raise ConfigError(f"--cron: must have six fields, seconds first, such as {example}, got {self.cron!r}.")
 
 
 def submit(what: Submission, kubeflow: Kubeflow) -> dict[str, str]:
-    """Start a run. Everything that can be checked is checked before anything is uploaded.
+    """Start a run, or a schedule of runs. Everything that can be checked is checked before anything is uploaded.
 
     Returns:
         The run's id, its link, and the version that runs.
@@ -67,9 +75,11 @@ def submit(what: Submission, kubeflow: Kubeflow) -> dict[str, str]:
         kubeflow.check()
         pipeline = kubeflow.pipeline(what.pipeline)
         name, version = _version(kubeflow, pipeline, file)
-    run = _start(kubeflow, what, {"pipeline_id": pipeline, "pipeline_version_id": version}, parameters)
-    log.info("%s, version %s: started, %s", what.pipeline, name, kubeflow.link(run))
-    return {"run": run, "link": kubeflow.link(run), "pipeline_version": name}
+    run = _run(what, kubeflow.experiment(what.experiment), (pipeline, version), parameters)
+    started = kubeflow.repeat(run, what.cron) if what.cron else kubeflow.start(run)
+    link = kubeflow.link(started, recurring=bool(what.cron))
+    log.info("%s, version %s: %s, %s", what.pipeline, name, "scheduled" if what.cron else "started", link)
+    return {"run": started, "link": link, "pipeline_version": name}
 
 
 def _check_image(where: str, image: str) -> None:
@@ -95,19 +105,20 @@ def _version(kubeflow: Kubeflow, pipeline: str, file: Path) -> tuple[str, str]:
     raise ConfigError(f"{kubeflow.host}: version {name}-{content[:8]} must be of this file, but it is not. Delete it.")
 
 
-def _start(kubeflow: Kubeflow, what: Submission, version: Mapping[str, str], parameters: Mapping[str, Any]) -> str:
+def _run(what: Submission, experiment: str, version: tuple[str, str], parameters: Mapping[str, Any]) -> Any:
+    """The run as the API takes it."""
     import kfp_server_api as api
 
     from pipelines.placement import SERVICE_ACCOUNT
 
-    run = api.V2beta1Run(
+    reference = api.V2beta1PipelineVersionReference(pipeline_id=version[0], pipeline_version_id=version[1])
+    return api.V2beta1Run(
         display_name=f"{what.pipeline} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}",
-        experiment_id=kubeflow.experiment(what.experiment),
-        pipeline_version_reference=api.V2beta1PipelineVersionReference(**version),
+        experiment_id=experiment,
+        pipeline_version_reference=reference,
         runtime_config=api.V2beta1RuntimeConfig(parameters=dict(parameters)),
         service_account=SERVICE_ACCOUNT,
     )
-    return kubeflow.start(run)
 
 
 def wait(kubeflow: Kubeflow, run: str, minutes: float) -> str:

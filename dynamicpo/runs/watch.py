@@ -128,6 +128,12 @@ class Watch:
                 task.tail.append(f"{type(error).__name__}: {error}")
                 outputs, status = {}, Status.FAILURE
             task.seconds = time.monotonic() - started
+            missing = [
+                name for name, value in outputs.items() if hasattr(value, "uri") and not Path(value.uri).exists()
+            ]
+            if missing:
+                task.tail.append(f"it ended well, but did not make {', '.join(sorted(missing))}")
+                outputs, status = {}, Status.FAILURE
             task.outputs = outputs
             self._end(task, status == Status.SUCCESS)
             return outputs, status

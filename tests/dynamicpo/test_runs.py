@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp import dsl
+from kfp.local.status import Status
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
 from dynamicpo.errors import ConfigError, DataError, RunFailedError
 from dynamicpo.runs import local, summary
@@ -174,6 +177,19 @@ def test_a_killed_task_is_said_to_be_killed(tmp_path: Path):
     task = watch._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
     assert watch.run_process(["sh", "-c", "echo 1 of 9; kill -9 $$"]) != 0
     assert task.error.startswith("its process was killed")
+
+
+@pytest.mark.parametrize(("made", "state"), [(True, "succeeded"), (False, "failed")])
+def test_a_task_that_did_not_make_its_outputs_has_failed(tmp_path: Path, made: bool, state: str):
+    """Whatever a runner says of it."""
+    model = dsl.Artifact(name="model", uri=str(tmp_path / "model"))
+    if made:
+        (tmp_path / "model").mkdir()
+    watch = Watch(tmp_path, 1, 1, tmp_path, str(tmp_path))
+    call = {"task_name": "fine-tune", "task_spec": PipelineTaskSpec(), "pipeline_resource_name": "p", "io_store": None}
+    outputs, status = watch.execute(lambda **_: ({"model": model}, Status.SUCCESS), **call)
+    assert (status == Status.SUCCESS, bool(outputs), watch.tasks[0].state) == (made, made, state)
+    assert made or watch.tasks[0].error == "it ended well, but did not make model"
 
 
 def bad_tables(folder: Path) -> dict[str, str]:

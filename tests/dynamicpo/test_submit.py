@@ -179,7 +179,9 @@ def test_a_run_that_may_not_be_watched_is_not_called_done(kubeflow: Installation
         (("--place", "gpu_cont=2"), "Did you mean 'gpu_count'"),
         (("--place", "gpu_image=registry.invalid/gpu:v1"), "gpu_image: must be named by digest"),
         (("--image", "registry.invalid/dynamicpo:v1"), "--image: must be named by digest"),
-        (("--wait", "0"), "--wait: must be > 0 minutes, got 0"),
+        (("--wait", "0"), "--wait: must be > 0 minutes, and not with --cron, got 0"),
+        (("--wait", "9", "--cron", "0 0 3 * * 1"), "--wait: must be > 0 minutes, and not with --cron, got 9"),
+        (("--cron", "0 3 * * 1"), "--cron: must have six fields, seconds first"),
         (("--host", "kubeflow.invalid"), "--host: must begin with http:// or https://, got 'kubeflow.invalid'"),
         (("--token-file", "/nowhere"), "/nowhere: can't be used"),
     ],
@@ -201,6 +203,17 @@ def test_files_in_mounted_volumes_are_taken(kubeflow: Installation):
 def test_nobody_there_is_said(capsys: Capture):
     assert call(Installation(host="http://127.0.0.1:1")) == 2
     assert "http://127.0.0.1:1: must answer, but" in capsys.readouterr().err
+
+
+def test_a_schedule_is_a_recurring_run_of_this_version(kubeflow: Installation, capsys: Capture):
+    assert call(kubeflow, "--cron", "0 0 3 * * 1") == 0
+    assert capsys.readouterr().out == f"{kubeflow.host}/#/recurringrun/details/recurring-0\n"
+    (found,) = kubeflow.recurring
+    assert found["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 1"}}
+    assert (found["mode"], found["max_concurrency"], found["no_catchup"]) == ("ENABLE", "1", True)
+    assert found["pipeline_version_reference"]["pipeline_version_id"] == "version-0"
+    assert found["service_account"] == "dynamicpo-pipeline" and kubeflow.runs == []
+    assert found["runtime_config"]["parameters"]["data_source"] == "movielens"
 
 
 @pytest.mark.parametrize("index", [False, True])

@@ -22,6 +22,7 @@ assert spec and spec.loader
 consistency = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(consistency)
 Render = Callable[[str], Documents]
+IMAGE = "registry.invalid/dynamicpo@sha256:" + 64 * "a"
 FILES = [
     (o, path.name)
     for o in OVERLAYS
@@ -30,8 +31,10 @@ FILES = [
 
 
 def compiled(folder: Path, placement: Placement) -> list[dict[str, Any]]:
-    compiler.Compiler().compile(placed(sample, placement), str(folder / "sample.yaml"))
-    return list(yaml.safe_load_all((folder / "sample.yaml").read_text()))
+    file = folder / "sample.yaml"
+    compiler.Compiler().compile(placed(sample, placement), str(file))
+    file.write_text(file.read_text().replace("python:local", IMAGE))
+    return list(yaml.safe_load_all(file.read_text()))
 
 
 def placement_of(overlay: str, name: str) -> Placement:
@@ -123,6 +126,14 @@ def test_another_user_than_the_images_is_found(render: Render, tmp_path: Path):
     executor = pipeline[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-prepare"]
     executor["securityContext"]["runAsUser"] = "0"
     assert "exec-prepare: user 0: must be the images' (10001)" in list(consistency.problems(pipeline, render("gke")))
+
+
+@pytest.mark.parametrize("image", ["dynamicpo-python:local", "registry.invalid/dynamicpo:v1"])
+def test_a_pipeline_that_was_compiled_without_an_image_is_found(render: Render, tmp_path: Path, image: str):
+    pipeline = compiled(tmp_path, Placement())
+    pipeline[0]["deploymentSpec"]["executors"]["exec-prepare"]["container"]["image"] = image
+    (said,) = consistency.problems(pipeline, render("gke"))
+    assert said.startswith(f"exec-prepare: image '{image}': must be named by digest")
 
 
 def test_a_task_that_nobody_placed_is_found(render: Render, tmp_path: Path):

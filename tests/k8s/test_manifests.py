@@ -247,9 +247,11 @@ def copied(tmp_path: Path) -> Path:
     return Path(shutil.copytree(K8S, tmp_path / "k8s"))
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_a_missing_parameter_stops_the_rendering(kubectl: str, copied: Path, name: str):
-    params = copied / "overlays/gke/params.env"
+@pytest.mark.parametrize(
+    ("overlay", "name"), [*(("gke", name) for name in PARAMETERS), ("generic-gpu", "trainingImage")]
+)
+def test_a_missing_parameter_stops_the_rendering(kubectl: str, copied: Path, overlay: str, name: str):
+    params = copied / f"overlays/{overlay}/params.env"
     params.write_text("".join(line for line in params.open() if not line.startswith(f"{name}=")))
     done = subprocess.run([kubectl, "kustomize", params.parent], capture_output=True, text=True, check=False)
     assert done.returncode != 0 and name in done.stderr
