@@ -251,7 +251,8 @@ def _evidently(
         metrics = snapshot.dict()["metrics"]
         page = snapshot.get_html_str(as_iframe=False)
     found = {metric["config"]["column"]: metric["value"] for metric in metrics if "column" in metric["config"]}
-    return {name: float(found[name]) for name in methods}, page
+    # Evidently adds up over a set of texts, whose order, and with it the last digit, changes from process to process
+    return {name: float(f"{found[name]:.12g}") for name in methods}, page
 
 
 def _counts(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _said(body: Any) -> str:
     """The API's own words, where there are some."""
     try:
         found = json.loads(body or "{}")
-    except ValueError:
+        text = found.get("message") or found.get("error_message") or found.get("error") or ""
+    except (ValueError, AttributeError):  # not JSON, or no object
         return ""
-    text = found.get("message") or found.get("error_message") or found.get("error") or ""
     return f": {' '.join(str(text).split())[:500]}" if text else ""

@@ -258,7 +258,7 @@ def test_the_registry_is_asked_with_dockers_own_credentials(
     assert call(kubeflow, image=image, check=True) == 0
 
 
-def test_another_version_inside_is_said(kubeflow: Installation, registry: Registry, caplog: pytest.LogCaptureFixture):
+def test_another_version_inside_is_said(kubeflow: Installation, registry: Registry, capsys: Capture):
     old = {**LABELS, "org.opencontainers.image.version": "0.0.1"}
     assert call(kubeflow, image=registry.add(old), check=True) == 0
-    assert "holds dynamicpo 0.0.1, this is" in caplog.text
+    assert "holds dynamicpo 0.0.1, this is" in capsys.readouterr().err
