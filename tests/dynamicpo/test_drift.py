@@ -1,8 +1,11 @@
 """Drift: distances, the rule, the page, and windows at the edge."""
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,17 @@ def test_the_same_rows_have_not_drifted(reference: Path, tmp_path: Path) -> None
     assert {*columns} == {"history_length", "user_activity", "popularity_bucket", "category", "unseen_share"}
     assert all(column["distance"] == 0 for column in columns.values())
     assert manifest.counts["reference_rows"] == manifest.counts["current_rows"] == 30
+
+
+def test_every_process_gives_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+    """Evidently adds up over a set of texts; these two orders of it differ in a distance's last digit."""
+    for seed in ("2", "3"):
+        command = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())", "monitor-drift"]
+        command += ["--reference", reference, "--current", reference, "--output", tmp_path / seed]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([str(word) for word in command], check=True, capture_output=True, env=environment)
+    one, other = ({path.name: path.read_bytes() for path in (tmp_path / seed).iterdir()} for seed in ("2", "3"))
+    assert {name for name in one if one[name] != other[name]} <= {"run.json"}
 
 
 def test_each_column_sees_its_own_change(reference: Path, tmp_path: Path) -> None:
