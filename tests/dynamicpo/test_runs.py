@@ -9,6 +9,7 @@ import time
 from collections import deque
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from kfp import dsl
@@ -17,6 +18,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
 from dynamicpo.errors import ConfigError, DataError, RunFailedError
 from dynamicpo.runs import local, summary
+from dynamicpo.runs.jobs import Container
 from dynamicpo.runs.pipelines import check_parameters, compile_pipeline, load_pipeline, objective, pipeline_parameters
 from dynamicpo.runs.watch import Task, Watch
 from tests.fixtures.tables import write_tables
@@ -170,6 +172,25 @@ def test_a_process_is_followed(
     progress = "fine-tune: SFT: 10 of 20 steps, 5 a second, 2 s left, from sft/model"
     assert [record.getMessage() for record in caplog.records] == ["fine-tune: started", progress]
     assert [line.rstrip() for line in task.log_path.read_text().splitlines()[2:]] == ["    plain line", threads]
+
+
+def test_a_containers_pieces_of_output_become_lines():
+    """An engine gives what it has, in the middle of a line or of a letter."""
+    client = mock.MagicMock()
+    client.containers.create.return_value.logs.return_value = [
+        "é".encode()[:1],
+        "é".encode()[1:] + b"n\ntw",
+        b"o\n\xff",
+    ]
+    assert list(Container(client, "image", ["true"]).lines()) == ["én\n", "two\n", "\ufffd"]
+
+
+def test_a_container_that_can_not_start_is_removed():
+    client = mock.MagicMock()
+    client.containers.create.return_value.start.side_effect = RuntimeError
+    with pytest.raises(RuntimeError):
+        Container(client, "image", ["true"])
+    client.containers.create.return_value.remove.assert_called_once_with(force=True)
 
 
 def test_a_killed_task_is_said_to_be_killed(tmp_path: Path):

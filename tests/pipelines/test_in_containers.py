@@ -115,8 +115,9 @@ def test_the_exit_code_is_the_containers_own(
     """kfp takes a container that was removed before it asked for a success."""
     watch = Watch(tmp_path, 1, 1, tmp_path, str(tmp_path), image)
     task = watch._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
-    assert watch.run_container(client, "python:local", ["sh", "-c", rf"printf 'one\ntwo' >&2; {command}"]) == code
-    assert (task.killed, task.log_path.read_text(), list(task.tail)) == (killed, "one\ntwo", ["one", "two"])
+    words = ["sh", "-c", f"echo one; echo two; {command}"]
+    assert watch.run_container(client, "python:local", words, init=True) == code
+    assert (task.killed, task.log_path.read_text(), list(task.tail)) == (killed, "one\ntwo\n", ["one", "two"])
 
 
 def bad_tables(folder: Path) -> dict[str, str]:
