@@ -17,7 +17,7 @@ from kfp.local.status import Status
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
 from dynamicpo.errors import ConfigError, DataError, RunFailedError
-from dynamicpo.runs import local, summary
+from dynamicpo.runs import containers, local, summary
 from dynamicpo.runs.jobs import Container
 from dynamicpo.runs.pipelines import check_parameters, compile_pipeline, load_pipeline, objective, pipeline_parameters
 from dynamicpo.runs.watch import Task, Watch
@@ -183,6 +183,23 @@ def test_a_containers_pieces_of_output_become_lines():
         b"o\n\xff",
     ]
     assert list(Container(client, "image", ["true"]).lines()) == ["én\n", "two\n", "\ufffd"]
+
+
+@pytest.mark.parametrize(("caller", "user"), [(1234, "1234:1234"), (0, "10001:0")])
+def test_a_container_runs_as_the_caller_but_never_as_root(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caller: int, user: str
+):
+    given: list[Any] = []
+    monkeypatch.setattr(os, "getuid", lambda: caller)
+    monkeypatch.setattr(os, "getgid", lambda: caller)
+    monkeypatch.setattr(os, "chown", lambda *arguments: given.append(arguments))
+    (tmp_path / "rows.csv").touch()
+    parameters = {"data_interactions": str(tmp_path / "rows.csv"), "data_items": "", "sft_backbone": "compact"}
+    arguments = containers.runner(parameters, tmp_path / "artifacts").container_run_args
+    assert (arguments["user"], arguments["network_mode"], arguments["cap_drop"]) == (user, "none", ["ALL"])
+    assert given == ([] if caller else [(tmp_path / "artifacts", 10001, 0)])
+    (mount,) = arguments["mounts"]
+    assert (mount["Target"], mount["Source"], mount["ReadOnly"]) == (*2 * (str(tmp_path / "rows.csv"),), True)
 
 
 def test_a_container_that_can_not_start_is_removed():
