@@ -86,8 +86,8 @@ def running(base: Base) -> Iterator[None]:
     """Matrix products in the base's precision, and the threads that its size is worth.
 
     The compact backbone runs in one thread: its products are too small to share, two threads on a busy machine are
-    many times slower, and its numbers then do not depend on the number of processors. Weights in training change between
-    steps, so their bfloat16 copies are never kept: torch would keep them until this context ends.
+    many times slower, and its numbers then do not depend on the number of processors. Weights in training change
+    between steps, so their bfloat16 copies are never kept: torch would keep them until this context ends.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if base.backbone == COMPACT else threads)
