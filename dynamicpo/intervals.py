@@ -129,12 +129,12 @@ def _expanded(replicates: Floats, rows: Floats, num_users: int) -> Floats:
     percentile interval, by sqrt(U / (U - 1)) for the plug-in variance and t / z for its estimation.
     """
     z, freedom = NormalDist().inv_cdf((1 + LEVEL) / 2), num_users - 1
-    factor = math.sqrt(num_users / freedom) * _student_t(z, freedom) / z
+    factor = math.sqrt(num_users / freedom) * student_t(z, freedom) / z
     mean = rows.mean()
     return np.asarray(np.clip(mean + factor * (replicates - mean), rows.min(), rows.max()))
 
 
-def _student_t(z: float, freedom: int) -> float:
+def student_t(z: float, freedom: int) -> float:
     """The t quantile that belongs to a normal quantile (Abramowitz and Stegun 26.7.5), good from 4 degrees on."""
     terms = (
         (z**3 + z) / 4,

@@ -3,45 +3,58 @@
 A history-blind attacker learns from the training rows' lists and picks an item from each list of the test
 rows. Popularity alone lifts it above 1 / A, so it is measured against itself, trained and tested anew on
 lists that are drawn uniformly, by row, for the same rows: a leak is a hit ratio above the 95 % interval of those.
+
+Negative sampling and evaluation audit some thousand rows of every run, so there a false alarm in forty clean runs
+would be too many: they refuse lists above the 99.9 % interval, whose spread is at least that of coin tosses. So few
+rows never raise an alarm by chance.
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import chain
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from dynamicpo import keyed
-from dynamicpo.audit.attacker import Floats, Integers, Lists, attack, redraw
-from dynamicpo.errors import ConfigError, DataError
-from dynamicpo.importers.published import local_files as published_files
-from dynamicpo.importers.published import read_published
-from dynamicpo.records import EXAMPLES, SPLITS, read_items, read_manifest, read_rows
+from dynamicpo.audit.attacker import Lists, attack, redraw
+from dynamicpo.audit.sources import Source, catalogue_of, encode, read_source
+from dynamicpo.errors import CheckFailedError, ConfigError, DataError
+from dynamicpo.intervals import student_t
 
 log = logging.getLogger(__name__)
 
 MIN_REDRAWS = 20
-_COLUMNS = ("example_id", "user_id", "history", "target", "candidates")
+STAGE_ROWS = 4000  # of each kind, which takes about 2 s
+_USUAL, _STRICT = 1.959964, 3.290527  # normal quantiles of 95 % and 99.9 %, two-sided
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What was read: rows with `_COLUMNS`, all rows of their users (for what they know), and the catalogue."""
+class Audit:
+    """What the attacker reaches on lists as they are and on lists drawn anew.
 
-    path: Path
-    split: str
-    rows: pd.DataFrame
-    known: pd.DataFrame
-    items: list[str]
-    exclude: str
+    Attributes:
+        hit_ratio_at_1: The attacker's, on the lists as they are.
+        chance: Its mean on lists drawn anew.
+        low: Where one more redraw falls in 95 of 100 cases.
+        high: Its other end.
+        limit: What a stage refuses to be above.
+        rows: Rows attacked.
+    """
+
+    hit_ratio_at_1: float
+    chance: float
+    low: float
+    high: float
+    limit: float
+    rows: int
 
 
 def audit_candidates(
-    train: Path | str, test: Path | str, *, redraws: int = 20, rows: int = 10_000, seed: int = 0
+    train: Path | str, test: Path | str, *, redraws: int = MIN_REDRAWS, rows: int = 10_000, seed: int = 0
 ) -> dict[str, Any]:
     """Attack the test rows' candidate lists with what the training rows' lists teach.
 
@@ -62,107 +75,90 @@ def audit_candidates(
     """
     if redraws < MIN_REDRAWS:
         raise ConfigError(f"redraws: must be >= {MIN_REDRAWS} for a 95 % interval, got {redraws}. Raise it.")
-    sources = _read(Path(train), "train"), _read(Path(test), "test")
-    items = pd.Index(sorted({*sources[0].items, *sources[1].items}))
-    known, attacked = (_encode(source, items, rows, seed) for source in sources)
-    measured = attack(known, attacked)
-    null = [attack(redraw(known, number), redraw(attacked, number)) for number in range(redraws)]
-    chance, low, high = _interval(np.array(null))
-    log.info("candidate lists: a history-blind attacker hits %.3f, on redrawn lists %.3f", measured, chance)
-    return {"hit_ratio_at_1": measured, "chance": chance, "low": low, "high": high, "leak": measured > high}
+    sources = read_source(Path(train), "train"), read_source(Path(test), "test")
+    catalogue = catalogue_of([name for source in sources for name in source.items])
+    known, attacked = (encode(source, catalogue, seed, slice(rows or None)) for source in sources)
+    found = _audit(known, attacked, redraws)
+    names = ("hit_ratio_at_1", "chance", "low", "high")
+    return {name: getattr(found, name) for name in names} | {"leak": found.hit_ratio_at_1 > found.high}
 
 
-def _interval(null: Floats) -> tuple[float, float, float]:
-    """Mean of the redraws, and where one more redraw falls in 95 of 100 cases.
+def audit_split(
+    tables: Mapping[str, pa.Table], split: str, items: pd.DataFrame, exclude: str, seed: int = 0
+) -> dict[str, Any]:
+    """Attack a split's lists with what the training split's teach; some rows of each, so that it takes seconds.
 
-    Student's quantile by its expansion in 1 / df: z + (z^3 + z) / (4 df), off by 0.002 at 39 degrees of freedom.
+    Args:
+        tables: The rows of every split, those of `split` and of training with candidates.
+        split: The split to attack; the training split with its own other half.
+        items: The items table.
+        exclude: What the rows' negatives exclude.
+        seed: Seed of the redraws and of the choice of rows.
+
+    Returns:
+        The fields of `Audit`, and `leak`: whether the hit ratio is above the limit. Or `skipped`, with the reason.
     """
-    z, df, mean = 1.959964, len(null) - 1, float(null.mean())
-    half = (z + (z**3 + z) / (4 * df)) * float(null.std(ddof=1)) * float(np.sqrt(1 + 1 / len(null)))
-    return mean, max(mean - half, 0.0), min(mean + half, 1.0)
+    needed = {"train": 2 if split == "train" else 1, split: 1}
+    lacking = [name for name, number in needed.items() if len(tables[name]) < number]
+    if lacking:
+        return {"skipped": f"too few rows in the {lacking[0]} split"}
+    names = items["item_id"].tolist()
+    catalogue, half = catalogue_of(names), min(STAGE_ROWS, len(tables["train"]) // 2)
+    parts = [slice(half), slice(half, 2 * half)] if split == "train" else [slice(STAGE_ROWS)] * 2
+    known, attacked = (
+        encode(Source(f"{name} split", name, tables, names, exclude), catalogue, seed, part)
+        for name, part in zip(("train", split), parts, strict=True)
+    )
+    try:
+        found = _audit(known, attacked, MIN_REDRAWS)
+    except DataError as error:  # a catalogue hardly larger than its lists
+        return {"skipped": str(error)}
+    return asdict(found) | {"leak": found.hit_ratio_at_1 > found.limit}
 
 
-def _encode(source: _Source, items: "pd.Index[str]", limit: int, seed: int) -> Lists:
-    names = source.rows["example_id"].tolist()
-    chosen = np.sort(keyed.ranking(seed, f"audit/{source.split}", names)[: limit or len(names)])
-    rows = source.rows.iloc[chosen].reset_index(drop=True)
-    widths = rows["candidates"].map(len)
-    if widths.nunique() != 1:
-        raise DataError(
-            f"{source.path}: all rows must have as many candidates, got {widths.min()} to {widths.max()}. "
-            "Audit rows of one length at a time."
+def check_audit(found: Mapping[str, Any], where: str, allow: bool) -> list[str]:
+    """Refuse lists that leak, unless that is allowed.
+
+    Args:
+        found: From `audit_split`.
+        where: What was audited.
+        allow: Whether a leak becomes a red line.
+
+    Returns:
+        Red lines for every report: one, or none.
+
+    Raises:
+        CheckFailedError: A leak that is not allowed.
+    """
+    if "skipped" in found:
+        log.warning("%s: candidate lists not audited: %s", where, found["skipped"])
+        return []
+    reached = (
+        f"a lookup that ignores the history reaches HitRatio@1 {found['hit_ratio_at_1']:.3f} on "
+        f"{found['rows']} rows, against {found['chance']:.3f} [{found['low']:.3f}, {found['high']:.3f}] on lists drawn "
+        "anew"
+    )
+    if found["leak"] and not allow:
+        raise CheckFailedError(
+            f"{where}: candidate lists must not give the answer away, but {reached}. Draw fresh negatives (strategy "
+            "uniform), or accept it with --allow-leak (allow_leak: true), which marks every report."
         )
-    lists = _numbers(items, chain.from_iterable(rows["candidates"])).reshape(len(rows), -1)
-    target = _numbers(items, rows["target"])
-    wrong = np.flatnonzero((lists == target[:, None]).sum(axis=1) != 1)
-    if len(wrong):
-        raise DataError(
-            f"{source.path}: every row must list its target once, {len(wrong)} do not, first row "
-            f"{rows['example_id'][wrong[0]]} with target {rows['target'][wrong[0]]!r}. Correct the rows."
-        )
-    keys = keyed.keys(seed, f"audit/{source.split}", rows["example_id"].tolist())
-    return Lists(keys, target, lists, _excluded(rows, source, items), len(items))
+    log.log(logging.WARNING if found["hit_ratio_at_1"] > found["high"] else logging.INFO, "%s: %s", where, reached)
+    return [f"LEAK: the candidate lists of the {where} give the answer away: {reached}."] if found["leak"] else []
 
 
-def _excluded(rows: pd.DataFrame, source: _Source, items: "pd.Index[str]") -> Integers:
-    """The (row, item) pairs that the rows' own protocol excludes from the negatives: window, past or all."""
-    number = np.arange(len(rows), dtype=np.int64)
-    lengths = rows["history"].map(len).to_numpy(dtype=np.int64)
-    pairs = [
-        np.repeat(number, lengths) * len(items) + _numbers(items, chain.from_iterable(rows["history"])),
-        number * len(items) + _numbers(items, rows["target"]),
-    ]
-    if source.exclude != "window":
-        own = pd.DataFrame({"row": number, "user_id": rows["user_id"], "moment": _moments(rows)})
-        joined = own.merge(_first_seen(source.known), on="user_id")
-        if source.exclude == "past":
-            joined = joined[joined["seen"] < joined["moment"]]
-        pairs.append(joined["row"].to_numpy(dtype=np.int64) * len(items) + _numbers(items, joined["item"]))
-    return np.unique(np.concatenate(pairs))
+def _audit(known: Lists, attacked: Lists, redraws: int) -> Audit:
+    measured, rows = attack(known, attacked), len(attacked.target)
+    null = np.array([attack(redraw(known, number), redraw(attacked, number)) for number in range(redraws)])
+    chance, spread = float(null.mean()), float(null.std(ddof=1))
+    low, high = _bounds(chance, spread, _USUAL, redraws)
+    guessed = (rows * chance + 1) / (rows + 2)
+    coins = math.sqrt(guessed * (1 - guessed) / rows)
+    _, limit = _bounds(chance, max(spread, coins), _STRICT, redraws)
+    return Audit(measured, chance, low, high, limit, rows)
 
 
-def _moments(rows: pd.DataFrame) -> "pd.Series[int]":
-    """Twice the target's position in its user's sequence: the history was known one moment before."""
-    return 2 * rows["example_id"].str.rpartition(":")[2].astype("int64")
-
-
-def _first_seen(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns `user_id`, `item`, `seen`: the moment from which each user knows an item."""
-    known = rows[["user_id", "history", "target"]].assign(seen=_moments(rows))
-    history = known.assign(item=known["history"], seen=known["seen"] - 1).explode("item")
-    both = pd.concat([history, known.assign(item=known["target"])])
-    return both.groupby(["user_id", "item"], as_index=False).agg(seen=("seen", "min"))
-
-
-def _numbers(items: "pd.Index[str]", names: Iterable[str]) -> Integers:
-    return np.asarray(items.get_indexer(pd.Index(list(names), dtype=object)), dtype=np.int64)
-
-
-def _read(path: Path, split: str) -> _Source:
-    if path.is_file():
-        return _published(path, split)
-    if (path / "manifest.json").is_file():
-        return _preferences(path, split)
-    if path.is_dir() and (path.parent / "manifest.json").is_file():
-        return _preferences(path.parent, path.name)
-    raise DataError(f"{path}: must be a .json or .jsonl file or a preferences folder, but it is neither. Correct it.")
-
-
-def _preferences(folder: Path, split: str) -> _Source:
-    exclude = str(read_manifest(folder).config.get("exclude", "window"))
-    rows = read_rows(folder, split).select(list(_COLUMNS)).to_pandas()
-    if rows.empty:
-        raise DataError(f"{folder / split}: must hold at least one row, but it is empty. Choose another split.")
-    known = rows
-    if exclude != "window":
-        known = pd.concat([read_rows(folder, name, EXAMPLES).to_pandas() for name in SPLITS])
-    return _Source(folder / split, split, rows, known, read_items(folder)["item_id"].tolist(), exclude)
-
-
-def _published(path: Path, split: str) -> _Source:
-    import ibis
-
-    rows = read_published(ibis.duckdb.connect(), published_files(path))
-    rows = rows.assign(example_id=rows.index.astype(str))
-    items = {*rows["target"], *chain.from_iterable(rows["history"]), *chain.from_iterable(rows["candidates"])}
-    return _Source(path, split, rows, rows, sorted(items), "window")
+def _bounds(mean: float, spread: float, z: float, redraws: int) -> tuple[float, float]:
+    """Where one more redraw falls, as often as the normal quantile z says."""
+    half = student_t(z, redraws - 1) * spread * math.sqrt(1 + 1 / redraws)
+    return max(mean - half, 0.0), min(mean + half, 1.0)

@@ -15,11 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dynamicpo import keyed, records
+from dynamicpo.catalogue import Catalogue, Codes, Rows, decode, encode_lists, encode_rows, make_catalogue
 from dynamicpo.config import NegativesConfig
 from dynamicpo.errors import ConfigError, DataError
-from dynamicpo.negatives.catalogue import Catalogue, Codes, Rows, decode, encode_lists, encode_rows, make_catalogue
+from dynamicpo.exclusions import Exclusions, exclusions
 from dynamicpo.negatives.draws import Batch, Drawing, candidate_order, rejected_order, shuffled_neighbours
-from dynamicpo.negatives.exclusions import Exclusions, exclusions
 from dynamicpo.negatives.neighbours import nearest_items
 from dynamicpo.progress import Progress
 from dynamicpo.records import Manifest

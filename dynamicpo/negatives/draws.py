@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamicpo import keyed
-from dynamicpo.negatives.catalogue import Catalogue, Codes
-from dynamicpo.negatives.exclusions import Exclusions
+from dynamicpo.catalogue import Catalogue, Codes
+from dynamicpo.exclusions import Exclusions
 
 Keys = NDArray[np.uint64]
 

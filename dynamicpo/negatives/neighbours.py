@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dynamicpo.negatives.catalogue import Codes, Rows
+from dynamicpo.catalogue import Codes, Rows
 
 
 def nearest_items(train: Rows, num_items: int, width: int) -> Codes:

@@ -77,7 +77,7 @@ def test_drawing_kinds_of_users_equals_drawing_users() -> None:
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(4, 2.776445), (9, 2.262157), (29, 2.045230), (121, 1.979764)])
 def test_student_quantiles(freedom: int, quantile: float) -> None:
-    assert intervals._student_t(1.959964, freedom) == pytest.approx(quantile, rel=3e-3)
+    assert intervals.student_t(1.959964, freedom) == pytest.approx(quantile, rel=3e-3)
 
 
 def test_few_users_spread_the_replicates() -> None:

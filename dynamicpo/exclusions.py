@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dynamicpo.negatives.catalogue import Catalogue, Codes, Rows
+from dynamicpo.catalogue import Catalogue, Codes, Rows
 
 _ALWAYS = -1
 
@@ -46,6 +46,15 @@ class Exclusions:
         start = np.searchsorted(self.by_moment, owners * self.span)
         end = owners * self.span + np.minimum(moments + 1, self.span)
         return np.searchsorted(self.by_moment, end) - start
+
+    def pairs(self, owners: Codes, moments: Codes) -> tuple[Codes, Codes]:
+        """All that is excluded for each owner at each moment: the places of the owners, and the titles."""
+        start, end = (np.searchsorted(self.keys, (owners + step) * self.num_texts) for step in (0, 1))
+        number = end - start
+        rows = np.repeat(np.arange(len(owners)), number)
+        places = np.arange(len(rows)) - np.repeat(np.cumsum(number) - number - start, number)
+        counted = self.since[places] < moments[rows]
+        return rows[counted], self.keys[places[counted]] % self.num_texts
 
 
 def _exclusions(owners: Codes, texts: Codes, since: Codes, num_texts: int) -> Exclusions:
