@@ -15,7 +15,7 @@ C = TypeVar("C")
 
 SOURCES = ("table", "movielens", "published")
 SPLITS = ("train", "validation", "test")
-STRATEGIES = ("uniform", "popularity", "hard", "published")
+STRATEGIES = ("uniform", "popularity", "popularity-matched", "hard", "published")
 EXCLUDES = ("window", "past", "all")
 BACKENDS = ("auto", "sdpa", "flex", "plain")
 SCORES = ("sum", "mean", "pmi")
@@ -111,7 +111,9 @@ class NegativesConfig(Checked):
 
     num_candidates: int = setting(20, "candidates per row, the target included", low=2, high=1000)
     strategy: str = setting(
-        "uniform", "how negatives are drawn; 'published' keeps the lists the rows came with", choices=STRATEGIES
+        "uniform",
+        "how negatives are drawn; 'hard' in training rows only, 'published' keeps the lists the rows came with",
+        choices=STRATEGIES,
     )
     hard_share: float = setting(0.5, "share of 'hard' negatives; the others are uniform", low=0, high=1)
     exclude: str = setting(
@@ -119,6 +121,7 @@ class NegativesConfig(Checked):
         "what negatives exclude: the row's history, the user's past, or all the user's items",
         choices=EXCLUDES,
     )
+    allow_leak: bool = setting(False, "accept candidate lists that give the answer away; every report says so in red")
     seed: int = setting(0, "seed of every draw", low=0)
 
 

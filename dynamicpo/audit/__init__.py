@@ -98,7 +98,7 @@ def audit_split(
     Returns:
         The fields of `Audit`, and `leak`: whether the hit ratio is above the limit. Or `skipped`, with the reason.
     """
-    needed = {"train": 2 if split == "train" else 1, split: 1}
+    needed = {split: 1, "train": 2 if split == "train" else 1}
     lacking = [name for name, number in needed.items() if len(tables[name]) < number]
     if lacking:
         return {"skipped": f"too few rows in the {lacking[0]} split"}

@@ -3,33 +3,38 @@
 Every draw is a hash of (seed, split, example id, draw number), so that a row's candidates depend on the row alone:
 not on the order of rows, the other rows or the number of workers, and not on the target's id, which would give the
 answer away (as the published lists do).
+
+Neighbours of the target give it away, too. So 'hard' negatives are for training rows; held-out rows get the uniform
+ones that they would get anyway, and the audit of every held-out split must find that a lookup gains nothing from them.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from dynamicpo import keyed, records
+from dynamicpo.audit import audit_split, check_audit
 from dynamicpo.catalogue import Catalogue, Codes, Rows, decode, encode_lists, encode_rows, make_catalogue
 from dynamicpo.config import NegativesConfig
 from dynamicpo.errors import ConfigError, DataError
 from dynamicpo.exclusions import Exclusions, exclusions
-from dynamicpo.negatives.draws import Batch, Drawing, candidate_order, rejected_order, shuffled_neighbours
-from dynamicpo.negatives.neighbours import nearest_items
+from dynamicpo.negatives.draws import Batch, candidate_order, rejected_order
+from dynamicpo.negatives.strata import STRATUM
+from dynamicpo.negatives.strategies import drawers
 from dynamicpo.progress import Progress
 from dynamicpo.records import Manifest
 
 log = logging.getLogger(__name__)
 
-POPULARITY_POWER = 0.75
-_NEAREST = 50
 _CELLS_AT_ONCE = 1 << 19
 Lists = dict[str, tuple[Codes, Codes]]
+_HELD_OUT = ("validation", "test")
 _WORDS = {"window": "its history", "past": "its user's past", "all": "its user's items"}
 
 
@@ -42,6 +47,7 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
         config: Strategy, number, exclusions and seed.
 
     Raises:
+        CheckFailedError: Candidate lists of held-out rows give the answer away, and that is not allowed.
         ConfigError: The strategy needs what the examples do not have.
         DataError: The catalogue is too small, or published lists that can't be used.
     """
@@ -56,21 +62,41 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
         draw = _published if config.strategy == "published" else _drawn
         for split, (candidates, rejected) in draw(tables, catalogue, config, manifest.counts).items():
             table = tables[split].select(records.EXAMPLES.names)
-            table = table.append_column("candidates", decode(candidates, catalogue))
-            records.write_rows(partial, split, table.append_column("rejected", decode(rejected, catalogue)))
+            tables[split] = table.append_column("candidates", decode(candidates, catalogue))
+            rows = tables[split].append_column("rejected", decode(rejected, catalogue))
+            records.write_rows(partial, split, rows)
             manifest.counts[f"{split}_rows"] = len(table)
         records.write_items(partial, items)
         manifest.counts["items"] = len(items)
-        manifest.extra = source.extra | {"protocol": _protocol(config)}
+        manifest.extra = source.extra | {"protocol": _protocol(config)} | _audited(tables, items, config)
+        manifest.counts |= _audit_counts(manifest.extra["audit"])
     log.info("%s: %s", output, ", ".join(f"{name} {count}" for name, count in manifest.counts.items()))
     return manifest
 
 
+def _audited(tables: dict[str, pa.Table], items: pd.DataFrame, config: NegativesConfig) -> dict[str, Any]:
+    """What a lookup that ignores the history gains from held-out lists; red lines where it may gain something."""
+    exclude = "window" if config.strategy == "published" else config.exclude
+    splits = [split for split in _HELD_OUT if len(tables[split])]
+    found = {split: audit_split(tables, split, items, exclude, config.seed) for split in splits}
+    warnings = [line for split in found for line in check_audit(found[split], f"{split} split", config.allow_leak)]
+    return {"audit": found} | ({"warnings": warnings} if warnings else {})
+
+
+def _audit_counts(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    names = ("hit_ratio_at_1", "chance")
+    return {f"{split}_audit_{name}": audit[name] for split, audit in found.items() for name in names if name in audit}
+
+
 def _protocol(config: NegativesConfig) -> dict[str, Any]:
     """What makes numbers comparable: said in every report."""
-    names = ("strategy", "exclude", "num_candidates", "seed", "hard_share")
-    protocol = {name: getattr(config, name) for name in names if name != "hard_share" or config.strategy == "hard"}
-    return protocol | ({"exclude": "as published"} if config.strategy == "published" else {})
+    protocol = {name: getattr(config, name) for name in ("strategy", "exclude", "num_candidates", "seed")}
+    more = {
+        "hard": {"hard_share": config.hard_share, "held_out_strategy": "uniform"},
+        "popularity-matched": {"stratum": STRATUM * config.num_candidates},
+        "published": {"exclude": "as published"},
+    }
+    return protocol | more.get(config.strategy, {})
 
 
 def _keys(config: NegativesConfig, split: str, example_ids: Sequence[str]) -> NDArray[np.uint64]:
@@ -87,7 +113,9 @@ def _drawn(tables: dict[str, pa.Table], catalogue: Catalogue, config: NegativesC
     }
     for rows in splits:
         _check_room(rows, batches[rows.split], excluded, catalogue, config)
-    draw = _drawer(splits[0], excluded, catalogue, config)
+    draws = drawers(config, splits[0], catalogue, excluded)
+    if config.strategy == "hard":
+        log.warning("negatives: hard ones for training rows, uniform ones for validation and test (they would leak)")
     lists: Lists = {}
     rows_at_once = max(1, _CELLS_AT_ONCE // config.num_candidates)
     with Progress("negatives", sum(len(batch.keys) for batch in batches.values())) as progress:
@@ -95,31 +123,12 @@ def _drawn(tables: dict[str, pa.Table], catalogue: Catalogue, config: NegativesC
             pieces = []
             for start in range(0, max(1, len(batch.keys)), rows_at_once):
                 part = batch.take(slice(start, start + rows_at_once))
-                pieces.append(draw(part))
+                pieces.append(draws[split](part))
                 progress.advance(len(part.keys))
             lists[split] = _arranged(batch, np.concatenate([negatives for negatives, _ in pieces]))
-            if config.strategy == "hard":
-                counts[f"{split}_hard_negatives"] = sum(num_hard for _, num_hard in pieces)
+            for name in pieces[0][1]:
+                counts[f"{split}_{name}"] = sum(counted[name] for _, counted in pieces)
     return lists
-
-
-def _drawer(
-    train: Rows, excluded: Exclusions, catalogue: Catalogue, config: NegativesConfig
-) -> Callable[[Batch], tuple[Codes, int]]:
-    """The strategy, as a function that gives each row of a batch its negatives, and says how many are hard."""
-    count = config.num_candidates - 1
-    power = POPULARITY_POWER if config.strategy == "popularity" else 0.0
-    drawing = Drawing(catalogue, excluded, catalogue.popularity.astype(float) ** power)
-    num_hard = round(config.hard_share * count) if config.strategy == "hard" else 0
-    neighbours = nearest_items(train, len(catalogue.texts), max(_NEAREST, 3 * num_hard)) if num_hard else None
-
-    def draw(batch: Batch) -> tuple[Codes, int]:
-        chosen = np.full((len(batch.keys), count), -1, dtype=np.int64)
-        if neighbours is not None:
-            chosen = drawing.accept(batch, chosen, shuffled_neighbours(batch, neighbours), num_hard)
-        return drawing.fill(batch, chosen), int((chosen >= 0).sum())
-
-    return draw
 
 
 def _arranged(batch: Batch, negatives: Codes) -> tuple[Codes, Codes]:
@@ -152,7 +161,7 @@ def _published(
         if "candidates" not in table.column_names:
             raise ConfigError(
                 "strategy: 'published' needs rows with candidate lists (source 'published'), but these have none. "
-                "Choose uniform, popularity or hard."
+                "Choose uniform, popularity, popularity-matched or hard."
             )
         rows = encode_rows(table, split, catalogue)
         codes, owners = encode_lists(table, "candidates", split, catalogue)

@@ -132,11 +132,17 @@ def _repeated(texts: Codes) -> NDArray[np.bool_]:
     return again
 
 
-def shuffled_neighbours(batch: Batch, neighbours: Codes) -> Codes:
-    """Each target's neighbours in an order of the row's own; -1 stays behind. Shape (N, P)."""
-    codes = neighbours[batch.targets]
+def shuffled(batch: Batch, codes: Codes, tiers: Codes | None = None) -> Codes:
+    """Each row's codes in an order of the row's own; -1 stays behind.
+
+    Args:
+        batch: The rows.
+        codes: Shape (N, P).
+        tiers: All of a lower tier come before those of a higher one. Shape (N, P).
+    """
     draws = _NEIGHBOURS + np.arange(codes.shape[1], dtype=np.uint64)
-    order = np.where(codes >= 0, keyed.uniform(batch.keys[:, None], draws), 2.0)
+    order = keyed.uniform(batch.keys[:, None], draws) + (0 if tiers is None else tiers)
+    order = np.where(codes >= 0, order, np.inf)
     return np.take_along_axis(codes, np.argsort(order, axis=1, kind="stable"), axis=1)
 
 

@@ -8,9 +8,18 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from dynamicpo.audit import audit_candidates
-from dynamicpo.errors import ConfigError, DataError
-from dynamicpo.records import PREFERENCES, Manifest, stage_output, write_items, write_rows
+from dynamicpo.audit import audit_candidates, audit_split, check_audit
+from dynamicpo.errors import CheckFailedError, ConfigError, DataError
+from dynamicpo.records import (
+    PREFERENCES,
+    SPLITS,
+    Manifest,
+    read_items,
+    read_rows,
+    stage_output,
+    write_items,
+    write_rows,
+)
 
 KEYS = {"hit_ratio_at_1", "chance", "low", "high", "leak"}
 
@@ -110,6 +119,80 @@ def test_a_folder_with_the_target_first_leaks(tmp_path: Path) -> None:
     assert found["hit_ratio_at_1"] == 1.0
     assert found["leak"] is True
     assert audit_candidates(folder, folder / "validation") == found
+
+
+def tables_of(folder: Path) -> dict[str, pa.Table]:
+    return {split: read_rows(folder, split) for split in SPLITS}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_stage_finds_the_leak_of_a_split_and_lets_clean_lists_pass(split: str, tmp_path: Path) -> None:
+    """The training split is attacked with its own other half: the attacker must not have seen the rows."""
+    for leak in (True, False):
+        folder = preferences(tmp_path / str(leak), "window", leak=leak)
+        found = audit_split(tables_of(folder), split, read_items(folder), "window")
+        assert found["leak"] is leak
+        assert (found["hit_ratio_at_1"] == 1.0) is leak
+        assert found["high"] < found["limit"] < 0.6
+
+
+def small_tables(seed: int, rows: int, width: int, num_items: int) -> dict[str, pa.Table]:
+    """Clean lists, few of them, over items of Zipf popularity."""
+    random, popularity = np.random.default_rng(seed), 1 / np.arange(1, num_items + 1)
+    tables = {}
+    for split in ("train", "test"):
+        drawn = []
+        for row in range(rows):
+            target = random.choice(num_items, p=popularity / popularity.sum())
+            others = random.choice(np.setdiff1d(np.arange(num_items), target), width - 1, replace=False)
+            listed = [str(item) for item in random.permutation([target, *others])]
+            names = {"example_id": f"{split}{row}:3", "user_id": f"{row}", "history": [], "timestamp": 0.0}
+            drawn.append({**names, "target": str(target), "candidates": listed, "rejected": []})
+        tables[split] = pa.Table.from_pylist(drawn, schema=PREFERENCES)
+    return tables
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 3), (2, 2), (8, 6), (30, 6), (120, 10)])
+def test_few_rows_never_raise_an_alarm(rows: int, width: int) -> None:
+    items = pd.DataFrame({"item_id": [str(item) for item in range(30)]})
+    found = [audit_split(small_tables(seed, rows, width, 30), "test", items, "window") for seed in range(40)]
+    assert not any(audit["leak"] for audit in found)
+    assert all(audit["limit"] >= audit["high"] for audit in found)
+
+
+def test_the_usual_interval_would_stop_some_clean_run() -> None:
+    items = pd.DataFrame({"item_id": [str(item) for item in range(30)]})
+    found = [audit_split(small_tables(seed, 120, 10, 30), "test", items, "window") for seed in range(40)]
+    assert 0 < np.mean([audit["hit_ratio_at_1"] > audit["high"] for audit in found]) < 0.1
+
+
+def test_what_cannot_be_audited_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    items = pd.DataFrame({"item_id": [str(item) for item in range(30)]})
+    tables = small_tables(0, 5, 4, 30)
+    empty = {**tables, "train": tables["train"].slice(0, 0)}
+    assert audit_split(empty, "test", items, "window") == {"skipped": "too few rows in the train split"}
+    one = {"train": tables["train"].slice(0, 1)}
+    assert audit_split(one, "train", items, "window") == {"skipped": "too few rows in the train split"}
+    crowded = small_tables(0, 5, 4, 4)["test"].set_column(2, "history", pa.array([["0"]] * 5))
+    few = pd.DataFrame({"item_id": ["0", "1", "2", "3"]})
+    found = audit_split({"train": crowded, "test": crowded}, "test", few, "window")
+    assert "can't be redrawn from 4 items" in found["skipped"]
+    assert check_audit(found, "test split", False) == []
+    assert "test split: candidate lists not audited" in caplog.text
+
+
+FOUND = {"hit_ratio_at_1": 0.5, "chance": 0.1, "low": 0.08, "high": 0.12, "limit": 0.15, "rows": 900, "leak": True}
+
+
+def test_a_leak_is_an_error_or_a_red_line() -> None:
+    with pytest.raises(
+        CheckFailedError, match=r"HitRatio@1 0\.500 on 900 rows, against 0\.100 \[0\.080, 0\.120\]"
+    ) as error:
+        check_audit(FOUND, "test split", False)
+    assert error.value.exit_code == 3 and "--allow-leak" in str(error.value)
+    (line,) = check_audit(FOUND, "test split", True)
+    assert line.startswith("LEAK: ") and "0.500" in line
+    assert check_audit({**FOUND, "leak": False}, "test split", False) == []
 
 
 ROW = {"historyList": "a::b", "itemList": ["c", "d"], "trueSelection": "c"}

@@ -1,5 +1,6 @@
 """Candidates follow their protocol, depend on the row alone, and have the distributions they promise."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from scipy import stats
 
 from dynamicpo.config import DataConfig, NegativesConfig
 from dynamicpo.data import prepare_data
-from dynamicpo.errors import ConfigError, DataError
+from dynamicpo.errors import CheckFailedError, ConfigError, DataError
 from dynamicpo.negatives import sample_negatives
 from dynamicpo.records import (
     EXAMPLES,
@@ -28,7 +29,7 @@ from dynamicpo.records import (
 )
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-STRATEGIES = ("uniform", "popularity", "hard")
+STRATEGIES = ("uniform", "popularity", "popularity-matched", "hard")
 
 
 def examples_folder(
@@ -158,7 +159,7 @@ def test_past_is_exactly_what_came_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_row_does_not_depend_on_order_or_on_other_rows(tmp_path: Path, strategy: str) -> None:
     """Shuffled rows, and rows in two shards, get what they get together: any number of workers gives the same."""
-    rows, items = sliding_rows(60, 50), catalogue(50, popularity=np.arange(50) ** 2)
+    rows, items = sliding_rows(60, 50), catalogue(50, popularity=1 + np.arange(50) % 7)
     whole = sampled(examples_folder(tmp_path / "whole", rows, items), strategy=strategy, num_candidates=12)
     mixed = rows.sample(frac=1, random_state=1)
     shuffled = sampled(examples_folder(tmp_path / "mixed", mixed, items), strategy=strategy, num_candidates=12)
@@ -205,7 +206,9 @@ def test_candidates_do_not_depend_on_the_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_place_of_the_target_is_uniform(tmp_path: Path, strategy: str) -> None:
     items = catalogue(80, popularity=np.arange(80))
-    frame = sampled(examples_folder(tmp_path / "e", sliding_rows(400, 80), items), strategy=strategy)
+    # targets here are not as popular as their items are said to be, which lists drawn by popularity do give away
+    folder = examples_folder(tmp_path / "e", sliding_rows(400, 80), items)
+    frame = sampled(folder, strategy=strategy, allow_leak=strategy == "popularity")
     places = np.array([candidates.index(target) for target, _, candidates, _ in lists(frame)])
     assert stats.chisquare(np.bincount(places, minlength=20)).pvalue > 1e-3
 
@@ -287,6 +290,55 @@ def test_hard_negatives_are_the_nearest_and_evenly_spread(tmp_path: Path) -> Non
     assert manifest.counts["train_hard_negatives"] == 19 * len(frame)
 
 
+def test_held_out_rows_get_no_hard_negatives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = examples_folder(tmp_path / "e", sliding_rows(40, 60), catalogue(60))
+    hard, uniform = sampled(folder, strategy="hard"), sampled(folder, strategy="uniform")
+    held_out = ["validation", "test"]
+    pd.testing.assert_frame_equal(hard.loc[held_out], uniform.loc[held_out])
+    assert not hard.loc["train"]["rejected"].equals(uniform.loc["train"]["rejected"])
+    assert "uniform ones for validation and test" in caplog.text
+
+
+def test_matched_negatives_come_from_the_targets_stratum(tmp_path: Path) -> None:
+    """125 items in strata of 3 x 8: the last one has what is left over. Equals in popularity go by item id."""
+    popularity = np.arange(125)[::-1] // 2
+    folder = examples_folder(tmp_path / "e", sliding_rows(200, 125, length=8), catalogue(125, popularity=popularity))
+    config = NegativesConfig(strategy="popularity-matched", num_candidates=8)
+    manifest = sample_negatives(folder, tmp_path / "out", config)
+    frame = preferences(tmp_path / "out")
+    check_rows(frame, 8)
+    for target, _, _, rejected in lists(frame):
+        assert {min(int(item[1:]) // 24, 4) for item in rejected} == {min(int(target[1:]) // 24, 4)}
+    assert manifest.counts["train_matched_negatives"] == 7 * manifest.counts["train_rows"]
+    assert manifest.extra["protocol"]["stratum"] == 24
+    top = frame[[int(target[1:]) < 24 for target in frame["target"]]]
+    assert len(top["rejected"].explode().unique()) == 24  # all of a stratum, also those far from the target
+
+
+def test_a_matched_list_does_not_tell_its_target_by_popularity(tmp_path: Path) -> None:
+    """Neighbours of the target in popularity would leave it in the middle of its list."""
+    popularity = np.arange(120)[::-1] ** 2
+    folder = examples_folder(tmp_path / "e", sliding_rows(400, 120, length=6), catalogue(120, popularity=popularity))
+    frame = sampled(folder, strategy="popularity-matched", num_candidates=10)
+    places = [sorted(candidates).index(target) for target, _, candidates, _ in lists(frame)]
+    assert stats.chisquare(np.bincount(places, minlength=10)).pvalue > 1e-3
+    assert len(places) == 1200
+
+
+def test_a_stratum_too_small_is_filled_from_those_beside_it(tmp_path: Path) -> None:
+    """Users have taken most of the 12 items that are like the target: the rest comes from the next 12."""
+    rows = [(f"u{user}", 10, [f"i{item:04d}" for item in range(1, 11)], "i0000", "train") for user in range(50)]
+    frame = pd.DataFrame(rows, columns=["user_id", "position", "history", "target", "split"])
+    folder = examples_folder(tmp_path / "e", frame, catalogue(48, popularity=np.arange(48)[::-1]))
+    manifest = sample_negatives(
+        folder, tmp_path / "out", NegativesConfig(strategy="popularity-matched", num_candidates=4)
+    )
+    for _, _, _, rejected in lists(preferences(tmp_path / "out")):
+        assert "i0011" in rejected
+        assert {int(item[1:]) // 12 for item in rejected} == {0, 1}
+    assert manifest.counts["train_matched_negatives"] == 50
+
+
 def test_hard_negatives_of_the_next_item_are_its_neighbours(tmp_path: Path) -> None:
     """Items in a ring, each met by the two on either side: these four are the hard negatives, where allowed."""
     rows = [
@@ -359,7 +411,7 @@ def test_same_title_shrinks_the_catalogue(tmp_path: Path) -> None:
 def test_published_lists_stay_and_the_others_are_rejected(lastfm: Path) -> None:
     before = pd.concat([read_rows(lastfm, split, EXAMPLES).to_pandas().assign(split=split) for split in SPLITS])
     before = before.set_index(["split", "example_id"])
-    frame = sampled(lastfm, strategy="published")
+    frame = sampled(lastfm, strategy="published", allow_leak=True)
     assert [list(row) for row in frame["candidates"]] == [list(row) for row in before["candidates"]]
     for target, _, candidates, rejected in lists(frame):
         assert sorted([*rejected, target]) == sorted(candidates)
@@ -380,13 +432,35 @@ def test_place_of_a_real_target_is_no_longer_fixed(lastfm: Path) -> None:
     """The published lists are seeded by the target: its place is the same in all of its rows. Not in ours."""
     shares = {}
     for strategy in ("published", "uniform"):
-        frame = sampled(lastfm, strategy=strategy, seed=3)
+        frame = sampled(lastfm, strategy=strategy, seed=3, allow_leak=True)
         places = frame.assign(place=[row[2].index(row[0]) for row in lists(frame)])
         pairs = places.reset_index().merge(places.reset_index(), on="target")
         pairs = pairs[pairs["example_id_x"] < pairs["example_id_y"]]
         shares[strategy] = (pairs["place_x"] == pairs["place_y"]).mean()
     assert shares["published"] > 0.9
     assert shares["uniform"] == pytest.approx(0.05, abs=0.01)
+
+
+def test_lists_that_leak_are_refused_unless_allowed(lastfm: Path, tmp_path: Path) -> None:
+    config = NegativesConfig(strategy="published")
+    with pytest.raises(CheckFailedError, match=r"reaches HitRatio@1 0\.[567]\d\d on \d+ rows, against 0\.[123]\d\d"):
+        sample_negatives(lastfm, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+    manifest = sample_negatives(lastfm, tmp_path / "out", dataclasses.replace(config, allow_leak=True))
+    assert all(line.startswith("LEAK: ") for line in manifest.extra["warnings"])
+    assert manifest.extra["audit"]["test"]["leak"] is True
+    assert manifest.counts["test_audit_hit_ratio_at_1"] == manifest.extra["audit"]["test"]["hit_ratio_at_1"] > 0.5
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_drawn_lists_of_real_rows_pass_their_audit(lastfm: Path, tmp_path: Path, strategy: str) -> None:
+    for exclude in ("window", "past", "all"):
+        config = NegativesConfig(strategy=strategy, exclude=exclude)
+        audits = sample_negatives(lastfm, tmp_path / exclude, config).extra["audit"]
+        assert {*audits} == {"validation", "test"}
+        for found in audits.values():
+            assert found["hit_ratio_at_1"] < found["limit"]
+            assert found["low"] < found["chance"] < found["high"] < found["limit"]
 
 
 def published(tmp_path: Path, candidates: list[str], target: str = "a") -> Path:
@@ -421,8 +495,9 @@ def test_manifest_states_the_protocol_and_passes_the_facts_on(tmp_path: Path) ->
     folder = examples_folder(tmp_path / "e", sliding_rows(5, 60), catalogue(60), facts)
     manifest = sample_negatives(folder, tmp_path / "out", NegativesConfig(exclude="past", seed=4))
     protocol = {"strategy": "uniform", "exclude": "past", "num_candidates": 20, "seed": 4}
-    assert manifest.extra == facts | {"protocol": protocol}
-    assert manifest.counts == {"train_rows": 35, "validation_rows": 5, "test_rows": 5, "items": 60}
+    assert {name: value for name, value in manifest.extra.items() if name != "audit"} == facts | {"protocol": protocol}
+    rows = {"train_rows": 35, "validation_rows": 5, "test_rows": 5, "items": 60}
+    assert rows.items() <= manifest.counts.items()
     assert sample_negatives(folder, tmp_path / "out", NegativesConfig(exclude="past", seed=4)) == manifest
     pd.testing.assert_frame_equal(read_items(tmp_path / "out"), read_items(folder))
 
