@@ -1,6 +1,10 @@
-"""Baselines that need no training: what a language model has to beat on the same rows."""
+"""Baselines that cost nothing: what a language model has to beat on the same rows.
 
-from collections.abc import Callable
+They know the training rows and nothing else: the items' popularity counts the training split, and two items meet in
+training rows only.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,19 +16,17 @@ from dynamicpo.errors import DataError, unknown_name
 
 Scores = NDArray[np.float64]
 Codes = NDArray[np.int64]
+Scorer = Callable[[pa.Table], Scores]  # rows with a `history` to the score of every item, (N, I)
+_CELLS_AT_ONCE = 2**22
 
 
-def baseline_scores(name: str, rows: pa.Table, items: pd.DataFrame, train: pa.Table) -> Scores:
-    """A baseline's score of each candidate; the highest is recommended, and ties count by expected value.
+def make_baseline(name: str, items: pd.DataFrame, train: pa.Table) -> Scorer:
+    """A baseline as a function of rows; the highest score is recommended, and ties count by expected value.
 
     Args:
         name: One of `BASELINES`.
-        rows: The rows to score, with `history` and `candidates`, all of one length A.
         items: The items table, whose popularity counts the training split only.
         train: The training rows, with `history` and `target`.
-
-    Returns:
-        Shape (N, A).
 
     Raises:
         ConfigError: An unknown name.
@@ -32,20 +34,28 @@ def baseline_scores(name: str, rows: pa.Table, items: pd.DataFrame, train: pa.Ta
     """
     if name not in BASELINES:
         raise unknown_name("baseline", name, BASELINES)
-    return BASELINES[name](rows, items, train)
+    return BASELINES[name](items, train)
 
 
-def random_scores(rows: pa.Table, items: pd.DataFrame, train: pa.Table) -> Scores:
+def score_blocks(scorer: Scorer, rows: pa.Table, num_items: int) -> Iterator[Scores]:
+    """The scores of every item, (n, I) for some rows after the other."""
+    at_once = max(1, _CELLS_AT_ONCE // max(num_items, 1))
+    for start in range(0, len(rows), at_once):
+        yield scorer(rows.slice(start, at_once))
+
+
+def by_chance(items: pd.DataFrame, train: pa.Table) -> Scorer:
     """All the same: the expected value under ties is chance, 1 / A for HitRatio@1, without the noise of one draw."""
-    return np.zeros(_candidates(rows, items).shape)
+    return lambda rows: np.zeros((len(rows), len(items)))
 
 
-def popularity_scores(rows: pa.Table, items: pd.DataFrame, train: pa.Table) -> Scores:
-    """Interactions of each candidate in the training split."""
-    return items["popularity"].to_numpy(np.float64)[_candidates(rows, items)]
+def by_popularity(items: pd.DataFrame, train: pa.Table) -> Scorer:
+    """Interactions of each item in the training split."""
+    popularity = items["popularity"].to_numpy(np.float64)
+    return lambda rows: np.broadcast_to(popularity, (len(rows), len(popularity)))
 
 
-def cooccurrence_scores(rows: pa.Table, items: pd.DataFrame, train: pa.Table) -> Scores:
+def by_cooccurrence(items: pd.DataFrame, train: pa.Table) -> Scorer:
     """Sum, over the history, of each item's nearness to the candidate.
 
     Two items meet when one is a training row's target and the other in its history. Their nearness is the cosine of
@@ -53,49 +63,42 @@ def cooccurrence_scores(rows: pa.Table, items: pd.DataFrame, train: pa.Table) ->
 
     Source: item-based nearest neighbours, Deshpande and Karypis, "Item-based top-N recommendation algorithms" (2004).
     """
-    size = len(items)
-    history, owner = _codes(train["history"], items)
-    target = _codes(train["target"], items)[0][owner]
+    size, index = len(items), pd.Index(items["item_id"])
+    history, owner = item_codes(train["history"], index)
+    target = item_codes(train["target"], index)[0][owner]
     one, other = np.concatenate([history, target]), np.concatenate([target, history])
     pairs, counts = np.unique((one * size + other)[one != other], return_counts=True)
-    total = np.bincount(pairs // max(size, 1), weights=counts, minlength=size)
-    nearness = counts / np.sqrt(total[pairs // max(size, 1)] * total[pairs % max(size, 1)])
-    candidates = _candidates(rows, items)
-    seen, row = _codes(rows["history"], items)
-    scores = np.zeros(candidates.shape)
-    if len(pairs):
-        wanted = seen[:, None] * size + candidates[row]
-        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        np.add.at(scores, row, np.where(pairs[place] == wanted, nearness[place], 0.0))
-    return scores
+    one, other = np.divmod(pairs, max(size, 1))
+    total = np.bincount(one, weights=counts, minlength=size)
+    nearness = counts / np.sqrt(total[one] * total[other])
+    start = np.searchsorted(one, np.arange(size + 1))  # the neighbours of an item lie side by side
+
+    def score(rows: pa.Table) -> Scores:
+        seen, row = item_codes(rows["history"], index)
+        number = start[seen + 1] - start[seen]
+        places = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number - start[seen], number)
+        cells = np.repeat(row, number) * size + other[places]
+        sums = np.bincount(cells, weights=nearness[places], minlength=len(rows) * size)
+        return sums.reshape(len(rows), size)
+
+    return score
 
 
-BASELINES: dict[str, Callable[[pa.Table, pd.DataFrame, pa.Table], Scores]] = {
-    "random": random_scores,
-    "popularity": popularity_scores,
-    "cooccurrence": cooccurrence_scores,
+BASELINES: dict[str, Callable[[pd.DataFrame, pa.Table], Scorer]] = {
+    "random": by_chance,
+    "popularity": by_popularity,
+    "cooccurrence": by_cooccurrence,
 }
 
 
-def _candidates(rows: pa.Table, items: pd.DataFrame) -> Codes:
-    codes, owner = _codes(rows["candidates"], items)
-    lengths = np.bincount(owner, minlength=len(rows))
-    if not len(codes) or (lengths != lengths[0]).any():
-        raise DataError(
-            "candidates: all rows must have as many, and at least one row must be there, "
-            f"got {lengths.min() if len(rows) else 0} to {lengths.max(initial=0)}. Sample negatives again."
-        )
-    return codes.reshape(len(rows), -1)
-
-
-def _codes(column: Any, items: pd.DataFrame) -> tuple[Codes, Codes]:
+def item_codes(column: Any, index: "pd.Index[str]") -> tuple[Codes, Codes]:
     """Each entry of a column (of items, or of lists of items) as its place in the items table, and its row."""
     array = column.combine_chunks()
     owner = np.arange(len(array), dtype=np.int64)
     if pa.types.is_list(array.type):
         owner = np.repeat(owner, array.value_lengths().to_numpy().astype(np.int64))
         array = array.flatten()
-    codes = np.asarray(pd.Index(items["item_id"]).get_indexer(pd.Index(array.to_pandas())), dtype=np.int64)
+    codes = np.asarray(index.get_indexer(pd.Index(array.to_pandas())), dtype=np.int64)
     if (codes < 0).any():
         place = int((codes < 0).argmax())
         raise DataError(

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,13 +54,15 @@ def compare_evaluations(folders: Mapping[str, Path] | Sequence[Path], output: Pa
         return existing
     entries = _ordered(_collect(named, sources))
     with stage_output(output, manifest) as folder:
-        report = _report(entries, named[0][1], sources[0].extra["protocol"], settings)
+        warnings = list(dict.fromkeys(line for source in sources for line in source.extra["warnings"]))
+        report = replace(_report(entries, named[0][1], sources[0].extra["protocol"], settings), warnings=warnings)
         facts = {name: getattr(report, name) for name in ("metrics", "comparisons", "differences")}
         write_json(folder / "comparison.json", {"protocol": sources[0].extra["protocol"], **facts})
-        (folder / "table.md").write_text(pages.markdown_table(pages.metrics_table(report.metrics)), encoding="utf-8")
+        table = pages.markdown_table(pages.metrics_table(report.metrics))
+        (folder / "table.md").write_text("".join(f"**{line}**\n\n" for line in warnings) + table, encoding="utf-8")
         (folder / "report.html").write_text(pages.comparison_page(report), encoding="utf-8")
         manifest.counts = {f"{a}_{b}": value for a, metrics in report.metrics.items() for b, value in metrics.items()}
-        manifest.extra = {"protocol": sources[0].extra["protocol"]}
+        manifest.extra = {"protocol": sources[0].extra["protocol"], "warnings": warnings}
     return manifest
 
 
@@ -168,7 +171,7 @@ def _examples(results: Mapping[str, Result], models: Sequence[str], folder: Path
     examples = []
     for outcome, place in chosen:
         row = table.slice(int(place), 1).to_pylist()[0]
-        tops = {side: row["candidates"][results[name].top[place]] for side, name in (("a", a), ("b", b))}
+        tops = {side: results[name].best[place] for side, name in (("a", a), ("b", b))}
         examples.append(
             {
                 "a": a,

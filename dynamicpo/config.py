@@ -17,6 +17,7 @@ SOURCES = ("table", "movielens", "published")
 SPLITS = ("train", "validation", "test")
 STRATEGIES = ("uniform", "popularity", "popularity-matched", "hard", "published")
 EXCLUDES = ("window", "past", "all")
+CANDIDATES = ("listed", "catalogue")
 BACKENDS = ("auto", "sdpa", "flex", "plain")
 SCORES = ("sum", "mean", "pmi")
 LOSSES = ("dpo", "dmpo", "mppo", "sdpo", "simpo")
@@ -196,16 +197,29 @@ class EvaluationConfig(Checked):
     """Models and baselines on the same held-out rows."""
 
     split: str = setting("test", "split to evaluate", choices=SPLITS)
+    candidates: str = setting(
+        "listed", "what is ranked: a row's own list, or the whole catalogue but what is excluded", choices=CANDIDATES
+    )
     score: str = setting(
         "sum", "an item's score: log-probability, its mean per token, or less the title's own", choices=SCORES
     )
     rows: int = setting(0, "evaluate this many rows, chosen by key (0: all)", low=0)
     generate: bool = setting(False, "also generate an answer for each row (HitRatio@1, ValidRatio)")
     base: bool = setting(False, "also evaluate the untrained base model")
+    sasrec: bool = setting(False, "also train and evaluate SASRec, a sequential recommender without language")
+    allow_leak: bool = setting(False, "accept candidate lists that give the answer away; every report says so in red")
     token_budget: int = setting(8192, "tokens scored at once", low=64)
     resamples: int = setting(2000, "bootstrap resamples of users", low=100)
     backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
-    seed: int = setting(0, "seed of the bootstrap and of the rows", low=0)
+    seed: int = setting(0, "seed of the bootstrap, of the rows and of SASRec", low=0)
+
+    def __post_init__(self) -> None:
+        """Check the fields, then the two that exclude each other."""
+        check_fields(self)
+        if self.generate and self.candidates == "catalogue":
+            raise ConfigError(
+                "generate: an answer is looked for in a row's own list, but candidates is 'catalogue'. Leave one out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """What a row's negatives must not be: its history, its user's past, or all its user's items."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,11 @@ def _exclusions(owners: Codes, texts: Codes, since: Codes, num_texts: int) -> Ex
     span = int(since.max(initial=0)) + 3
     by_moment = np.sort(owners[first] * span + since[first] + 1)
     return Exclusions(keys[first], since[first], by_moment, span, num_texts)
+
+
+def excluded_by(config: Mapping[str, Any]) -> str:
+    """What the negatives of a configuration of negative sampling exclude; published lists leave out the history."""
+    return "window" if config.get("strategy") == "published" else str(config.get("exclude", "window"))
 
 
 def exclusions(

@@ -33,7 +33,7 @@ class Ranks(NamedTuple):
     tied: NDArray[np.int64]
 
 
-def target_ranks(scores: Values, target_index: Values) -> Ranks:
+def target_ranks(scores: Values, target_index: Values, mask: Values | None = None) -> Ranks:
     """Count the candidates above and beside each row's target.
 
     A NaN never helps: as the target's score it is last and alone, as another candidate's it is below everything.
@@ -41,6 +41,7 @@ def target_ranks(scores: Values, target_index: Values) -> Ranks:
     Args:
         scores: One score a candidate, higher is better; NumPy or torch. Shape (N, A).
         target_index: The target's column. Shape (N,), whole numbers.
+        mask: Which are candidates, the target always. Shape (N, A), bool; all, where there is none.
 
     Raises:
         DataError: No rows, or a target outside the candidates.
@@ -49,9 +50,10 @@ def target_ranks(scores: Values, target_index: Values) -> Ranks:
     scores, targets = _array(scores), _array(target_index)
     _check_ranking(scores, targets)
     own = scores[np.arange(len(scores)), targets][:, None]
-    better, tied = (scores > own).sum(1), (scores == own).sum(1) - 1
+    counted = np.ones(scores.shape, dtype=bool) if mask is None else _array(mask)
+    better, tied = ((scores > own) & counted).sum(1), ((scores == own) & counted).sum(1) - 1
     missing = np.isnan(own[:, 0])
-    return Ranks(np.where(missing, scores.shape[1] - 1, better), np.where(missing, 0, tied))
+    return Ranks(np.where(missing, counted.sum(1) - 1, better), np.where(missing, 0, tied))
 
 
 def row_metrics(

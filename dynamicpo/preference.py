@@ -71,7 +71,8 @@ def train_preferences(preferences: Path, adapter: Path, output: Path, config: Pr
         manifest.counts = _counts(len(rows), steps, prompts)
         manifest.extra = modeling.describe(loaded.base, loaded.model, loaded.settings)
         manifest.extra["data"] = read_manifest(preferences).extra
-        page = pages.training_page(steps, f"Preference training: {label}", {**manifest.counts, **manifest.config})
+        facts, warnings = {**manifest.counts, **manifest.config}, manifest.extra["data"].get("warnings", ())
+        page = pages.training_page(steps, f"Preference training: {label}", facts, warnings)
         (folder / "report.html").write_text(page, encoding="utf-8")
     return manifest
 

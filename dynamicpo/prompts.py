@@ -149,6 +149,14 @@ class Prompts:
         prompt, _ = self._prompt(example_id, history, candidates, max(map(len, answer_ids)))
         return Row(prompt, answer_ids)
 
+    def answers(self, names: Sequence[str]) -> list[list[int]]:
+        """The answers of some items, whatever the prompt."""
+        return [self._item(self._answers, name, "of every item") for name in names]
+
+    def prompt(self, example_id: str, history: Sequence[str], answer_length: int) -> list[int]:
+        """A prompt that lists no candidates, with room for an answer of so many tokens."""
+        return self._prompt(example_id, history, (), answer_length)[0]
+
     def training_row(
         self, example_id: str, history: Sequence[str], target: str, candidates: Sequence[str] = ()
     ) -> tuple[list[int], list[str]]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from dynamicpo.errors import DataError
 from dynamicpo.intervals import clustered_intervals, holm, paired_difference
-from dynamicpo.metrics import INVALID, KS, answer_metrics, beyond_accuracy, row_metrics, target_ranks
+from dynamicpo.metrics import INVALID, KS, answer_metrics, beyond_accuracy, row_metrics
+from dynamicpo.rankings import Ranking
 from dynamicpo.records import write_json
 
-BASELINES = ("random", "popularity", "cooccurrence", "base")
+BASELINES = ("random", "popularity", "cooccurrence", "sasrec", "base")
 COMPARED = "hit_ratio_at_1"
 RANKS = pa.schema(
     [
@@ -26,6 +27,8 @@ RANKS = pa.schema(
         ("tied", pa.int64()),
         ("scores", pa.list_(pa.float64())),
         ("target_index", pa.int64()),
+        ("num_candidates", pa.int64()),
+        ("best", pa.string()),
         ("generated", pa.string()),
         ("valid", pa.bool_()),
     ]
@@ -41,7 +44,8 @@ class Rows:
         split: Their split.
         example_ids: Shape (N,).
         users: Shape (N,).
-        target_index: The target's place among the candidates. Shape (N,).
+        target_index: The target's place among the candidates, or where every item is ranked in the items table.
+            Shape (N,).
     """
 
     split: str
@@ -73,13 +77,17 @@ class Result:
         rows: The rows.
         better: Candidates with a higher score than the target. Shape (N,).
         tied: Other candidates with the same score. Shape (N,).
-        scores: Shape (N, A).
+        best: The item that each row is recommended. Shape (N,).
+        num_candidates: Shape (N,).
+        scores: As in `Ranking`.
         metrics: Flat metrics, such as `test_hit_ratio_at_1` with `_low` and `_high` (None where there is no interval).
     """
 
     rows: Rows
     better: NDArray[np.int64]
     tied: NDArray[np.int64]
+    best: Sequence[str]
+    num_candidates: NDArray[np.int64]
     scores: NDArray[np.float64]
     metrics: Metrics
 
@@ -88,48 +96,35 @@ class Result:
         """The target's rank, the mean over ties. Shape (N,)."""
         return np.asarray(1 + self.better + self.tied / 2)
 
-    @property
-    def top(self) -> NDArray[np.int64]:
-        """The place of the best candidate. Shape (N,)."""
-        return best_places(self.scores)
-
     def rank_counts(self) -> list[float]:
         """How many rows have their target at rank 1, 2, ..., shared where ties leave several."""
-        steps, share = np.zeros(self.scores.shape[1] + 1), 1 / (self.tied + 1)
+        steps, share = np.zeros(self.num_candidates.max() + 1), 1 / (self.tied + 1)
         np.add.at(steps, self.better, share)
         np.add.at(steps, self.better + self.tied + 1, -share)
         return [float(value) for value in np.cumsum(steps)[:-1]]
 
 
-def best_places(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The place of each row's best candidate; NaN is worst, and of equals the first (places are random). Shape (N,)."""
-    return np.asarray(np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1))
-
-
 def make_result(
     rows: Rows,
-    scores: NDArray[np.float64],
-    recommendable: tuple[NDArray[np.int64], NDArray[np.int64]],
+    ranking: Ranking,
+    catalogue: tuple[Sequence[str], NDArray[np.int64]],
     resamples: int,
     seed: int,
     answers: Answers | None = None,
 ) -> Result:
-    """Ranks and metrics of scores, with 95 % intervals clustered by user.
+    """Metrics of a ranking, with 95 % intervals clustered by user.
 
     Args:
         rows: The rows.
-        scores: Shape (N, A); NaN counts as worst.
-        recommendable: Each candidate's place in the catalogue, shape (N, A), and the training popularity of every
-            item of it, shape (I,).
+        ranking: Of their targets.
+        catalogue: The id of every item, and its popularity in training. Shape (I,) each.
         resamples: Bootstrap resamples of users.
         seed: Seed of the bootstrap.
         answers: What the model generated, where it did.
     """
-    ranks = target_ranks(scores, rows.target_index)
-    ks = [k for k in KS if k <= scores.shape[1]]
-    values = row_metrics(*ranks, scores.shape[1], ks)
-    codes, popularity = recommendable
-    others = dict(beyond_accuracy(codes[np.arange(len(codes)), best_places(scores)], popularity))
+    least = int(ranking.num_candidates.min())
+    values = row_metrics(ranking.better, ranking.tied, least, [k for k in KS if k <= least])
+    others = dict(beyond_accuracy(ranking.best, catalogue[1]))
     if answers is not None:
         values |= _answer_values(answers, rows.target_index)
         others |= answer_metrics(answers.named, rows.target_index)
@@ -138,8 +133,10 @@ def make_result(
     for name, (low, high) in clustered_intervals(values, rows.users, resamples, seed).items():
         flat |= {name: float(values[name].mean()), f"{name}_low": low, f"{name}_high": high}
     flat |= {name: value for name, value in others.items() if name not in flat}
-    flat |= {"rows": len(scores), "users": len({*rows.users}), "nan_scores": int(np.isnan(scores).sum())}
-    return Result(rows, *ranks, scores, {f"{rows.split}_{name}": value for name, value in flat.items()})
+    flat |= {"rows": len(ranking.better), "users": len({*rows.users}), "nan_scores": ranking.num_nan}
+    best = [catalogue[0][place] for place in ranking.best]
+    metrics = {f"{rows.split}_{name}": value for name, value in flat.items()}
+    return Result(rows, ranking.better, ranking.tied, best, ranking.num_candidates, ranking.scores, metrics)
 
 
 def _answer_values(answers: Answers, target_index: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -179,7 +176,7 @@ def _difference(
     a: str, b: str, results: Mapping[str, Result], resamples: int, seed: int
 ) -> dict[str, str | float | None]:
     one, other = results[a], results[b]
-    hits, others = (row_metrics(r.better, r.tied, r.scores.shape[1], [1])[COMPARED] for r in (one, other))
+    hits, others = (row_metrics(r.better, r.tied, 1, [1])[COMPARED] for r in (one, other))
     found = paired_difference(hits, others, one.rows.users, resamples, seed)
     gain = other.mean_rank - one.mean_rank
     return {
@@ -205,6 +202,8 @@ def write_result(folder: Path, result: Result, answers: Answers | None = None) -
         result.tied,
         list(result.scores),
         result.rows.target_index,
+        result.num_candidates,
+        result.best,
         nothing if answers is None else answers.texts,
         nothing if answers is None else answers.named != INVALID,
     ]
@@ -229,7 +228,8 @@ def read_result(folder: Path, split: str) -> Result:
     places = table["target_index"].to_numpy()
     rows = Rows(split, table["example_id"].to_pylist(), table["user_id"].to_pylist(), places)
     scores = np.array(table["scores"].to_pylist(), dtype=np.float64)
-    return Result(rows, table["better"].to_numpy(), table["tied"].to_numpy(), scores, metrics)
+    better, tied, number = (table[name].to_numpy() for name in ("better", "tied", "num_candidates"))
+    return Result(rows, better, tied, table["best"].to_pylist(), number, scores, metrics)
 
 
 def _natural(name: str) -> list[str | int]:

@@ -79,7 +79,8 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
         }
         manifest.extra = modeling.describe(base, model, settings)
         manifest.extra["data"] = read_manifest(preferences).extra
-        page = pages.training_page(steps, "Supervised fine-tuning", {**manifest.counts, **manifest.config})
+        warnings = manifest.extra["data"].get("warnings", ())
+        page = pages.training_page(steps, "Supervised fine-tuning", {**manifest.counts, **manifest.config}, warnings)
         (folder / "report.html").write_text(page, encoding="utf-8")
     return manifest
 

@@ -14,10 +14,13 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
     name: str,
     split: str = "test",
+    candidates: str = "listed",
     score: str = "sum",
     rows: int = 0,
     generate: bool = False,
     base: bool = False,
+    sasrec: bool = False,
+    allow_leak: bool = False,
     token_budget: int = 8192,
     resamples: int = 2000,
     backend: str = "auto",
@@ -35,14 +38,17 @@ def evaluate(
         report: The evaluation's page.
         name: What the model is called in tables and charts.
         split: Split to evaluate [train, validation, test].
+        candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded [listed, catalogue].
         score: An item's score: log-probability, its mean per token, or less the title's own [sum, mean, pmi].
         rows: Evaluate this many rows, chosen by key (0: all).
         generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
         base: Also evaluate the untrained base model.
+        sasrec: Also train and evaluate SASRec, a sequential recommender without language.
+        allow_leak: Accept candidate lists that give the answer away; every report says so in red.
         token_budget: Tokens scored at once.
         resamples: Bootstrap resamples of users.
         backend: How prompts are shared [auto, sdpa, flex, plain].
-        seed: Seed of the bootstrap and of the rows.
+        seed: Seed of the bootstrap, of the rows and of SASRec.
     """
     arguments = dict(locals())
     from pathlib import Path

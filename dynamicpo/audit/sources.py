@@ -11,7 +11,7 @@ from dynamicpo import keyed
 from dynamicpo.audit.attacker import Lists
 from dynamicpo.catalogue import Catalogue, encode_lists, encode_rows
 from dynamicpo.errors import DataError
-from dynamicpo.exclusions import exclusions
+from dynamicpo.exclusions import excluded_by, exclusions
 from dynamicpo.importers.published import local_files as published_files
 from dynamicpo.importers.published import read_published
 from dynamicpo.records import CANDIDATES, EXAMPLES, SPLITS, read_items, read_manifest, read_rows
@@ -94,8 +94,7 @@ def read_source(path: Path, split: str) -> Source:
 
 
 def _preferences(folder: Path, split: str) -> Source:
-    settings = read_manifest(folder).config
-    exclude = "window" if settings.get("strategy") == "published" else str(settings.get("exclude", "window"))
+    exclude = excluded_by(read_manifest(folder).config)
     tables = {split: read_rows(folder, split)}
     if not len(tables[split]):
         raise DataError(f"{folder / split}: must hold at least one row, but it is empty. Choose another split.")

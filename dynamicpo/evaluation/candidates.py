@@ -1,43 +1,44 @@
 """A model's view of the rows: the score of each candidate, and the answer it generates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from dynamicpo.config import EvaluationConfig
+from dynamicpo.evaluation.rows import Data
 from dynamicpo.generation import generate_answers
 from dynamicpo.metrics import named_candidate, substring_candidate
 from dynamicpo.modeling import Loaded
+from dynamicpo.progress import Progress
 from dynamicpo.prompts import Prompts, item_token
+from dynamicpo.rankings import Ranking, Scores, rank_listed
 from dynamicpo.records import Row
 from dynamicpo.results import Answers
 from dynamicpo.scoring import score_rows
+from dynamicpo.trie import catalogue_scores
 
 _ITEMS_AT_ONCE = 32  # answers to one prompt without a history
 
-Scores = NDArray[np.float64]
-
 
 class Scored(NamedTuple):
-    """Scores of all candidates, shape (N, A), what was generated, and how many history items were cut."""
+    """How a model ranks the rows, what was generated, and how many history items were cut."""
 
-    scores: Scores
+    ranking: Ranking
     answers: Answers | None
     cut_items: int
 
 
-def score_candidates(
-    loaded: Loaded, rows: pa.Table, items: pd.DataFrame, config: EvaluationConfig, label: str
-) -> Scored:
-    """Score every candidate of every row with a model, and generate where the configuration says so."""
-    prompts = Prompts(loaded.tokenizer, items, loaded.settings)
-    candidates: list[list[str]] = rows["candidates"].to_pylist()
-    columns = (rows["example_id"].to_pylist(), rows["history"].to_pylist(), candidates)
+def rank_with(loaded: Loaded, data: Data, config: EvaluationConfig, label: str) -> Scored:
+    """Rank each row's candidates, or every item, with a model, and generate where the configuration says so."""
+    prompts = Prompts(loaded.tokenizer, data.items, loaded.settings)
+    if data.codes is None:
+        ranking = data.ranking(_everything(loaded, prompts, data, config, f"ranking all with {label}"))
+        return Scored(ranking, None, prompts.cut_items)
+    candidates: list[list[str]] = data.table["candidates"].to_pylist()
+    columns = (data.rows.example_ids, data.table["history"].to_pylist(), candidates)
     prepared = [
         prompts.row(example, history, listed, listed) for example, history, listed in zip(*columns, strict=True)
     ]
@@ -50,10 +51,32 @@ def score_candidates(
             own = _own_scores(loaded, prompts, candidates, config)
             scores = scores - np.array([[own[item] for item in listed] for listed in candidates])
         said = _generate(loaded, prompts, prepared, config.token_budget, label) if config.generate else None
+    ranking = rank_listed(scores, data.rows.target_index, data.codes)
     if said is None:
-        return Scored(scores, None, prompts.cut_items)
+        return Scored(ranking, None, prompts.cut_items)
     form = loaded.settings.template.get("answer", "{title}")
-    return Scored(scores, _answers(said, _texts(loaded, candidates, items), form), prompts.cut_items)
+    return Scored(ranking, _answers(said, _texts(loaded, candidates, data.items), form), prompts.cut_items)
+
+
+def _everything(loaded: Loaded, prompts: Prompts, data: Data, config: EvaluationConfig, label: str) -> Iterator[Scores]:
+    """Scores of every item, (n, I) for some rows after the other."""
+    names = data.items["item_id"].tolist()
+    answers = prompts.answers(names)
+    lengths = np.array([len(answer) for answer in answers])
+    columns = zip(data.rows.example_ids, data.table["history"].to_pylist(), strict=True)
+    tokens = [prompts.prompt(example, history, int(lengths.max())) for example, history in columns]
+    # Only a sum of log-probabilities tells before its end that it can't reach the target's.
+    targets = data.rows.target_index.tolist() if config.score == "sum" else None
+    how = {"token_budget": config.token_budget, "backend": config.backend}
+    with loaded.running(), torch.no_grad(), Progress(label, len(tokens)) as counter:
+        own: Scores | float = 0.0
+        if config.score == "pmi":
+            alone = prompts.without_history(names[:1]).prompt_ids
+            own = next(catalogue_scores(loaded.model, [alone], answers, **how)).astype(np.float64)
+        for block in catalogue_scores(loaded.model, tokens, answers, targets, **how):
+            scores = block.astype(np.float64) - own
+            yield scores / lengths if config.score == "mean" else scores
+            counter.advance(len(block))
 
 
 def _own_scores(

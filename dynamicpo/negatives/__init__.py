@@ -23,7 +23,7 @@ from dynamicpo.audit import audit_split, check_audit
 from dynamicpo.catalogue import Catalogue, Codes, Rows, decode, encode_lists, encode_rows, make_catalogue
 from dynamicpo.config import NegativesConfig
 from dynamicpo.errors import ConfigError, DataError
-from dynamicpo.exclusions import Exclusions, exclusions
+from dynamicpo.exclusions import Exclusions, excluded_by, exclusions
 from dynamicpo.negatives.draws import Batch, candidate_order, rejected_order
 from dynamicpo.negatives.strata import STRATUM
 from dynamicpo.negatives.strategies import drawers
@@ -76,7 +76,7 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
 
 def _audited(tables: dict[str, pa.Table], items: pd.DataFrame, config: NegativesConfig) -> dict[str, Any]:
     """What a lookup that ignores the history gains from held-out lists; red lines where it may gain something."""
-    exclude = "window" if config.strategy == "published" else config.exclude
+    exclude = excluded_by(records.config_dict(config))
     splits = [split for split in _HELD_OUT if len(tables[split])]
     found = {split: audit_split(tables, split, items, exclude, config.seed) for split in splits}
     warnings = [line for split in found for line in check_audit(found[split], f"{split} split", config.allow_leak)]

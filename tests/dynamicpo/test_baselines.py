@@ -7,11 +7,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from dynamicpo.baselines import BASELINES, baseline_scores
+from dynamicpo.baselines import BASELINES, make_baseline, score_blocks
 from dynamicpo.errors import ConfigError, DataError
 
 ITEMS = pd.DataFrame({"item_id": ["a", "b", "c", "d"], "popularity": [5, 1, 0, 7]})
 TRAIN = pa.table({"history": [["a", "b"], ["a"], ["a"]], "target": ["c", "c", "d"]})
+
+
+def baseline_scores(name: str, rows: pa.Table, items: pd.DataFrame, train: pa.Table) -> np.ndarray:
+    """The scores of the rows' candidates."""
+    scores = np.concatenate(list(score_blocks(make_baseline(name, items, train), rows, len(items))))
+    places = [[items["item_id"].tolist().index(item) for item in row] for row in rows["candidates"].to_pylist()]
+    return np.take_along_axis(scores, np.array(places), axis=1)
+
+
 ROWS = pa.table({"history": [["a"], ["b", "a"], ["d"]], "candidates": [["c", "d"], ["d", "c"], ["b", "a"]]})
 
 
@@ -40,19 +49,24 @@ def test_cooccurrence_without_training_rows_ties_everything() -> None:
     assert not baseline_scores("cooccurrence", ROWS, ITEMS, TRAIN.slice(0, 0)).any()
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_an_unknown_item_is_named(name: str) -> None:
-    rows = pa.table({"history": [["a"]], "candidates": [["b", "x"]]})
-    with pytest.raises(DataError, match="row 0: every item must be in items.parquet, got 'x'"):
-        baseline_scores(name, rows, ITEMS, TRAIN)
+def test_every_item_is_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in BASELINES:
+        scorer = make_baseline(name, ITEMS, TRAIN)
+        assert scorer(ROWS).shape == (3, 4)
+        monkeypatch.setattr("dynamicpo.baselines._CELLS_AT_ONCE", 8)
+        blocks = list(score_blocks(scorer, ROWS, 4))
+        assert [len(block) for block in blocks] == [2, 1]
+        np.testing.assert_array_equal(np.concatenate(blocks), scorer(ROWS))
 
 
-def test_lists_of_unequal_length_are_refused() -> None:
-    rows = pa.table({"history": [["a"], ["a"]], "candidates": [["b", "c"], ["b"]]})
-    with pytest.raises(DataError, match="all rows must have as many.*got 1 to 2"):
-        baseline_scores("random", rows, ITEMS, TRAIN)
+def test_an_unknown_item_is_named() -> None:
+    rows = pa.table({"history": [["a"], ["b", "x"]]})
+    with pytest.raises(DataError, match="row 1: every item must be in items.parquet, got 'x'"):
+        make_baseline("cooccurrence", ITEMS, TRAIN)(rows)
+    with pytest.raises(DataError, match="row 1: every item must be in items.parquet, got 'y'"):
+        make_baseline("cooccurrence", ITEMS, pa.table({"history": [["a"], ["b"]], "target": ["c", "y"]}))
 
 
 def test_an_unknown_baseline_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'popularity'"):
-        baseline_scores("popular", ROWS, ITEMS, TRAIN)
+        make_baseline("popular", ITEMS, TRAIN)

@@ -1,5 +1,7 @@
 """Evaluation: scores against the model itself, protocol, names, baselines, and what can't be used."""
 
+import dataclasses
+import html
 import json
 import logging
 import re
@@ -14,12 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dynamicpo import keyed
+from dynamicpo.comparison import compare_evaluations
 from dynamicpo.config import EvaluationConfig
-from dynamicpo.errors import ConfigError, DataError
+from dynamicpo.errors import CheckFailedError, ConfigError, DataError
 from dynamicpo.evaluation import evaluate
 from dynamicpo.modeling import load_model
-from dynamicpo.prompts import item_token
-from dynamicpo.records import read_manifest, read_rows
+from dynamicpo.prompts import Prompts, item_token
+from dynamicpo.records import read_items, read_manifest, read_rows
+from dynamicpo.scoring import score_rows
 from tests.fixtures.folders import (
     NUM_CANDIDATES,
     NUM_ITEMS,
@@ -144,6 +148,7 @@ def test_the_protocol_is_stated(folders: dict[str, Path], tmp_path: Path) -> Non
     manifest = evaluate(folders["preferences"], {}, tmp_path / "out", EvaluationConfig(split="validation", **FAST))
     protocol = manifest.extra["protocol"]
     assert {name: protocol[name] for name in protocol if name != "rows"} == {
+        "candidates": "clean",
         "split": "validation",
         "score": "sum",
         "exclude": "window",
@@ -199,10 +204,171 @@ def test_nan_scores_are_counted_rank_worst_and_are_warned_of(
     assert text in caplog.text and text in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_lists_that_leak_by_design_are_warned_of(tmp_path: Path) -> None:
-    folder = write_preferences(tmp_path / "hard", protocol={"strategy": "hard"})
-    evaluate(folder, {}, tmp_path / "out", CONFIG)
-    assert "neighbours" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Preferences whose lists all have their target first."""
+    splits = {}
+    for split in ("train", "test"):
+        rows = preference_rows(split, num_users=12)
+        splits[split] = [{**row, "candidates": [row["target"], *row["rejected"]]} for row in rows]
+    return write_preferences(tmp_path_factory.mktemp("leaky") / "preferences", splits)
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_lists_that_leak_are_refused_unless_allowed(leaky: Path, tmp_path: Path, split: str) -> None:
+    config = EvaluationConfig(split=split, **FAST)
+    with pytest.raises(
+        CheckFailedError, match=rf"{split} split: candidate lists must not give .* HitRatio@1 1\.000 on"
+    ):
+        evaluate(leaky, {}, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+    manifest = evaluate(leaky, {}, tmp_path / "out", dataclasses.replace(config, allow_leak=True))
+    assert manifest.extra["audit"]["hit_ratio_at_1"] == 1.0
+    (line,) = manifest.extra["warnings"]
+    assert line.startswith("LEAK: ") and "1.000" in line
+    assert line in html.unescape((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    if split == "test":
+        compare_evaluations([tmp_path / "out"], tmp_path / "compared")
+        for name in ("report.html", "table.md"):
+            assert line in html.unescape((tmp_path / "compared" / name).read_text(encoding="utf-8"))
+
+
+def test_a_leak_of_lists_does_not_matter_where_every_item_is_ranked(leaky: Path, tmp_path: Path) -> None:
+    manifest = evaluate(leaky, {}, tmp_path / "out", EvaluationConfig(candidates="catalogue", **FAST))
+    assert manifest.extra["audit"] == {"skipped": "every item is ranked, so there are no lists"}
+    assert manifest.extra["warnings"] == []
+
+
+def allowed_items(row: dict[str, Any], rows: list[dict[str, Any]], exclude: str) -> list[str]:
+    """By the definition: all items but the history, the user's past, or all the user's items."""
+    barred = {*row["history"]}
+    if exclude != "window":
+        for other in rows:
+            earlier = int(other["example_id"].split(":")[1]) <= int(row["example_id"].split(":")[1])
+            if other["user_id"] == row["user_id"] and (exclude == "all" or earlier):
+                barred |= {*other["history"], other["target"]}
+    return [str(item) for item in range(NUM_ITEMS) if str(item) not in barred - {row["target"]}]
+
+
+@pytest.mark.parametrize("exclude", ["window", "past", "all"])
+@pytest.mark.parametrize("name", ["sft", "titles"])
+def test_every_item_is_ranked_but_what_negatives_exclude(
+    folders: dict[str, Path], tmp_path: Path, name: str, exclude: str
+) -> None:
+    """Against lists that hold all the items a row may rank, scored the listed way."""
+    folder = write_preferences(tmp_path / "preferences", protocol={"exclude": exclude})
+    rows = preference_rows("test")
+    config = EvaluationConfig(candidates="catalogue", **FAST)
+    manifest = evaluate(folder, {name: folders[name]}, tmp_path / "out", config)
+    longest = max(len(allowed_items(row, rows, exclude)) for row in rows)
+    for row in rows:
+        items = allowed_items(row, rows, exclude)
+        row["candidates"] = items + [f"none {place}" for place in range(longest - len(items))]
+    found = pq.read_table(tmp_path / "out" / name / "ranks.parquet").to_pydict()
+    loaded = load_model(folders[name])
+    for place, row in enumerate(rows):
+        items = allowed_items(row, rows, exclude)
+        prompts = Prompts(loaded.tokenizer, read_items(folder), loaded.settings)
+        scored = score_rows(loaded.model, [prompts.row(row["example_id"], row["history"], items)])[0].numpy()
+        own = scored[items.index(row["target"])]
+        assert found["better"][place] == (scored > own).sum()
+        assert found["tied"][place] == 0
+        assert found["num_candidates"][place] == len(items)
+        assert found["best"][place] == items[int(scored.argmax())]
+        assert found["scores"][place] == pytest.approx([own, scored.max()], abs=1e-5)
+    protocol = manifest.extra["protocol"]
+    assert (protocol["candidates"], protocol["exclude"]) == ("full-catalogue", exclude)
+    assert protocol["num_candidates"] == NUM_ITEMS
+    assert "full-catalogue" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    chance = np.mean([1 / len(allowed_items(row, rows, exclude)) for row in rows])
+    assert metrics_of(tmp_path / "out", "random")["test_hit_ratio_at_1"] == pytest.approx(chance)
+
+
+@pytest.mark.parametrize("score", ["mean", "pmi"])
+def test_other_scores_rank_every_item_too(folders: dict[str, Path], tmp_path: Path, score: str) -> None:
+    """The listed way with lists of all items but the history gives the same numbers."""
+    rows = [row for row in preference_rows("test") if len(row["history"]) == 4]
+    for row in rows:
+        row["candidates"] = [str(item) for item in range(NUM_ITEMS) if str(item) not in row["history"]]
+    folder = write_preferences(tmp_path / "preferences", {"train": preference_rows("train"), "test": rows})
+    for candidates in ("listed", "catalogue"):
+        config = EvaluationConfig(candidates=candidates, score=score, allow_leak=True, **FAST)
+        evaluate(folder, {"m": folders["titles"]}, tmp_path / candidates, config)
+    listed, catalogue = (metrics_of(tmp_path / candidates, "m") for candidates in ("listed", "catalogue"))
+    assert listed == pytest.approx(catalogue)
+    for name in ("random", "popularity", "cooccurrence"):
+        expected = metrics_of(tmp_path / "listed", name)
+        assert metrics_of(tmp_path / "catalogue", name) == pytest.approx(
+            {**expected, **{key: metrics_of(tmp_path / "catalogue", name)[key] for key in expected if tie_breaks(key)}}
+        )
+
+
+def tie_breaks(metric: str) -> bool:
+    """Whether a metric looks at the recommended item, which for equal scores goes by the order of the list."""
+    return metric in ("test_mean_popularity", "test_catalogue_coverage", "test_gini", "test_long_tail_share")
+
+
+def test_titles_that_read_as_the_target_are_not_ranked(tmp_path: Path) -> None:
+    names = [str(item) for item in range(NUM_ITEMS)]
+    items = pd.DataFrame({"item_id": names, "title": [f"Film {int(name) // 2}" for name in names], "popularity": 1})
+    folder = write_preferences(tmp_path / "preferences", items=items.assign(category=""))
+    evaluate(folder, {}, tmp_path / "out", EvaluationConfig(candidates="catalogue", **FAST))
+    found = pq.read_table(tmp_path / "out" / "random" / "ranks.parquet")["num_candidates"].to_pylist()
+    for number, row in zip(found, preference_rows("test"), strict=True):
+        known = {int(item) // 2 for item in (*row["history"], row["target"])}
+        assert number == NUM_ITEMS - 2 * len(known) + 1
+
+
+def test_protocols_do_not_mix(folders: dict[str, Path], tmp_path: Path) -> None:
+    for candidates in ("listed", "catalogue"):
+        config = EvaluationConfig(candidates=candidates, **FAST)
+        evaluate(folders["preferences"], {}, tmp_path / candidates, config)
+    with pytest.raises(DataError, match=r"differ in candidates \(clean and full-catalogue\)"):
+        compare_evaluations([tmp_path / "listed", tmp_path / "catalogue"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "strategy"),
+    [
+        ({"strategy": "popularity-matched"}, "popularity-matched", "popularity-matched"),
+        ({"strategy": "published"}, "published", "published"),
+        ({"strategy": "popularity"}, "clean, by popularity", "popularity"),
+        ({"strategy": "hard", "held_out_strategy": "uniform"}, "clean", "uniform"),
+    ],
+)
+def test_every_protocol_has_its_name(protocol: dict[str, str], name: str, strategy: str, tmp_path: Path) -> None:
+    folder = write_preferences(tmp_path / "preferences", protocol=protocol)
+    stated = evaluate(folder, {}, tmp_path / "out", CONFIG).extra["protocol"]
+    assert (stated["candidates"], stated["strategy"]) == (name, strategy)
+
+
+def test_baselines_know_nothing_of_held_out_rows(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Other test and validation rows: the scores of the rows that stay are the same to the bit."""
+    splits = {split: preference_rows(split) for split in ("train", "validation", "test")}
+    changed = {**splits, "validation": preference_rows("validation", seed=5)}
+    changed["test"] = [*splits["test"][:7], *preference_rows("test", seed=5)[7:]]
+    config = EvaluationConfig(sasrec=True, **FAST)
+    for name, rows in (("first", splits), ("second", changed)):
+        evaluate(write_preferences(tmp_path / f"{name}-rows", rows), {}, tmp_path / name, config)
+    for name in ("popularity", "cooccurrence", "sasrec"):
+        one, other = (scores_of(tmp_path / side, name)[:7] for side in ("first", "second"))
+        np.testing.assert_array_equal(one, other)
+        assert np.ptp(one, axis=1).all()
+
+
+def test_sasrec_stands_beside_the_other_baselines(folders: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        evaluate(
+            folders["preferences"], {"sft": folders["sft"]}, tmp_path / name, EvaluationConfig(sasrec=True, **FAST)
+        )
+    names = {path.parent.name for path in (tmp_path / "first").glob("*/ranks.parquet")}
+    assert names == {"random", "popularity", "cooccurrence", "sasrec", "sft"}
+    pairs = [(e["a"], e["b"]) for e in json.loads((tmp_path / "first" / "comparisons.json").read_text())]
+    assert ("sft", "sasrec") in pairs
+    assert "sasrec" in (tmp_path / "first" / "report.html").read_text(encoding="utf-8")
+    files = [tmp_path / name / "sasrec" / "ranks.parquet" for name in ("first", "second")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_training_logs_are_kept_for_comparisons(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -267,6 +433,11 @@ def test_names_that_can_not_be_used(names: list[str], message: str, tmp_path: Pa
 def test_settings_that_can_not_be_used(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="base: needs a model"):
         evaluate(folders["preferences"], {}, tmp_path / "out", EvaluationConfig(base=True))
+    with pytest.raises(ConfigError, match="generate: an answer is looked for in a row's own list"):
+        EvaluationConfig(generate=True, candidates="catalogue")
+    listing = write_title_model(tmp_path / "listing", list_candidates=True)
+    with pytest.raises(ConfigError, match="candidates: 'catalogue' needs prompts without candidates, but those of m"):
+        evaluate(folders["preferences"], {"m": listing}, tmp_path / "out", EvaluationConfig(candidates="catalogue"))
     with pytest.raises(ConfigError, match="rows: must be <= 30, the rows of the test split, got 31"):
         evaluate(folders["preferences"], {}, tmp_path / "out", EvaluationConfig(rows=31))
     assert not (tmp_path / "out").exists()

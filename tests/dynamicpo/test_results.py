@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from dynamicpo.errors import DataError
+from dynamicpo.rankings import rank_listed
 from dynamicpo.results import Answers, Result, Rows, make_result, paired, read_result, write_result
 
 ROWS = Rows("test", [f"r{row}" for row in range(4)], ["u", "u", "v", "w"], np.array([0, 1, 2, 0]))
 SCORES = np.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [np.nan, 0.0, 0.0]])
 CODES = np.array([[0, 1, 2], [0, 1, 2], [3, 1, 2], [0, 1, 3]])
-POPULARITY = np.array([9, 5, 1, 0])
+CATALOGUE = ["a", "b", "c", "d"], np.array([9, 5, 1, 0])
 
 
 def result(scores: np.ndarray = SCORES, answers: Answers | None = None, rows: Rows = ROWS) -> Result:
-    return make_result(rows, scores, (CODES[: len(scores)], POPULARITY), 200, 0, answers)
+    return make_result(rows, rank_listed(scores, rows.target_index, CODES[: len(scores)]), CATALOGUE, 200, 0, answers)
 
 
 def test_ranks_by_hand_with_ties_and_nan() -> None:
@@ -25,7 +26,7 @@ def test_ranks_by_hand_with_ties_and_nan() -> None:
     assert found.tied.tolist() == [0, 0, 2, 0]
     assert found.mean_rank.tolist() == [1, 3, 2, 3]
     assert found.rank_counts() == pytest.approx([1 + 1 / 3, 1 / 3, 2 + 1 / 3])
-    assert found.top.tolist() == [0, 0, 0, 1]
+    assert found.best == ["a", "a", "d", "b"]
 
 
 def test_metrics_are_flat_and_named_by_split() -> None:
@@ -67,6 +68,8 @@ def test_what_is_written_is_read_again(answers: Answers | None, tmp_path: Path) 
     assert [*read.metrics].index("test_hit_ratio_at_1") < [*read.metrics].index("test_hit_ratio_at_3")
     np.testing.assert_array_equal(read.scores, written.scores)
     assert read.mean_rank.tolist() == written.mean_rank.tolist()
+    assert read.best == written.best
+    assert read.num_candidates.tolist() == [3, 3, 3, 3]
     assert read.rows.users == ROWS.users and read.rows.example_ids == ROWS.example_ids
 
 
@@ -87,7 +90,8 @@ def many(quality: float, num_rows: int = 300, seed: int = 0) -> Result:
     scores[:, 0] += quality
     names = [str(row) for row in range(num_rows)]
     rows = Rows("test", names, [str(row % 30) for row in range(num_rows)], np.zeros(num_rows, dtype=np.int64))
-    return make_result(rows, scores, (np.tile([0, 1, 2], (num_rows, 1)), POPULARITY), 400, 0)
+    ranking = rank_listed(scores, rows.target_index, np.tile([0, 1, 2], (num_rows, 1)))
+    return make_result(rows, ranking, CATALOGUE, 400, 0)
 
 
 def test_every_model_is_paired_with_the_first_with_sft_and_with_baselines() -> None:
