@@ -79,7 +79,7 @@ def by_cooccurrence(items: pd.DataFrame, train: pa.Table) -> Scorer:
         places = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number - start[seen], number)
         cells = np.repeat(row, number) * size + other[places]
         sums = np.bincount(cells, weights=nearness[places], minlength=len(rows) * size)
-        return sums.reshape(len(rows), size)
+        return sums.astype(np.float64).reshape(len(rows), size)
 
     return score
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +65,8 @@ def rank_all(scores: Scores, targets: Codes, mask: NDArray[np.bool_]) -> Ranking
 def joined(parts: Sequence[Ranking]) -> Ranking:
     """Rankings of rows that follow each other."""
     names = ("better", "tied", "best", "num_candidates", "scores")
-    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-    return Ranking(*columns, num_nan=sum(part.num_nan for part in parts))
+    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Ranking(**columns, num_nan=sum(part.num_nan for part in parts))
 
 
 def best_places(scores: Scores) -> Codes:

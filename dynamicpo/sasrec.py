@@ -161,7 +161,8 @@ def _train(model: SASRec, sequences: Sequences, width: int, epochs: int, rng: np
                 counted = targets[part] != _IGNORED
                 scores = model.scores(model(inputs[part])[counted])
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(scores, targets[part][counted]).backward()
+                loss = nn.functional.cross_entropy(scores, targets[part][counted])
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
             counter.advance(1)

@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from dynamicpo.errors import DataError
 from dynamicpo.packing import pack
 from dynamicpo.records import Row
-from dynamicpo.scoring import SHARED, answer_logps, choose_backend, token_logits
+from dynamicpo.scoring import SHARED, answer_logps, choose_backend, token_logps
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -81,7 +81,8 @@ def make_trie(answers: Sequence[Sequence[int]]) -> Trie:
     place = np.zeros(len(answers), dtype=np.int64)
     for depth in range(int(lengths.max())):
         going = np.flatnonzero(lengths > depth)
-        pairs = np.stack([place[going], [answers[answer][depth] for answer in going]], axis=1)
+        following = np.array([answers[answer][depth] for answer in going.tolist()])
+        pairs = np.stack([place[going], following], axis=1)
         nodes, place[going] = np.unique(pairs, axis=0, return_inverse=True)
         inner = np.zeros(len(nodes), dtype=bool)
         inner[place[lengths > depth + 1]] = True
@@ -96,21 +97,23 @@ class Prompt:
     Args:
         model: A causal LM that can share prompts (see `scoring.choose_backend`), in evaluation mode.
         tokens: The prompt.
+        first: The tokens that answers may start with, in ascending order.
     """
 
-    def __init__(self, model: nn.Module, tokens: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, tokens: Sequence[int], first: Integers) -> None:
         """Keep the prompt's keys and values, and what it says of the first token."""
         self._model, self._length = model, len(tokens)
         self._device = next(model.parameters()).device
         self._attention = PathAttention()
-        last = torch.tensor([len(tokens) - 1])
-        self._first = self._logits(torch.tensor(tokens), torch.arange(len(tokens)), last)[0].log_softmax(-1).cpu()
+        self._first = first
+        last = torch.full((len(first),), len(tokens) - 1)
+        self._first_logps = self._logps(torch.tensor(tokens), torch.arange(len(tokens)), last, first)
 
     def scores(self, trie: Trie, floor: float = -np.inf) -> Floats:
         """The log-probability of each answer; -inf for those that a part of already brings below the floor.
 
         Args:
-            trie: The answers.
+            trie: The answers, or some of them.
             floor: In nats.
 
         Returns:
@@ -118,7 +121,7 @@ class Prompt:
         """
         found = np.full(len(trie.answers), -np.inf, dtype=np.float32)
         self._attention.forget_paths()
-        logps = self._first[torch.from_numpy(trie.levels[0].tokens)].numpy()
+        logps = self._first_logps[np.searchsorted(self._first, trie.levels[0].tokens)]
         paths, rows = np.zeros((1, 0), dtype=np.int64), np.zeros(1, dtype=np.int64)
         for depth, level in enumerate(trie.levels):
             found[level.answers] = logps[level.ends]
@@ -149,19 +152,20 @@ class Prompt:
             part = slice(start, start + NODES_AT_ONCE)
             token_ids = torch.from_numpy(tokens[part])
             self._attention.paths = torch.from_numpy(paths[part]).to(self._device)
-            every = torch.arange(len(token_ids))
-            logits = self._logits(token_ids, torch.full_like(token_ids, position), every)
             children = np.flatnonzero((from_row >= start) & (from_row < start + NODES_AT_ONCE))
-            row = torch.from_numpy(from_row[children] - start).to(self._device)
-            token = torch.from_numpy(below.tokens[children]).to(self._device)
-            picked = logits[row, token] - logits.logsumexp(-1)[row]
-            result[children] = logps[below.parents[children]] + picked.cpu().numpy()
+            source = torch.from_numpy(from_row[children] - start)
+            picked = self._logps(token_ids, torch.full_like(token_ids, position), source, below.tokens[children])
+            result[children] = logps[below.parents[children]] + picked
         return result
 
-    def _logits(self, tokens: Tensor, positions: Tensor, places: Tensor) -> Tensor:
-        tokens, positions, places = (part.to(self._device) for part in (tokens, positions, places))
-        extra: dict[str, Any] = {"position_ids": positions[None], SHARED: self._attention}
-        return token_logits(self._model, tokens[None], None, places, **extra).float()
+    def _logps(self, token_ids: Tensor, positions: Tensor, source: Tensor, targets: Integers) -> Floats:
+        """What the token at each source's place says of each target."""
+        places, source = torch.unique(source, return_inverse=True)
+        parts = (token_ids[None], places, source, torch.from_numpy(targets), positions[None])
+        token_ids, places, source, wanted, positions = (part.to(self._device) for part in parts)
+        extra: dict[str, Any] = {"position_ids": positions, SHARED: self._attention}
+        found = token_logps(self._model, token_ids, None, places, source, wanted, **extra)
+        return np.asarray(found.float().cpu().numpy())
 
 
 class PathAttention:
@@ -197,8 +201,8 @@ class PathAttention:
         with torch.autocast(query.device.type, enabled=False):
             if self.paths is None:
                 self._prompt[layer] = (key, value)
-                both = (part[:, None].expand(-1, asking.shape[1], -1, -1) for part in (key, value))
-                result = scaled_dot_product_attention(asking, *both, is_causal=True, scale=scale)
+                keys, values = (part[:, None].expand(-1, asking.shape[1], -1, -1) for part in (key, value))
+                result = scaled_dot_product_attention(asking, keys, values, is_causal=True, scale=scale)
             else:
                 result = self._along_paths(asking * scale, self._prompt[layer], self._keep(layer, key, value))
         return result.to(query.dtype).permute(2, 0, 1, 3).flatten(1, 2)[None]
@@ -224,7 +228,7 @@ class PathAttention:
         own = query.permute(0, 2, 1, 3)  # (H / G, n, G, D)
         to_path = (own @ path[0].mT).permute(0, 2, 1, 3)
         weights = torch.cat([to_prompt, to_path], dim=-1).softmax(-1)
-        from_prompt, from_path = weights.split([to_prompt.shape[-1], to_path.shape[-1]], dim=-1)
+        from_prompt, from_path = weights.tensor_split([to_prompt.shape[-1]], dim=-1)
         seen = (from_prompt.flatten(1, 2) @ prompt[1]).view(heads, groups, number, width)
         return seen + (from_path.permute(0, 2, 1, 3) @ path[1]).permute(0, 2, 1, 3)
 
@@ -270,7 +274,7 @@ def catalogue_scores(
             yield from (_plain(model, prompt, answers, token_budget) for prompt in prompts)
         else:
             for place, tokens in enumerate(prompts):
-                prompt = Prompt(model, tokens)
+                prompt = Prompt(model, tokens, trie.levels[0].tokens)
                 alone = None if targets is None else make_trie([answers[targets[place]]])
                 floor = -np.inf if alone is None else float(prompt.scores(alone)[0])
                 yield prompt.scores(trie, floor)[None]
@@ -282,12 +286,13 @@ def _one_token(model: nn.Module, prompts: Sequence[Sequence[int]], trie: Trie, r
     """One softmax a prompt."""
     device = next(model.parameters()).device
     level = trie.levels[0]
-    tokens = torch.from_numpy(level.tokens[level.ends]).to(device)
+    tokens = torch.from_numpy(level.tokens).to(device)
     for start in range(0, len(prompts), rows_at_once):
         some = [Row(prompt, [trie.answers[0]]) for prompt in prompts[start : start + rows_at_once]]
         packed = pack(some, padded=True).to(device)
-        logits = token_logits(model, packed.token_ids, None, packed.predicting).float()
-        yield logits.log_softmax(-1)[:, tokens].cpu().numpy()
+        source = torch.arange(len(some), device=device).repeat_interleave(len(tokens))
+        found = token_logps(model, packed.token_ids, None, packed.predicting, source, tokens.repeat(len(some)))
+        yield found.float().view(len(some), -1).cpu().numpy()[:, level.ends]
 
 
 def _plain(model: nn.Module, prompt: Sequence[int], answers: Sequence[Sequence[int]], token_budget: int) -> Floats:

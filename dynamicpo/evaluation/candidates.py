@@ -1,7 +1,7 @@
 """A model's view of the rows: the score of each candidate, and the answer it generates."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,7 @@ def _everything(loaded: Loaded, prompts: Prompts, data: Data, config: Evaluation
     tokens = [prompts.prompt(example, history, int(lengths.max())) for example, history in columns]
     # Only a sum of log-probabilities tells before its end that it can't reach the target's.
     targets = data.rows.target_index.tolist() if config.score == "sum" else None
-    how = {"token_budget": config.token_budget, "backend": config.backend}
+    how: dict[str, Any] = {"token_budget": config.token_budget, "backend": config.backend}
     with loaded.running(), torch.no_grad(), Progress(label, len(tokens)) as counter:
         own: Scores | float = 0.0
         if config.score == "pmi":

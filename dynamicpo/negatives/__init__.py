@@ -91,7 +91,7 @@ def _audit_counts(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def _protocol(config: NegativesConfig) -> dict[str, Any]:
     """What makes numbers comparable: said in every report."""
     protocol = {name: getattr(config, name) for name in ("strategy", "exclude", "num_candidates", "seed")}
-    more = {
+    more: dict[str, dict[str, Any]] = {
         "hard": {"hard_share": config.hard_share, "held_out_strategy": "uniform"},
         "popularity-matched": {"stratum": STRATUM * config.num_candidates},
         "published": {"exclude": "as published"},

@@ -58,8 +58,8 @@ def test_ranks_stay_exact_where_hopeless_branches_are_left_out(monkeypatch: pyte
     model, answers = tiny_model(), titles(200)
     expected = defined(model, answers)
     fed: list[int] = []
-    whole = trie.token_logits
-    monkeypatch.setattr(trie, "token_logits", lambda *a, **b: fed.append(a[1].shape[1]) or whole(*a, **b))
+    whole = trie.token_logps
+    monkeypatch.setattr(trie, "token_logps", lambda *a, **b: fed.append(a[1].shape[1]) or whole(*a, **b))
     scores(model, answers)
     all_tokens, saved = sum(fed), 0
     for place in (int(expected[0].argmax()), 0, 17, 100):
@@ -76,8 +76,8 @@ def test_ranks_stay_exact_where_hopeless_branches_are_left_out(monkeypatch: pyte
 
 def test_a_floor_leaves_out_what_is_below_it_and_nothing_else() -> None:
     model, tree = tiny_model(), make_trie(titles())
-    prompt = Prompt(model, prompts()[0])
     with torch.no_grad():
+        prompt = Prompt(model, prompts()[0], tree.levels[0].tokens)
         whole = prompt.scores(tree)
         floor = float(np.median(whole))
         some = prompt.scores(tree, floor)
@@ -91,8 +91,8 @@ def test_a_floor_leaves_out_what_is_below_it_and_nothing_else() -> None:
 def test_items_of_one_token_take_one_softmax(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, answers = tiny_model(), [[token] for token in (5, 3, 96, 3, 40)]
     calls = []
-    whole = trie.token_logits
-    monkeypatch.setattr(trie, "token_logits", lambda *a, **b: calls.append(a[1].shape) or whole(*a, **b))
+    whole = trie.token_logps
+    monkeypatch.setattr(trie, "token_logps", lambda *a, **b: calls.append(a[1].shape) or whole(*a, **b))
     blocks = list(catalogue_scores(model, prompts(), answers, token_budget=budget))
     np.testing.assert_allclose(np.concatenate(blocks), defined(model, answers), atol=1e-5, rtol=1e-6)
     assert sum(shape[0] for shape in calls) == 4
