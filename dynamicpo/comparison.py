@@ -1,7 +1,6 @@
 """Evaluations side by side: only those of the same rows and the same protocol."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,29 +10,38 @@ import pyarrow.parquet as pq
 
 from dynamicpo import pages
 from dynamicpo.errors import DataError
-from dynamicpo.records import Manifest, finished, read_items, read_manifest, stage_output, write_json
-from dynamicpo.results import BASELINES, Result, paired, read_result
-
-log = logging.getLogger(__name__)
+from dynamicpo.evaluations import Entry, models_of, read_entry, read_sources
+from dynamicpo.records import Manifest, fingerprint, finished, read_items, stage_output, write_json
+from dynamicpo.results import BASELINES, COMPARED, Result, paired
 
 _EXAMPLES = 5  # rows won, and as many lost, that the page shows
 _FIRST = ("sft",)
 
 
-class _Entry(NamedTuple):
-    """A model or baseline of an evaluation: its result, training log, and how it was made (empty for a baseline)."""
+class Found(NamedTuple):
+    """All models and baselines of several evaluations.
 
-    result: Result
-    steps: list[dict[str, float]]
-    facts: Mapping[str, Any]
+    Attributes:
+        entries: By names that are all different.
+        twins: Different models that were given the same name: the later one of two runs, then the earlier.
+    """
+
+    entries: dict[str, Entry]
+    twins: list[tuple[str, str]]
 
 
-def compare_evaluations(folders: Mapping[str, Path] | Sequence[Path], output: Path) -> Manifest:
+def compare_evaluations(
+    folders: Mapping[str, Path | Sequence[Path]] | Sequence[Path],
+    output: Path,
+    runs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Manifest:
     """Compare all models of several evaluations, row by row.
 
     Args:
-        folders: Outputs of `evaluate`; with names, these tell models of one name apart.
+        folders: Outputs of `evaluate`; with names (a run's name for all that it made), these tell models of one name
+            apart.
         output: Folder to make: `comparison.json`, `table.md`, `report.html`.
+        runs: What is known of each run: parameters, image, commit, ... Shown where they differ.
 
     Returns:
         The manifest; `counts` holds each model's metrics as `NAME_metric`.
@@ -41,22 +49,23 @@ def compare_evaluations(folders: Mapping[str, Path] | Sequence[Path], output: Pa
     Raises:
         DataError: No evaluation, an unfinished one, or evaluations of different rows or protocols.
     """
-    named = [*folders.items()] if isinstance(folders, Mapping) else [(path.name, path) for path in folders]
+    named = _named(folders)
     if not named:
         raise DataError("comparison: needs at least one evaluation, got none. Name the folders of evaluations.")
-    sources = [read_manifest(path, "evaluate") for _, path in named]
-    _check_protocols([str(path) for _, path in named], sources)
+    sources = read_sources([path for _, path in named], "comparison")
     settings = {name: sources[0].config[name] for name in ("resamples", "seed")}
     pairs = zip(named, sources, strict=True)
     inputs = {f"{place} {label}": source.fingerprint for place, ((label, _), source) in enumerate(pairs)}
+    if runs:
+        inputs["runs"] = fingerprint(runs)
     manifest = Manifest("compare_evaluations", settings, inputs)
     if (existing := finished(output, manifest)) is not None:
         return existing
-    entries = _ordered(_collect(named, sources))
     with stage_output(output, manifest) as folder:
         warnings = list(dict.fromkeys(line for source in sources for line in source.extra["warnings"]))
-        report = replace(_report(entries, named[0][1], sources[0].extra["protocol"], settings), warnings=warnings)
-        facts = {name: getattr(report, name) for name in ("metrics", "comparisons", "differences")}
+        report = _report(_collect(named, sources), named[0][1], sources[0].extra["protocol"], settings, runs or {})
+        report = replace(report, warnings=warnings)
+        facts = {name: getattr(report, name) for name in ("metrics", "comparisons", "differences", "runs")}
         write_json(folder / "comparison.json", {"protocol": sources[0].extra["protocol"], **facts})
         table = pages.markdown_table(pages.metrics_table(report.metrics))
         (folder / "table.md").write_text("".join(f"**{line}**\n\n" for line in warnings) + table, encoding="utf-8")
@@ -66,101 +75,121 @@ def compare_evaluations(folders: Mapping[str, Path] | Sequence[Path], output: Pa
     return manifest
 
 
-def _check_protocols(paths: Sequence[str], sources: Sequence[Manifest]) -> None:
-    """Refuse numbers that must not stand side by side."""
-    first = sources[0].extra["protocol"]
-    for path, source in zip(paths, sources, strict=True):
-        other = source.extra["protocol"]
-        names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
-        if names:
-            values = ", ".join(f"{name} ({first.get(name)} and {other.get(name)})" for name in names)
-            raise DataError(
-                f"comparison: evaluations must have the same rows and protocol, {paths[0]} and {path} differ in "
-                f"{values}. Evaluate both in the same way."
-            )
+def _named(folders: Mapping[str, Path | Sequence[Path]] | Sequence[Path]) -> list[tuple[str, Path]]:
+    """Every folder with the name of its run, or its own."""
+    if not isinstance(folders, Mapping):
+        return [(path.name, path) for path in folders]
+    several = {name: [given] if isinstance(given, Path) else given for name, given in folders.items()}
+    return [(name, path) for name, paths in several.items() for path in paths]
 
 
-def _collect(named: Sequence[tuple[str, Path]], sources: Sequence[Manifest]) -> dict[str, _Entry]:
+def _collect(named: Sequence[tuple[str, Path]], sources: Sequence[Manifest]) -> Found:
     """Every model once; different models of one name get their evaluation's name in front."""
-    found: dict[str, list[tuple[str, _Entry]]] = {}
+    found: dict[str, list[tuple[str, Entry]]] = {}
     for (label, path), source in zip(named, sources, strict=True):
-        names = [*BASELINES, *source.inputs["models"].split()]
-        for name in names:
+        for name in (*BASELINES, *models_of(source)):
             if (path / name).is_dir():
-                entry, others = _read(path / name, source), found.setdefault(name, [])
+                entry, others = read_entry(path / name, source), found.setdefault(name, [])
                 if not any(_same(entry, other) for _, other in others):
                     others.append((label, entry))
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
+    twins: list[tuple[str, str]] = []
     for name, alike in found.items():
+        unique: list[str] = []
         for label, entry in alike:
-            unique = name if len(alike) == 1 else f"{label}/{name}"
-            entries[unique if unique not in entries else f"{unique} {len(entries)}"] = entry
-    return entries
+            full = name if len(alike) == 1 else f"{label}/{name}"
+            unique.append(full if full not in entries else f"{full} {len(entries)}")
+            entries[unique[-1]] = entry
+        twins += [(later, unique[0]) for later in unique[1:] if name not in BASELINES]
+    return Found(_ordered(entries), twins)
 
 
-def _read(folder: Path, source: Manifest) -> _Entry:
-    log_path = folder / "steps.jsonl"
-    lines = log_path.read_text(encoding="utf-8").splitlines() if log_path.is_file() else []
-    facts = source.extra["models"].get(folder.name, {})
-    return _Entry(read_result(folder, source.config["split"]), [json.loads(line) for line in lines], facts)
-
-
-def _same(one: _Entry, other: _Entry) -> bool:
+def _same(one: Entry, other: Entry) -> bool:
     """The same model on the same rows: by its fingerprint, or for a baseline by its scores."""
     if one.facts or other.facts:
         return bool(one.facts.get("fingerprint") == other.facts.get("fingerprint"))
     return one.result.scores.tobytes() == other.result.scores.tobytes()
 
 
-def _ordered(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
+def _ordered(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """Baselines, then SFT, then the others as they came."""
     first = [name for name in (*BASELINES, *_FIRST) if name in entries]
     return {name: entries[name] for name in [*first, *(name for name in entries if name not in first)]}
 
 
 def _report(
-    entries: Mapping[str, _Entry], rows: Path, protocol: Mapping[str, Any], settings: Mapping[str, int]
+    found: Found,
+    rows: Path,
+    protocol: Mapping[str, Any],
+    settings: Mapping[str, int],
+    runs: Mapping[str, Mapping[str, Any]],
 ) -> pages.Report:
+    entries = found.entries
     results = {name: entry.result for name, entry in entries.items()}
     models = [name for name, entry in entries.items() if entry.facts]
-    comparisons = paired(results, models, settings["resamples"], settings["seed"])
+    comparisons = paired(results, models, settings["resamples"], settings["seed"], found.twins)
     return pages.Report(
         metrics={name: result.metrics for name, result in results.items()},  # type: ignore[misc]
         ranks={name: result.rank_counts() for name, result in results.items()},
         comparisons=comparisons,
         training={name: entry.steps for name, entry in entries.items() if entry.steps},
-        examples=_examples(results, models, rows),
-        differences=_differences(entries, models),
-        facts={"protocol": protocol, **settings, "models": {name: entries[name].facts for name in models}},
+        examples=_examples(results, models, found.twins, rows),
+        differences=_differing({name: _settings(entries[name]) for name in models}),
+        runs=_differing(runs),
+        facts={
+            "protocol": protocol,
+            **settings,
+            "models": {name: entries[name].facts for name in models},
+            **({"runs": runs} if runs else {}),
+        },
     )
 
 
-def _differences(entries: Mapping[str, _Entry], models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Settings and inputs in which the models differ: for each its value in each of them."""
-    flat = {
-        name: {
-            "backbone": entries[name].facts["backbone"],
-            "stage": entries[name].facts["stage"],
-            **entries[name].facts["config"],
-            **{f"input {role}": mark for role, mark in entries[name].facts["inputs"].items()},
-        }
-        for name in models
+def _settings(entry: Entry) -> dict[str, Any]:
+    """How a model was made, one value for each name."""
+    return {
+        "backbone": entry.facts["backbone"],
+        "stage": entry.facts["stage"],
+        **entry.facts["config"],
+        **{f"input {role}": mark for role, mark in entry.facts["inputs"].items()},
     }
+
+
+def _differing(flat: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings that differ between models or runs: for each its value in each of them."""
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     return {
         key: {name: values[key] for name, values in flat.items() if key in values}
         for key in keys
-        if len({json.dumps(values.get(key)) for values in flat.values()}) > 1
+        if len({json.dumps(values.get(key), sort_keys=True) for values in flat.values()}) > 1
     }
 
 
-def _examples(results: Mapping[str, Result], models: Sequence[str], folder: Path) -> list[dict[str, Any]]:
-    """The rows that the best model wins and loses by most against SFT, or else against the first model."""
-    if len(models) < 2:
+def _opponents(
+    results: Mapping[str, Result], models: Sequence[str], twins: Sequence[tuple[str, str]]
+) -> tuple[str, str] | None:
+    """The best model, and whose rows it is shown to win and lose: its twin of another run, or SFT, or the first."""
+
+    def hits(name: str) -> float:
+        return results[name].metrics[f"{results[name].rows.split}_{COMPARED}"] or 0
+
+    best = max(models, key=hits, default="")
+    for pair in twins:
+        if best in pair:
+            return best, pair[1] if pair[0] == best else pair[0]
+    b = next((name for name in models if name in _FIRST), models[0] if models else "")
+    others = [name for name in models if name != b]
+    return (max(others, key=hits), b) if others else None
+
+
+def _examples(
+    results: Mapping[str, Result], models: Sequence[str], twins: Sequence[tuple[str, str]], folder: Path
+) -> list[dict[str, Any]]:
+    """The rows that the best model wins and loses by most against another."""
+    opponents = _opponents(results, models, twins)
+    if opponents is None:
         return []
-    b = _FIRST[0] if _FIRST[0] in models else models[0]
-    key = next(name for name in results[b].metrics if name.endswith("_hit_ratio_at_1"))
-    a = max((name for name in models if name != b), key=lambda name: results[name].metrics[key] or 0)
+    a, b = opponents
     table = pq.read_table(folder / "rows.parquet")
     items = read_items(folder)
     titles = dict(zip(items["item_id"], items["title"], strict=True))

@@ -22,6 +22,7 @@ BACKENDS = ("auto", "sdpa", "flex", "plain")
 SCORES = ("sum", "mean", "pmi")
 LOSSES = ("dpo", "dmpo", "mppo", "sdpo", "simpo")
 ABLATIONS = ("none", "selection", "beta")
+VARIANTS = ("plain", "dynamicpo", "selection", "beta")
 
 
 def setting(
@@ -233,6 +234,51 @@ class DriftConfig(Checked):
     drift_share: float = setting(0.5, "drifted when at least this share of the columns has drifted", low=0, high=1)
     rows: int = setting(5000, "rows of each window, chosen by key (0: all)", low=0)
     seed: int = setting(0, "seed of the choice of rows", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig(Checked):
+    """The cells of the collapse study: what is trained, each from the same SFT model. Lists are text with commas."""
+
+    num_negatives: str = setting("1,5,19", "numbers of negatives K", low=1)
+    objectives: str = setting("dmpo,sdpo", "base objectives", choices=LOSSES[1:])
+    variants: str = setting("plain,dynamicpo", "DynamicPO off, on, or one half of it", choices=VARIANTS)
+    seeds: str = setting("0,1,2", "seeds of preference training", low=0)
+
+    def __post_init__(self) -> None:
+        """Check every list, all at once."""
+        problems = [problem for item in dataclasses.fields(self) if (problem := self._list_problem(item))]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def _list_problem(self, item: "dataclasses.Field[Any]") -> str:
+        value, choices, low = getattr(self, item.name), item.metadata["choices"], item.metadata["low"]
+        entries = self.listed(item.name) if isinstance(value, str) else [""]
+        if choices:
+            wrong = [entry for entry in entries if entry and entry not in choices]
+            if wrong:
+                return str(unknown_name(item.name, wrong[0], choices))
+        elif all(entry.isascii() and entry.isdigit() and int(entry) >= low for entry in entries):
+            entries = [str(int(entry)) for entry in entries]
+        else:
+            return f"{item.name}: must be whole numbers >= {low} with commas, got {value!r}."
+        if "" in entries or len({*entries}) < len(entries):
+            return f"{item.name}: must be a list with commas, each entry once, got {value!r}."
+        return ""
+
+    def listed(self, name: str) -> list[str]:
+        """The entries of a field."""
+        return [entry.strip() for entry in getattr(self, name).split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Checked):
+    """When more negatives count as a collapse."""
+
+    min_drop: float = setting(0.02, "smallest fall of HitRatio@1 that counts as a collapse", low=0, high=1)
+    level: float = setting(
+        0.05, "a difference is clear where p, after Holm's correction, is below this", low=1e-6, high=0.5
+    )
 
 
 def from_mapping(kind: type[C], values: Mapping[str, Any], where: str) -> C:

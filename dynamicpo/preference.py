@@ -30,6 +30,7 @@ from dynamicpo.records import (
 )
 from dynamicpo.reference import reference_logps
 from dynamicpo.scoring import answer_logps
+from dynamicpo.steps import RELATIVE, relative_gradient
 
 log = logging.getLogger(__name__)
 WITHOUT_REFERENCE = ("mppo", "simpo")
@@ -208,6 +209,8 @@ def _counts(num_rows: int, steps: list[dict[str, float]], prompts: Prompts) -> d
     means = {name.replace("/", "_"): float(np.mean([step[name] for step in last])) for name in last[0]}
     for name in ("step", "epoch", "learning_rate"):
         means.pop(name)
+    relative = relative_gradient(steps)[-len(last) :]
+    means[RELATIVE] = float(np.mean(relative))
     return {"rows": num_rows, "steps": len(steps), "history_items_cut": prompts.cut_items} | {
         f"final_{name}": value for name, value in means.items()
     }

@@ -149,7 +149,11 @@ def _answer_values(answers: Answers, target_index: NDArray[np.int64]) -> dict[st
 
 
 def paired(
-    results: Mapping[str, Result], models: Sequence[str], resamples: int, seed: int
+    results: Mapping[str, Result],
+    models: Sequence[str],
+    resamples: int,
+    seed: int,
+    also: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, str | float | None]]:
     """Differences of every model against the first, `sft` and the baselines but chance, on the same rows.
 
@@ -158,6 +162,7 @@ def paired(
         models: The names of the models among them, in order.
         resamples: Bootstrap resamples of users.
         seed: Seed of the bootstrap.
+        also: Other pairs of models, which come first.
 
     Returns:
         Entries `a`, `b`, `metric`, `difference` (a less b), `low`, `high`, `p`, `p_holm` (corrected for all entries),
@@ -165,6 +170,8 @@ def paired(
     """
     against = dict.fromkeys([*models[:1], *(name for name in ("sft", *BASELINES[1:]) if name in results)])
     pairs = {frozenset((a, b)): (a, b) for b in against for a in models if a != b}
+    first = {frozenset(pair): pair for pair in also}
+    pairs = {**first, **{key: pair for key, pair in pairs.items() if key not in first}}
     entries = [_difference(a, b, results, resamples, seed) for a, b in pairs.values()]
     known = [entry for entry in entries if entry["p"] is not None]
     for entry, p in zip(known, holm([float(entry["p"] or 0) for entry in known]), strict=True):

@@ -1,7 +1,8 @@
-"""Self-contained HTML pages and plain tables: one look for training, evaluation and comparison."""
+"""Self-contained HTML pages and plain tables: one look for training, evaluation, comparison and study."""
 
-from dynamicpo.pages.evaluation import Report, comparison_page, evaluation_page
+from dynamicpo.pages.evaluation import Report, comparison_page, evaluation_page, settings_table
 from dynamicpo.pages.layout import Figure, Section, page
+from dynamicpo.pages.study import StudyReport, study_markdown, study_page
 from dynamicpo.pages.tables import Cell, Table, differences_table, markdown_table, metrics_table, text_table
 from dynamicpo.pages.training import training_page
 
@@ -10,6 +11,7 @@ __all__ = [
     "Figure",
     "Report",
     "Section",
+    "StudyReport",
     "Table",
     "comparison_page",
     "differences_table",
@@ -17,6 +19,9 @@ __all__ = [
     "markdown_table",
     "metrics_table",
     "page",
+    "settings_table",
+    "study_markdown",
+    "study_page",
     "text_table",
     "training_page",
 ]

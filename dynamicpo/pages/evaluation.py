@@ -10,7 +10,8 @@ from dynamicpo.charts.numbers import shorten
 from dynamicpo.pages import tables
 from dynamicpo.pages.layout import Figure, Section, fact, page
 from dynamicpo.pages.tables import Cell, Metrics, Table
-from dynamicpo.pages.training import Steps, overlay
+from dynamicpo.pages.training import overlay
+from dynamicpo.steps import Steps
 
 _TITLE_ROOM, _HISTORY = 90, 4
 _DIFFERENCE = "Right of 0 the first is better. An interval that reaches across 0 may be noise."
@@ -29,7 +30,8 @@ class Report:
         training: The training log of each run, under the model's name.
         examples: Single rows: `a`, `b`, `outcome` ("won" or "lost", as seen from a), and where known `history` (titles,
             oldest first), `target` (title), `rank_a`, `rank_b`, `top_a`, `top_b` (titles), `example_id`.
-        differences: Parameters, fingerprints, images or commits that differ: for each its value in each run.
+        differences: Settings and inputs in which the models differ: for each its value in each of them.
+        runs: Parameters, data, images or commits in which the runs differ: for each its value in each of them.
         facts: Configuration, protocol, seeds, fingerprints; may be nested. A mapping under `protocol` (split, score,
             exclude, strategy, number of candidates) is also shown in the open, beside the numbers.
         warnings: Red lines.
@@ -42,6 +44,7 @@ class Report:
     training: Mapping[str, Steps] = field(default_factory=dict)
     examples: Sequence[Mapping[str, Any]] = ()
     differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
@@ -66,7 +69,8 @@ def comparison_page(report: Report) -> str:
     sections = [
         *_accuracy(report),
         *_paired(report),
-        *_settings(report),
+        *_settings("What differs between the runs", report.runs),
+        *_settings("What differs between the models", report.differences),
         *overlay({name: report.training.get(name, ()) for name in _names(report)}),
         *_ranks(report),
         *_examples(report),
@@ -165,16 +169,18 @@ def _estimate(flat: Mapping[str, Any], *keys: str) -> charts.Estimate:
     return charts.Estimate(*(tables.value_of(flat, key) for key in keys))
 
 
-def _settings(report: Report) -> list[Section]:
-    if not report.differences:
-        return []
-    runs = list(dict.fromkeys(run for values in report.differences.values() for run in values))
+def _settings(heading: str, differences: Mapping[str, Mapping[str, Any]]) -> list[Section]:
+    return [Section(heading, "", settings_table(differences))] if differences else []
+
+
+def settings_table(differences: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What differs: a row for each setting, a column for each run or model."""
+    names = list(dict.fromkeys(name for values in differences.values() for name in values))
     rows = [
-        [Cell(name), *(Cell(_title(fact(values[run]) if run in values else None)) for run in runs)]
-        for name, values in report.differences.items()
+        [Cell(setting), *(Cell(_title(fact(values[name]) if name in values else None)) for name in names)]
+        for setting, values in differences.items()
     ]
-    table = Table(["", *runs], rows, range(len(runs) + 1))
-    return [Section("What differs between the runs", "", table)]
+    return Table(["", *names], rows, range(len(names) + 1))
 
 
 def _ranks(report: Report) -> list[Section]:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from dynamicpo import charts
 from dynamicpo.pages.layout import Figure, Section, page
 from dynamicpo.pages.tables import Cell, Table
-
-Steps = Sequence[Mapping[str, Any]]
+from dynamicpo.steps import GRADIENT, RELATIVE, Steps, with_relative_gradient
 
 
 class _Curve(NamedTuple):
@@ -29,13 +28,21 @@ _CURVES = (
         "What training lowers. A lower loss means that the rows shown are fitted better, not that ranking gets better.",
     ),
     _Curve(
-        "boundary_gradient_relative",
+        RELATIVE,
         "Boundary gradient, against the first steps",
         "1 = as strong as at the start",
         "How hard the loss still pulls on the rejected items that are easiest to confuse with the right one. Near 0 "
         "they are no longer learnt from, although the loss may go on falling.",
         (0, None),
         ("start", 1.0),
+    ),
+    _Curve(
+        GRADIENT,
+        "Boundary gradient",
+        "size, mean over boundary items",
+        "The same pull in absolute terms: the size of the loss's gradient at their log-probability. Compare courses, "
+        "not levels: the level falls with the number of rejected items.",
+        (0, None),
     ),
     _Curve(
         "rewards/accuracies",
@@ -119,6 +126,7 @@ def training_page(steps: Steps, title: str, facts: Mapping[str, Any], warnings: 
         facts: Configuration, counts, fingerprints; may be nested.
         warnings: Red lines.
     """
+    steps = with_relative_gradient(steps)
     shown = [curve for curve in _CURVES if _has(steps, curve.key)]
     sections = [
         Section(
@@ -131,9 +139,10 @@ def training_page(steps: Steps, title: str, facts: Mapping[str, Any], warnings: 
 
 def overlay(runs: Mapping[str, Steps]) -> list[Section]:
     """Sections with the curves of several runs laid over each other: what the paper is about first."""
+    runs = {name: with_relative_gradient(steps) for name, steps in runs.items()}
     preference = {name: steps if _has(steps, "rewards/margins") else () for name, steps in runs.items()}
     tuning = {name: () if _has(steps, "rewards/margins") else steps for name, steps in runs.items()}
-    first = ("boundary_gradient_relative", "boundary_beta")
+    first = (RELATIVE, GRADIENT, "boundary_beta")
     order = sorted(_CURVES, key=lambda curve: first.index(curve.key) if curve.key in first else len(first))
     text = "Loss levels of different objectives can't be compared; their course can."
     sections = []
@@ -212,8 +221,8 @@ def _headline(steps: Steps) -> list[str]:
     sentences[0] += "."
     if not math.isfinite(_points(steps, "loss")[1][-1]):
         sentences.append("The loss of the last step is not a finite number: training diverged.")
-    if _has(steps, "boundary_gradient_relative"):
-        share = _percent(_ends(steps, "boundary_gradient_relative")[1])
+    if _has(steps, RELATIVE):
+        share = _percent(_ends(steps, RELATIVE)[1])
         pull = "The pull on the items that are easiest to confuse with the right one"
         sentences.append(f"{pull} ended at {share} of its size over the first steps.")
     return sentences

@@ -70,7 +70,7 @@ def test_the_page_shows_curves_and_rows_with_titles_as_text(root: Path, tmp_path
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;alert(" in page
     assert "Rows won by a" in page and "Paired differences" in page and "curves" in page
-    assert "What differs between the runs" in page
+    assert "What differs between the models" in page and "What differs between the runs" not in page
 
 
 def test_one_evaluation_alone_is_shown(root: Path, tmp_path: Path) -> None:

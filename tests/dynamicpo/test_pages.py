@@ -47,6 +47,7 @@ def report(**changes: Any) -> pages.Report:
         "training": {"dynamicpo": preference_log(), "sft": log()},
         "examples": [EXAMPLE],
         "differences": {"preference_loss": {"sft": None, "dynamicpo": "dmpo"}},
+        "runs": {"commit": {"monday": "0123", "friday": "4567"}},
         "facts": {"protocol": {"split": "test", "exclude": "window"}, "seed": 0},
         "warnings": ["the lists leak"],
     }
@@ -200,6 +201,7 @@ def test_comparison_page_has_all_parts_in_order() -> None:
         "Ranking the right item",
         "Paired differences",
         "What differs between the runs",
+        "What differs between the models",
         "Preference training: curves",
         "Fine-tuning: curves",
         "Where the right item stands",
