@@ -7,7 +7,7 @@ RUN ?=
 COMPILE := $(BIN)/pip-compile -q --allow-unsafe --strip-extras --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: help install quickstart test check check-lock check-k8s images lock format benchmark clean
+.PHONY: help install quickstart reproduce study study-text test check check-lock check-k8s images lock format benchmark clean
 
 help:  ## the commands
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,17 @@ install: $(VENV)/.installed  ## make .venv
 
 quickstart: $(VENV)/.installed  ## train and compare recommenders on MovieLens-100k (BACKBONE=smollm2-135m: a real LLM)
 	$(BIN)/dynamicpo run training --config pipelines/training/quickstart/$(BACKBONE).yaml $(RUN)
+
+STUDY = $(BIN)/dynamicpo run negative_scaling --workers 2 --config pipelines/negative_scaling/studies
+
+reproduce: $(VENV)/.installed  ## more negatives, worse ranking: DMPO and S-DPO with and without DynamicPO (15 minutes)
+	$(STUDY)/reproduce.yaml $(RUN)
+
+study: $(VENV)/.installed  ## the whole grid of the collapse study (hours; a second run goes on where the first stopped)
+	$(STUDY)/full.yaml $(RUN)
+
+study-text: $(VENV)/.installed  ## the same question to a real LLM that reads titles and candidates (hours; goes on likewise)
+	$(STUDY)/text.yaml $(RUN)
 
 test: $(VENV)/.installed-dev  ## all tests
 	$(BIN)/pytest -n 2 --dist loadgroup

@@ -85,7 +85,8 @@ def _lines(arguments: argparse.Namespace, result: Mapping[str, Any]) -> list[str
     if arguments.command == "runs":
         return [_run_line(run) for run in result["runs"]] or [f"no runs in {arguments.folder}"]
     if arguments.command == "run":
-        return [*_tables(result), str(Path(result["folder"]) / result["report"])]
+        said = [line for sentence in result.get("sentences", []) for line in (sentence, "")]
+        return [*_tables(result), *said, str(Path(result["folder"]) / result["report"])]
     if arguments.command == "compile":
         return [result["output"]]
     if arguments.command == "submit":

@@ -191,11 +191,13 @@ def run(given: Values) -> dict[str, Any]:
     parameters = {**_read_yaml(given["config"]), **_pairs("--param", given["param"])}
     output = Path(given["output"]) if given["output"] else None
     summary = run_pipeline(given["pipeline"], parameters, output, given["workers"], given["image"])
-    compared = [task["outputs"]["comparison"] for task in summary["tasks"] if "comparison" in task["outputs"]]
-    if not compared:
-        return summary
-    found = json.loads((Path(summary["folder"]) / compared[-1] / "comparison.json").read_text(encoding="utf-8"))
-    return {**summary, "metrics": models_of(summary), "comparisons": found["comparisons"]}
+    result = {**summary, "metrics": models_of(summary)}
+    for task in summary["tasks"]:
+        for name, file, key in (("comparison", "comparison.json", "comparisons"), ("study", "study.json", "sentences")):
+            if name in task["outputs"]:
+                path = Path(summary["folder"]) / task["outputs"][name] / file
+                result[key] = json.loads(path.read_text(encoding="utf-8"))[key]
+    return result
 
 
 def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:

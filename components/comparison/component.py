@@ -27,9 +27,9 @@ def compare_evaluations(
     from pathlib import Path
 
     from dynamicpo.comparison import compare_evaluations as run
-    from dynamicpo.runs.artifacts import copy_report
+    from dynamicpo.runs.artifacts import copy_file, copy_report
 
     folders = [Path(artifact.path) for artifact in [baselines, *evaluations]]
     run(folders, Path(comparison.path))
-    Path(table.path).write_text((Path(comparison.path) / "table.md").read_text(encoding="utf-8"), encoding="utf-8")
+    copy_file(Path(comparison.path) / "table.md", table)
     copy_report(Path(comparison.path), report)

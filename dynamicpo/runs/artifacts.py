@@ -47,4 +47,9 @@ def log_metrics(metrics: Any, values: Mapping[str, Any]) -> None:
 
 def copy_report(folder: Path, report: Any) -> None:
     """Copy a stage's page to the path of a `dsl.HTML` artifact."""
-    shutil.copyfile(folder / "report.html", report.path)
+    copy_file(folder / "report.html", report)
+
+
+def copy_file(path: Path, artifact: Any) -> None:
+    """Copy a file to the path of an artifact that is one, such as `dsl.Markdown`."""
+    shutil.copyfile(path, artifact.path)

@@ -21,7 +21,7 @@ from dynamicpo.errors import ConfigError, RunFailedError
 from dynamicpo.runs import containers, summary
 from dynamicpo.runs.images import check_name
 from dynamicpo.runs.origin import PACKAGE, commit
-from dynamicpo.runs.pipelines import check_parameters, load_pipeline
+from dynamicpo.runs.pipelines import cells_of, check_parameters, load_pipeline
 from dynamicpo.runs.watch import Watch, watched
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def count_tasks(spec: Any, parameters: Mapping[str, Any]) -> int:
             times = 1
             if task.WhichOneof("iterator") == "parameter_iterator":
                 source = task.parameter_iterator.items.input_parameter.removeprefix("pipelinechannel--")
-                times = len(parameters.get(source, [None]))
+                times = len(cells_of(parameters) if source == "plan-cells-Output" else parameters[source])
             total += times * (count(inner) if inner.tasks else 1)
         return total
 

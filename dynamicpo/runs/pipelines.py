@@ -14,6 +14,7 @@ from typing import Any
 
 from dynamicpo import config
 from dynamicpo.errors import ConfigError, DataError, unknown_name
+from dynamicpo.grid import plan_cells
 from dynamicpo.runs import images
 
 # A pipeline's parameter is one of these prefixes and a field of the configuration.
@@ -24,6 +25,8 @@ STAGES: dict[str, Any] = {
     "preference": config.PreferenceConfig,
     "evaluation": config.EvaluationConfig,
     "drift": config.DriftConfig,
+    "grid": config.GridConfig,
+    "study": config.StudyConfig,
 }
 PATHS = ("data_interactions", "data_items")
 TAKEN = ("base", "cooccurrence", "popularity", "random", "sft")
@@ -86,9 +89,11 @@ def check_parameters(name: str, given: Mapping[str, Any], mounted: Sequence[str]
                 parameters[key] = _list(key, given[key])
             elif key in PATHS:
                 parameters[key] = str(given[key])
-    if "objectives" in parameters:
-        with _collected(problems):
+    with _collected(problems):
+        if "objectives" in parameters:
             parameters["objectives"] = _objectives(parameters)
+        if "grid_seeds" in parameters and not problems:
+            _check_cells(parameters)
     if problems:
         raise ConfigError("\n".join(problems))
     _check_files(parameters, mounted)
@@ -137,10 +142,30 @@ def objective(name: str) -> dict[str, Any]:
     return {"objective": name, "loss": loss, "dynamic": loss != name}
 
 
+def cells_of(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cells of a study's parameters."""
+    fields = config.GridConfig.__dataclass_fields__
+    return plan_cells(config.GridConfig(**{field: parameters[f"grid_{field}"] for field in fields}))
+
+
+def _check_cells(parameters: Mapping[str, Any]) -> None:
+    """Refuse cells that preference training would refuse, or that have more negatives than there are candidates."""
+    shared = _shared(parameters)
+    for cell in cells_of(parameters):
+        config.PreferenceConfig(**{**shared, **{name: value for name, value in cell.items() if name != "cell"}})
+    most = max(cell["num_negatives"] for cell in cells_of(parameters))
+    _check_negatives("grid_num_negatives", most, parameters)
+
+
+def _shared(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that all trainings of a run have in common."""
+    fields = config.PreferenceConfig.__dataclass_fields__
+    return {field: parameters[key] for field in fields if (key := f"preference_{field}") in parameters}
+
+
 def _objectives(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The objectives to train side by side, each with a name, a loss, and whether DynamicPO is on."""
-    fields = config.PreferenceConfig.__dataclass_fields__
-    shared = {field: parameters[key] for field in fields if (key := f"preference_{field}") in parameters}
+    shared = _shared(parameters)
     entries = [objective(entry.strip()) if isinstance(entry, str) else entry for entry in parameters["objectives"]]
     for entry in entries:
         if not isinstance(entry, dict) or set(entry) != {"objective", "loss", "dynamic"}:
@@ -182,11 +207,14 @@ def _check_together(parameters: Mapping[str, Any]) -> None:
         missing = [key for key in needed if not parameters[key]]
         if missing:
             raise ConfigError(f"{' and '.join(missing)}: must be given for data_source {parameters['data_source']!r}.")
-    negatives = parameters.get("negatives_num_candidates", 0) - 1
-    wanted = parameters.get("preference_num_negatives", 0)
-    if parameters.get("negatives_strategy") not in (None, "published") and wanted > negatives:
+    _check_negatives("preference_num_negatives", parameters.get("preference_num_negatives", 0), parameters)
+
+
+def _check_negatives(key: str, wanted: int, parameters: Mapping[str, Any]) -> None:
+    offered = parameters.get("negatives_num_candidates", 0) - 1
+    if parameters.get("negatives_strategy") not in (None, "published") and wanted > offered:
         raise ConfigError(
-            f"preference_num_negatives: must be <= negatives_num_candidates - 1 ({negatives}), got {wanted}. "
+            f"{key}: must be <= negatives_num_candidates - 1 ({offered}), got {wanted}. "
             "Lower it or raise negatives_num_candidates."
         )
 

@@ -220,7 +220,7 @@ def _task_name(call: Mapping[str, Any]) -> str:
     given = call["task_spec"].inputs.parameters.values()
     channels = sorted({item.component_input_parameter for item in given})
     items = [call["io_store"].get_parent_input(name) for name in channels if name.endswith("-loop-item")]
-    labels = [str(item.get("objective", item) if isinstance(item, dict) else item) for item in items]
+    labels = [str(item.get("objective", item.get("cell", item)) if isinstance(item, dict) else item) for item in items]
     return " ".join([call["task_spec"].task_info.name or call["task_name"], *labels])
 
 

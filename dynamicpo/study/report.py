@@ -46,7 +46,6 @@ def make_report(study: Study, baselines: Mapping[str, float], facts: Mapping[str
         baselines: HitRatio@1 of the baselines.
         facts: Protocol, settings, seeds.
     """
-    said = [sentence for verdict in study.verdicts for sentence in sentences.sentences(verdict, study)]
     references = {"SFT": float(study.cells[SFT].hits.mean())}
     if "popularity" in baselines:
         references["popularity"] = baselines["popularity"]
@@ -54,7 +53,7 @@ def make_report(study: Study, baselines: Mapping[str, float], facts: Mapping[str
     if len(study.seeds) == 1:
         warnings.append("One seed only: intervals and p know nothing of how training varies.")
     return StudyReport(
-        headline=[sentences.headline(study.verdicts), *said],
+        headline=sentences.verdict_in_words(study),
         test=sentences.test_in_words(study.config, len(study.contrasts)),
         verdicts=_verdicts(study),
         curves={LOSSES[loss]: _curves(study, loss) for loss in study.objectives},
@@ -104,7 +103,7 @@ def plain(study: Study) -> dict[str, Any]:
             }
             for verdict in study.verdicts
         ],
-        "headline": sentences.headline(study.verdicts),
+        "sentences": sentences.verdict_in_words(study),
     }
 
 

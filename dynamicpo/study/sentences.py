@@ -9,6 +9,12 @@ from dynamicpo.pages.tables import p_value, signed
 from dynamicpo.study.verdict import LOSSES, VARIANTS, Cells, Contrast, Study, Verdict, is_clear
 
 
+def verdict_in_words(study: Study) -> list[str]:
+    """Whether collapse occurred and whether DynamicPO prevented it; then the numbers behind it."""
+    said = [sentence for verdict in study.verdicts for sentence in sentences(verdict, study)]
+    return [headline(study.verdicts), *said]
+
+
 def headline(verdicts: Sequence[Verdict]) -> str:
     """Whether collapse occurred, and whether DynamicPO prevented it, in one sentence."""
     if not verdicts:

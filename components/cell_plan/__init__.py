@@ -1,0 +1,1 @@
+"""KFP component: the cells of the collapse study."""

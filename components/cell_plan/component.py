@@ -1,0 +1,35 @@
+"""KFP component: the cells of the collapse study."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def plan_cells(
+    num_negatives: str = "1,5,19",
+    objectives: str = "dmpo,sdpo",
+    variants: str = "plain,dynamicpo",
+    seeds: str = "0,1,2",
+) -> list:
+    """List what the collapse study trains, each cell once.
+
+    With one negative DMPO and S-DPO are both DPO, and half of DynamicPO is the whole of it or none: such cells are
+    trained once.
+
+    Args:
+        num_negatives: Numbers of negatives K, with commas.
+        objectives: Base objectives [dmpo, mppo, sdpo, simpo], with commas.
+        variants: DynamicPO off, on, or one half of it [plain, dynamicpo, selection, beta], with commas.
+        seeds: Seeds of preference training, with commas.
+
+    Returns:
+        For each cell its name, and the settings of preference training that it stands for: cell, loss, dynamic,
+        ablation, num_negatives, seed.
+    """
+    arguments = dict(locals())
+    from dynamicpo.config import GridConfig
+    from dynamicpo.grid import plan_cells as run
+    from dynamicpo.runs.artifacts import config_of
+
+    return run(config_of(GridConfig, arguments))

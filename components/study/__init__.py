@@ -1,0 +1,1 @@
+"""KFP component: the verdict of the collapse study."""

@@ -1,0 +1,1 @@
+"""The collapse study as a pipeline."""

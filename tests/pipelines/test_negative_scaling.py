@@ -1,0 +1,151 @@
+"""The collapse study as a pipeline: what it compiles to, and that it runs, stops and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dynamicpo import cli
+from dynamicpo.config import GridConfig
+from dynamicpo.grid import plan_cells
+from dynamicpo.runs import local, summary
+from dynamicpo.runs.pipelines import cells_of, check_parameters, load_pipeline, pipeline_parameters
+from tests.fixtures.tables import write_tables
+from tests.pipelines.test_training import DIGEST, feeds
+
+STUDIES = Path(__file__).parents[2] / "pipelines" / "negative_scaling" / "studies"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("compiled") / "study.yaml"
+    argv = ["compile", "negative_scaling", "--image", DIGEST, "--place", "gpu_count=2", "-o", str(path)]
+    assert cli.main(argv) == 0
+    return dict(next(yaml.safe_load_all(path.read_text())))
+
+
+def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
+    tasks = compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert feeds(tasks["fine-tune"], "preferences") == "sample-negatives"
+    assert feeds(tasks["judge-collapse"], "baselines") == "evaluate"
+    assert feeds(tasks["judge-collapse"], "evaluations") == "for-loop-2"
+    assert tasks["for-loop-2"]["parameterIterator"]["items"]["inputParameter"] == "pipelinechannel--plan-cells-Output"
+    loop = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
+    assert set(loop) == {"train-preferences", "evaluate-2"}
+    assert feeds(loop["evaluate-2"], "model") == "train-preferences"
+
+
+def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]):
+    outer = compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    inner = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
+    tasks = {
+        "data": outer["prepare-data"],
+        "negatives": outer["sample-negatives"],
+        "sft": outer["fine-tune"],
+        "grid": outer["plan-cells"],
+        "preference": inner["train-preferences"],
+        "evaluation": outer["evaluate"],
+        "study": outer["judge-collapse"],
+    }
+    for parameter in pipeline_parameters("negative_scaling"):
+        prefix, _, name = parameter.partition("_")
+        source = tasks[prefix]["inputs"]["parameters"][name]["componentInputParameter"]
+        assert source.removeprefix("pipelinechannel--") == parameter
+
+
+def test_a_cell_sets_all_of_its_settings(compiled: dict[str, Any]):
+    tasks = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
+    (first, *_) = plan_cells(GridConfig())
+    for name in first.keys() - {"cell"}:
+        given = tasks["train-preferences"]["inputs"]["parameters"][name]
+        assert given["parameterExpressionSelector"] == f'parseJson(string_value)["{name}"]'
+    named = tasks["evaluate-2"]["inputs"]["parameters"]["name"]
+    assert named["parameterExpressionSelector"] == 'parseJson(string_value)["cell"]'
+
+
+def test_only_models_take_gpus(compiled: dict[str, Any]):
+    containers = compiled["deploymentSpec"]["executors"]
+    gpus = {name for name, item in containers.items() if "accelerator" in item["container"]["resources"]}
+    assert gpus == {"exec-fine-tune", "exec-train-preferences", "exec-evaluate", "exec-evaluate-2"}
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_parameters_are_valid(path: Path):
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    checked = check_parameters("negative_scaling", given)
+    cells = cells_of(checked)
+    assert len(cells) == {"reproduce": 30, "full": 192, "text": 12}[path.stem]
+    assert checked["evaluation_split"] == "test"
+    total = local.count_tasks(load_pipeline("negative_scaling").pipeline_spec, checked)
+    assert total == 6 + 2 * len(cells)
+
+
+TINY = {
+    "negatives_num_candidates": "6",
+    "sft_max_steps": "4",
+    "sft_batch_size": "8",
+    "grid_num_negatives": "1,3",
+    "grid_variants": "plain",
+    "grid_seeds": "0,1",
+    "preference_max_steps": "4",
+    "preference_batch_size": "8",
+    "evaluation_resamples": "100",
+}
+CELLS = [f"{name}-s{seed}" for seed in (0, 1) for name in ("dpo-k1", "dmpo-k3", "sdpo-k3")]
+
+
+def command(folder: Path, data: tuple[str, str]) -> list[str]:
+    given = {**TINY, "data_interactions": data[0], "data_items": data[1]}
+    parameters = [word for name, value in given.items() for word in ("--param", f"{name}={value}")]
+    return ["run", "negative_scaling", "--workers", "2", "--output", str(folder), *parameters]
+
+
+@pytest.mark.pipeline
+def test_an_interrupted_study_goes_on_and_ends_in_a_verdict(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    data = write_tables(tmp_path)
+    program = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())"]
+    arguments = [*program, *command(tmp_path / "first", data)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if f"evaluate {CELLS[0]}: succeeded" in line:
+                os.kill(process.pid, signal.SIGINT)
+                break
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = {task["task"] for task in summary.read(tmp_path / "first")["tasks"] if task["state"] == "succeeded"}
+
+    assert cli.main(command(tmp_path / "second", data)) == 0
+    out, err = capfd.readouterr()
+    found = json.loads((tmp_path / "second" / "summary.json").read_text())
+    expected = {"prepare-data", "sample-negatives", "fine-tune", "evaluate sft", "plan-cells", "judge-collapse"}
+    expected |= {f"{task} {cell}" for cell in CELLS for task in ("train-preferences", "evaluate")}
+    assert {task["task"] for task in found["tasks"]} == expected
+    assert {task["task"] for task in found["tasks"] if task["cached"]} == done
+    assert f"evaluate {CELLS[0]}" in done and "judge-collapse" not in done
+    assert f"[{len(expected)}/{len(expected)}] judge-collapse" in err
+    check_verdict(tmp_path / "second", out)
+
+
+def check_verdict(folder: Path, out: str) -> None:
+    place = folder / "artifacts" / "judge-collapse"
+    study = json.loads((place / "study" / "study.json").read_text())
+    kinds = {(cell["loss"], cell["variant"], cell["num_negatives"]) for cell in study["cells"]}
+    plain = {("dpo", "plain", 1), ("dmpo", "plain", 3), ("sdpo", "plain", 3)}
+    assert kinds == {*plain, ("sft", "plain", 0)}
+    assert study["seeds"] == [0, 1]
+    assert len(study["comparisons"]) == 3  # two falls, and the plain objective against SFT
+    assert study["sentences"][0] in out
+    assert study["sentences"][0] in (place / "verdict").read_text()
+    assert out.splitlines()[-1] == str(folder / "report.html")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "DMPO against the number of negatives" in page and "S-DPO against the number of negatives" in page
