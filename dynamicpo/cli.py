@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dynamicpo import __version__
-from dynamicpo.commands import COMMANDS, STAGES, Stage
+from dynamicpo.commands import COMMANDS, SEVERAL, STAGES, Stage
 from dynamicpo.errors import ConfigError, DynamicPOError, unknown_name
 
 
@@ -85,14 +85,15 @@ def _lines(arguments: argparse.Namespace, result: Mapping[str, Any]) -> list[str
     if arguments.command == "runs":
         return [_run_line(run) for run in result["runs"]] or [f"no runs in {arguments.folder}"]
     if arguments.command == "run":
-        said = [line for sentence in result.get("sentences", []) for line in (sentence, "")]
-        return [*_tables(result), *said, str(Path(result["folder"]) / result["report"])]
+        return [*_tables(result), *_sentences(result), str(Path(result["folder"]) / result["report"])]
     if arguments.command == "compile":
         return [result["output"]]
     if arguments.command == "submit":
         return [result["link"]]
+    if "sentences" in result:
+        return [*_sentences(result), result["output"]]
     if "metrics" in result:
-        return [*_tables(result), result["output"]]
+        return [*_tables(result), result.get("report", result["output"])]
     return [*(f"{name:<32} {value}" for name, value in result["counts"].items()), result["output"]]
 
 
@@ -119,9 +120,7 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     audit = add("audit-candidates", "whether candidate lists give the answer away (exit code 3 if so)")
     audit.add_argument("--train", required=True, metavar="ROWS", help="preferences folder, or published rows")
     audit.add_argument("--test", required=True, metavar="ROWS", help="the rows to attack, likewise")
-    compare = add("compare", "compare evaluations of the same rows")
-    compare.add_argument("evaluations", nargs="+", metavar="DIR", help="evaluation folders")
-    compare.add_argument("--output", required=True, help="folder to make")
+    _add_compare(add("compare", "compare runs, or evaluations, on the same rows"))
     run = add("run", "run a pipeline on this machine")
     _add_parameters(run)
     run.add_argument("--output", help="folder of the run (default: runs/PIPELINE-TIME)")
@@ -154,9 +153,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-image-check", dest="image_check", action="store_false", help="don't ask whether images hold dynamicpo"
     )
-    parser.add_argument("--host", required=True, metavar="URL", help="where Kubeflow's API or UI answers")
-    parser.add_argument("--namespace", default="", metavar="NS", help="yours, where it has one for each user")
-    parser.add_argument("--token-file", metavar="FILE", help="holds a bearer token, where it asks for one")
+    _add_installation(parser, required=True)
     parser.add_argument("--experiment", default="dynamicpo", metavar="NAME", help="what the run is listed under")
     parser.add_argument("--cron", default="", metavar="FIELDS", help="on a schedule, such as '0 0 3 * * 1', not now")
     parser.add_argument("--wait", type=float, metavar="MINUTES", help="until it has ended (exit code 4 if not well)")
@@ -170,11 +167,30 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--place", action="append", default=[], metavar="NAME=VALUE", help="one of them; wins")
 
 
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    """Which runs, and where they are."""
+    help_ = "a run's folder or name, an evaluation's folder; with --host a run's id or name"
+    parser.add_argument("run", nargs="+", metavar="RUN", help=help_)
+    parser.add_argument("--output", help="folder to make (default: FOLDER/compare-TIME)")
+    parser.add_argument("--folder", default="runs", help="where runs are (default: runs)")
+    _add_installation(parser, required=False)
+    parser.add_argument(
+        "--store", default="", metavar="PREFIX", help="below which its pipelines write, gs://... or a path"
+    )
+
+
+def _add_installation(parser: argparse.ArgumentParser, required: bool) -> None:
+    """How to reach a Kubeflow installation."""
+    text = "where Kubeflow's API or UI answers"
+    parser.add_argument("--host", required=required, default="", metavar="URL", help=text)
+    parser.add_argument("--namespace", default="", metavar="NS", help="yours, where it has one for each user")
+    parser.add_argument("--token-file", metavar="FILE", help="holds a bearer token, where it asks for one")
+
+
 def _add_stage(parser: argparse.ArgumentParser, stage: Stage) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file with the same names; flags win")
     for name, text in [*stage.required.items(), *stage.optional.items()]:
-        many = name == "model" and name in stage.required
-        more: Any = {"action": "append", "metavar": "NAME=DIR"} if many else {"metavar": "PATH"}
+        more: Any = SEVERAL[name] if name in SEVERAL and name in stage.required else {"metavar": "PATH"}
         parser.add_argument(_flag(name), default=argparse.SUPPRESS, help=text, **more)
     for item in dataclasses.fields(stage.kind):
         choices = f" [{', '.join(item.metadata['choices'])}]" if item.metadata["choices"] else ""
@@ -193,11 +209,18 @@ def _run_line(run: Mapping[str, Any]) -> str:
     return f"{line}  HitRatio@1: {headline}" if headline else line
 
 
+def _sentences(result: Mapping[str, Any]) -> list[str]:
+    """A study's verdict, a sentence a line."""
+    return [line for sentence in result.get("sentences", []) for line in (sentence, "")]
+
+
 def _tables(result: Mapping[str, Any]) -> list[str]:
-    """The models' metrics, and the paired differences where they were compared."""
-    from dynamicpo.pages import differences_table, metrics_table, text_table
+    """The models' metrics; the paired differences, and what differs between runs, where they were compared."""
+    from dynamicpo.pages import differences_table, metrics_table, settings_table, text_table
 
     tables = [text_table(metrics_table(result["metrics"]))] if result["metrics"] else []
     if result.get("comparisons"):
         tables.append(text_table(differences_table(result["comparisons"])))
+    if result.get("runs"):
+        tables.append(text_table(settings_table(result["runs"])))
     return [line for table in tables for line in (table, "")]

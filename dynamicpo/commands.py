@@ -6,6 +6,8 @@ Nothing heavy is imported before the values have been checked, so that mistakes 
 import dataclasses
 import functools
 import json
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +90,16 @@ def _monitor_drift(paths: Values, settings: Any) -> dict[str, Any]:
     return _result(monitor_drift(reference, current, output, settings, model), paths)
 
 
+def _judge_collapse(paths: Values, settings: Any) -> dict[str, Any]:
+    from dynamicpo.study import judge_collapse
+
+    given = [paths["evaluation"]] if isinstance(paths["evaluation"], str) else paths["evaluation"]
+    output = Path(paths["output"])
+    manifest = judge_collapse(Path(paths["baselines"]), [Path(str(path)) for path in given], output, settings)
+    study = json.loads((output / "study.json").read_text(encoding="utf-8"))
+    return {**_result(manifest, paths), "sentences": study["sentences"]}
+
+
 def _result(manifest: Any, paths: Values) -> dict[str, Any]:
     return {"output": str(paths["output"]), "fingerprint": manifest.fingerprint, "counts": manifest.counts}
 
@@ -131,6 +143,18 @@ STAGES = {
         {"model": "model folder, to compare its scores as well"},
         _monitor_drift,
     ),
+    "judge-collapse": Stage(
+        "whether more negatives made ranking worse, and whether DynamicPO prevented it",
+        config.StudyConfig,
+        {"baselines": "evaluation of the SFT model", "evaluation": "evaluations of the trained models", **_OUTPUT},
+        {},
+        _judge_collapse,
+    ),
+}
+# Paths that may be given several times, and how.
+SEVERAL: Mapping[str, Mapping[str, Any]] = {
+    "model": {"action": "append", "metavar": "NAME=DIR"},
+    "evaluation": {"action": "extend", "nargs": "+", "metavar": "DIR"},
 }
 
 
@@ -173,12 +197,43 @@ def audit(given: Values) -> dict[str, Any]:
 
 
 def compare(given: Values) -> dict[str, Any]:
-    """Compare evaluations."""
-    from dynamicpo.comparison import compare_evaluations
+    """Compare runs, of this machine or of a Kubeflow installation, and evaluations."""
+    for flag in ("store", "namespace", "token_file"):
+        if given[flag] and not given["host"]:
+            raise ConfigError(f"--{flag.replace('_', '-')}: is for runs of an installation. Give --host as well.")
+    folder = Path(given["folder"])
+    output = Path(given["output"] or folder / f"compare-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
+        found = _runs_to_compare(given, folder, Path(scratch))
+        from dynamicpo.comparison import compare_evaluations
 
-    manifest = compare_evaluations([Path(folder) for folder in given["evaluations"]], Path(given["output"]))
-    found = json.loads((Path(given["output"]) / "comparison.json").read_text(encoding="utf-8"))
-    return {**_result(manifest, given), "metrics": found["metrics"], "comparisons": found["comparisons"]}
+        facts = {run.name: run.facts for run in found}
+        manifest = compare_evaluations({run.name: run.evaluations for run in found}, output, facts)
+    result = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+    result["metrics"] = {name: result["metrics"][name] for name in result["models"]}
+    result["runs"] = {
+        setting: {name: values[name] for name in result["run_names"] if name in values}
+        for setting, values in result["runs"].items()
+    }
+    return {**_result(manifest, {"output": output}), **result, "report": str(output / "report.html")}
+
+
+def _runs_to_compare(given: Values, folder: Path, scratch: Path) -> list[Any]:
+    if not given["host"]:
+        from dynamicpo.runs.found import find_runs
+
+        return find_runs(given["run"], folder)
+    from dynamicpo.runs.remote import fetch_runs
+
+    return fetch_runs(given["run"], _kubeflow(given), given["store"], scratch)
+
+
+def _kubeflow(given: Values) -> Any:
+    """The installation that the flags name."""
+    from dynamicpo.runs.kubeflow import Kubeflow
+
+    token = Path(given["token_file"]).read_text(encoding="utf-8").strip() if given["token_file"] else ""
+    return Kubeflow(given["host"], token, given["namespace"])
 
 
 def run(given: Values) -> dict[str, Any]:
@@ -227,7 +282,6 @@ def compile_pipeline(given: Values) -> dict[str, Any]:
 def submit(given: Values) -> dict[str, Any]:
     """Start a pipeline on a Kubeflow installation, and wait for its end if asked to."""
     from dynamicpo.runs import submit as submission
-    from dynamicpo.runs.kubeflow import Kubeflow
 
     what = submission.Submission(
         pipeline=given["pipeline"],
@@ -241,8 +295,7 @@ def submit(given: Values) -> dict[str, Any]:
     )
     if given["wait"] is not None and (given["cron"] or not given["wait"] > 0):
         raise ConfigError(f"--wait: must be > 0 minutes, and not with --cron, got {given['wait']:g}.")
-    token = Path(given["token_file"]).read_text(encoding="utf-8").strip() if given["token_file"] else ""
-    kubeflow = Kubeflow(given["host"], token, given["namespace"])
+    kubeflow = _kubeflow(given)
     started = submission.submit(what, kubeflow)
     if given["wait"] is None:
         return started

@@ -66,7 +66,8 @@ def compare_evaluations(
         report = _report(_collect(named, sources), named[0][1], sources[0].extra["protocol"], settings, runs or {})
         report = replace(report, warnings=warnings)
         facts = {name: getattr(report, name) for name in ("metrics", "comparisons", "differences", "runs")}
-        write_json(folder / "comparison.json", {"protocol": sources[0].extra["protocol"], **facts})
+        order = {"models": [*report.metrics], "run_names": [*(runs or {})]}
+        write_json(folder / "comparison.json", {"protocol": sources[0].extra["protocol"], **order, **facts})
         table = pages.markdown_table(pages.metrics_table(report.metrics))
         (folder / "table.md").write_text("".join(f"**{line}**\n\n" for line in warnings) + table, encoding="utf-8")
         (folder / "report.html").write_text(pages.comparison_page(report), encoding="utf-8")

@@ -9,9 +9,10 @@ import pytest
 
 from components import readme
 from dynamicpo import cli, commands
+from dynamicpo.config import GridConfig
 from dynamicpo.runs import pipelines
 
-# stage folder -> command, prefix of the pipeline's parameters, component parameters that are no fields
+# stage folder -> command, prefix of the pipelines' parameters, component parameters that are no fields
 FACES: dict[str, tuple[str, str, set[str]]] = {
     "data_prep": ("prepare-data", "data", {"interactions", "items"}),
     "negative_sampling": ("sample-negatives", "negatives", set()),
@@ -19,14 +20,27 @@ FACES: dict[str, tuple[str, str, set[str]]] = {
     "preference_training": ("train-preferences", "preference", set()),
     "evaluation": ("evaluate", "evaluation", {"name"}),
     "drift_monitoring": ("monitor-drift", "drift", set()),
+    "study": ("judge-collapse", "study", set()),
+    "cell_plan": ("", "grid", set()),
 }
-# the loop over objectives sets these two
-BY_OBJECTIVE = {"preference_loss", "preference_dynamic"}
+# what a pipeline's loop sets, its list of what the loop runs over, and the stages that it has
+LOOPED: dict[str, tuple[set[str], set[str], set[str]]] = {
+    "training": ({"preference_loss", "preference_dynamic"}, {"objectives"}, FACES.keys() - {"study", "cell_plan"}),
+    "negative_scaling": (
+        {f"preference_{name}" for name in ("loss", "dynamic", "ablation", "num_negatives", "seed")},
+        set(),
+        FACES.keys() - {"drift_monitoring"},
+    ),
+}
 faces = pytest.mark.parametrize("stage", FACES)
+everywhere = pytest.mark.parametrize(
+    ("pipeline", "stage"), [(name, stage) for name, (_, _, stages) in LOOPED.items() for stage in sorted(stages)]
+)
 
 
 def fields(stage: str) -> dict[str, Any]:
-    return {item.name: item for item in dataclasses.fields(commands.STAGES[FACES[stage][0]].kind)}
+    command = FACES[stage][0]
+    return {item.name: item for item in dataclasses.fields(commands.STAGES[command].kind if command else GridConfig)}
 
 
 def parameters(stage: str) -> dict[str, inspect.Parameter]:
@@ -50,6 +64,8 @@ def test_component_parameters_are_the_fields(stage: str):
 @faces
 def test_flags_are_the_fields(stage: str):
     command = FACES[stage][0]
+    if not command:
+        return  # planning cells is a step of the pipeline alone
     _, parsers = cli._parser()
     flags = {flag for action in parsers[command]._actions for flag in action.option_strings}
     for name, item in fields(stage).items():
@@ -57,32 +73,37 @@ def test_flags_are_the_fields(stage: str):
         assert (f"--no-{name.replace('_', '-')}" in flags) == (item.type is bool)
 
 
-@faces
-def test_pipeline_parameters_are_the_fields(stage: str):
-    prefix = FACES[stage][1]
+def test_every_pipeline_is_compared():
+    assert set(pipelines.pipeline_names()) == set(LOOPED)
+
+
+@everywhere
+def test_pipeline_parameters_are_the_fields(pipeline: str, stage: str):
+    prefix, looped = FACES[stage][1], LOOPED[pipeline][0]
     expected = {f"{prefix}_{name}": item.default for name, item in fields(stage).items()}
-    given = pipelines.pipeline_parameters("training")
-    assert {name: given[name] for name in expected.keys() - BY_OBJECTIVE} == {
-        name: value for name, value in expected.items() if name not in BY_OBJECTIVE
+    given = pipelines.pipeline_parameters(pipeline)
+    assert {name: given[name] for name in expected.keys() - looped} == {
+        name: value for name, value in expected.items() if name not in looped
     }
-    assert not BY_OBJECTIVE & given.keys()
+    assert not looped & given.keys()
 
 
-def test_pipeline_has_no_other_parameters():
+@pytest.mark.parametrize("pipeline", LOOPED)
+def test_pipeline_has_no_other_parameters(pipeline: str):
     prefixes = {prefix: stage for stage, (_, prefix, _) in FACES.items()}
-    for name in pipelines.pipeline_parameters("training").keys() - {"objectives", *pipelines.PATHS}:
+    for name in pipelines.pipeline_parameters(pipeline).keys() - {*LOOPED[pipeline][1], *pipelines.PATHS}:
         prefix, _, field = name.partition("_")
-        assert field in fields(prefixes[prefix])
+        assert prefixes[prefix] in LOOPED[pipeline][2] and field in fields(prefixes[prefix])
 
 
-@faces
-def test_texts_say_the_same(stage: str):
+@everywhere
+def test_texts_say_the_same(pipeline: str, stage: str):
     """Component and pipeline explain a parameter with the words of the flag."""
     component = readme.load(stage).python_func
-    pipeline = pipelines.load_pipeline("training").pipeline_func
+    whole = pipelines.load_pipeline(pipeline).pipeline_func
     for name, item in fields(stage).items():
-        for function, argument in ((component, name), (pipeline, f"{FACES[stage][1]}_{name}")):
-            if argument not in BY_OBJECTIVE:
+        for function, argument in ((component, name), (whole, f"{FACES[stage][1]}_{name}")):
+            if argument not in LOOPED[pipeline][0]:
                 text = documented(function)[argument].lower()
                 assert item.metadata["help"].lower() in text
                 assert all(choice in text for choice in item.metadata["choices"])
@@ -99,6 +120,7 @@ def test_every_parameter_and_artifact_is_documented(stage: str):
     assert list(documented(function)) == list(inspect.signature(function).parameters)
 
 
-def test_every_pipeline_parameter_is_documented():
-    function = pipelines.load_pipeline("training").pipeline_func
-    assert list(documented(function)) == list(pipelines.pipeline_parameters("training"))
+@pytest.mark.parametrize("pipeline", LOOPED)
+def test_every_pipeline_parameter_is_documented(pipeline: str):
+    function = pipelines.load_pipeline(pipeline).pipeline_func
+    assert list(documented(function)) == list(pipelines.pipeline_parameters(pipeline))

@@ -118,7 +118,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def log(steps: int, seed: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     keys = ["loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "boundary_fraction"]
-    keys += ["violation_share", "boundary_beta", "boundary_gradient_relative", "learning_rate", "grad_norm"]
+    keys += ["violation_share", "boundary_beta", "boundary_gradient", "learning_rate", "grad_norm"]
     scales = dict.fromkeys(keys, 1.0) | {"learning_rate": 1e-5, "grad_norm": 12345.6, "rewards/rejected": -123.0}
     return [{"step": s + 1, **{k: v * rng.uniform() for k, v in scales.items()}} for s in range(steps)]
 

@@ -12,13 +12,14 @@ def summarize_run(
     logs: dsl.Output[dsl.Markdown],
     run_id: str = "",
 ):
-    """Say how a run and each of its pods ended, and keep the last lines of their logs.
+    """Say how a run and each of its pods ended, with the models' metrics, and keep the last lines of their logs.
 
     Runs as the exit handler, on a cluster.
 
     Args:
         status: How the run ended, given by KFP.
-        summary: Folder with summary.json: state, error, and each pod's node, phase, reason and exit code.
+        summary: Folder with summary.json: state, error, images, every model's metrics, and each pod's node, phase,
+            reason and exit code.
         logs: The last lines of every pod's log, those of failed ones first.
         run_id: The run's id.
     """
@@ -27,4 +28,4 @@ def summarize_run(
     from dynamicpo.runs.pods import summarize_run as run
 
     facts = {"state": status.state, "error_message": status.error_message or ""}
-    run(run_id, facts, Path(summary.path), Path(logs.path))
+    run(run_id, facts, Path(summary.path), Path(logs.path), place=summary.uri)

@@ -100,13 +100,17 @@ def headline(metrics: Metrics, comparisons: Sequence[Mapping[str, Any]] = ()) ->
 def _against_others(best: str, key: str, comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     better: list[str] = []
     unclear: list[str] = []
+    unknown: list[str] = []
     for entry in comparisons:
         if entry["metric"] in (key, tables.plain_name(key)) and best in (entry["a"], entry["b"]):
             other = entry["b"] if entry["a"] == best else entry["a"]
             gain = abs(float(entry["difference"]))
-            (better if tables.is_clear(entry) else unclear).append(f"{other} ({tables.signed(gain)})")
+            known = not math.isnan(tables.value_of(entry, "low"))
+            group = (better if tables.is_clear(entry) else unclear) if known else unknown
+            group.append(f"{other} ({tables.signed(gain)})")
     sentences = [f"It is clearly better than {_listed(better)}."] if better else []
-    return sentences + ([f"It can't be told apart from {_listed(unclear)}."] if unclear else [])
+    sentences += [f"It can't be told apart from {_listed(unclear)}."] if unclear else []
+    return sentences + ([f"Intervals against {_listed(unknown)} are not available."] if unknown else [])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -128,6 +128,11 @@ class Kubeflow:
         """How a run is: a `V2beta1Run`."""
         return self._call(self._runs.run_service_get_run, run)
 
+    def newest_runs(self) -> list[Any]:
+        """The runs that were started last, at most a hundred, newest first."""
+        given = {"namespace": self.namespace, "page_size": 100, "sort_by": "created_at desc"}
+        return list(self._call(self._runs.run_service_list_runs, **given).runs or [])
+
     def link(self, run: str, recurring: bool = False) -> str:
         """The page of a run, or of a recurring one."""
         return f"{self.host}/#/{'recurringrun' if recurring else 'runs'}/details/{run}"

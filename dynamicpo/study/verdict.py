@@ -67,7 +67,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         objective: The base objective.
-        fall: Its largest fall from a smaller to a larger number of negatives that is a collapse; else its largest.
+        fall: Its largest fall from a smaller to a larger number of negatives that is a collapse; else its largest;
+            where it never falls, the change from the fewest to the most.
         collapsed: Whether that is a collapse.
         outcome: What DynamicPO does to a collapse: "prevented" (it ranks clearly better there and has no such fall
             itself), "softened" (the first only), "not prevented"; "" without a collapse or without DynamicPO.
@@ -190,8 +191,9 @@ def judge(
     if not falls:
         return None
     collapses = [entry for entry in falls if _is_collapse(entry, cells, config)]
-    fall = (collapses or falls)[0]
-    most = max(entry.a[2] for entry in falls)
+    fewest, most = min(entry.b[2] for entry in falls), max(entry.a[2] for entry in falls)
+    whole = [entry for entry in falls if (entry.b[2], entry.a[2]) == (fewest, most)]
+    fall = (collapses or [entry for entry in falls if entry.difference < 0] or whole or falls)[0]
     place = fall.a[2] if collapses else most
     treated = kind_at(objective, TREATMENT, place)
     gain = known.get((treated, kind_at(objective, "plain", place)))

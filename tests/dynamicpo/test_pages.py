@@ -35,8 +35,9 @@ def log(steps: int = 30, **more: float) -> list[dict[str, Any]]:
 
 def preference_log() -> list[dict[str, Any]]:
     keys = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "boundary_fraction")
-    keys += ("violation_share", "boundary_beta", "boundary_gradient", "boundary_gradient_relative", "grad_norm")
-    return log(**dict.fromkeys(keys, 0.25))
+    keys += ("violation_share", "boundary_beta", "grad_norm")
+    steps = log(**dict.fromkeys(keys, 0.25))
+    return [{**step, "boundary_gradient": 0.8 if step["step"] <= 10 else 0.2} for step in steps]
 
 
 def report(**changes: Any) -> pages.Report:
@@ -111,6 +112,7 @@ def test_training_page_draws_all_measures_and_explains_each() -> None:
     assert charts_of(html) == [
         "Loss",
         "Boundary gradient, against the first steps",
+        "Boundary gradient",
         "Chosen item ahead of every rejected one",
         "Reward margin",
         "Rewards",
@@ -120,7 +122,7 @@ def test_training_page_draws_all_measures_and_explains_each() -> None:
         "Learning rate",
         "Gradient norm",
     ]
-    assert html.count("<figcaption>") == 10
+    assert html.count("<figcaption>") == 11
 
 
 def test_training_page_of_fine_tuning_has_loss_and_learning_rate_alone() -> None:

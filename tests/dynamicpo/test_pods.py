@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 from kubernetes import client
 
+from dynamicpo import __version__
 from dynamicpo.runs.pods import summarize_run
 
 
@@ -19,7 +20,7 @@ def pod(name: str, phase: str, task: str, **ended: Any) -> dict[str, Any]:
     status = {"name": "main", "state": state, "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
     return {
         "metadata": {"name": name, "annotations": {"workflows.argoproj.io/node-name": task}},
-        "spec": {"nodeName": "gpu-node", "containers": [{"name": "main"}]},
+        "spec": {"nodeName": "gpu-node", "containers": [{"name": "main", "image": "registry/dynamicpo@sha256:0"}]},
         "status": {"phase": phase, "containerStatuses": [status]},
     }
 
@@ -67,9 +68,9 @@ def api() -> Iterator[Any]:
     server.shutdown()
 
 
-def summarized(folder: Path, api: Any) -> tuple[dict[str, Any], str]:
+def summarized(folder: Path, api: Any, place: str = "") -> tuple[dict[str, Any], str]:
     status = {"state": "FAILED", "error_message": "task failed"}
-    summarize_run("run-1", status, folder / "summary", folder / "logs.md", api)
+    summarize_run("run-1", status, folder / "summary", folder / "logs.md", api, place)
     return json.loads((folder / "summary" / "summary.json").read_text()), (folder / "logs.md").read_text()
 
 
@@ -104,6 +105,26 @@ def test_a_refusal_is_named_and_the_summary_still_written(api: Any, tmp_path: Pa
     summary, logs = summarized(tmp_path, api)
     assert summary["pods"] == [] and "403" in summary["problem"]
     assert summary["state"] == "FAILED" and summary["problem"] in logs
+
+
+def test_metrics_and_images_are_in_the_summary(api: Any, tmp_path: Path):
+    """The API tells no metric of a run: whoever asks later reads this file."""
+    run = tmp_path / "store" / "training" / "run-1"
+    for task, model, value in (("evaluate", "sft", 0.25), ("evaluate-2", "dmpo", 0.5)):
+        (run / task / "0" / "evaluation" / model).mkdir(parents=True)
+        path = run / task / "0" / "evaluation" / model / "metrics.json"
+        path.write_text(json.dumps({"test_hit_ratio_at_1": value}))
+    summary, _ = summarized(tmp_path, api, str(run / "summarize-run" / "0" / "summary"))
+    assert summary["metrics"] == {"sft": {"test_hit_ratio_at_1": 0.25}, "dmpo": {"test_hit_ratio_at_1": 0.5}}
+    assert (summary["images"], summary["package_version"]) == (["registry/dynamicpo@sha256:0"], __version__)
+    assert "problem" not in summary
+
+
+@pytest.mark.parametrize("place", ["/nowhere/run-1/x/summary", "minio://bucket/run-1/x/summary"])
+def test_a_store_that_can_not_be_read_is_named(api: Any, tmp_path: Path, place: str):
+    summary, logs = summarized(tmp_path, api, place)
+    assert summary["metrics"] == {} and summary["problem"].startswith("The metrics could not be read: ")
+    assert len(summary["pods"]) == 3 and summary["problem"] in logs
 
 
 def test_outside_a_cluster_it_says_so(tmp_path: Path):

@@ -1,0 +1,96 @@
+"""Runs of a Kubeflow installation, to compare: what its API says of them, and what they left in the store.
+
+The API tells state and parameters but no metric. Tasks write below PIPELINE ROOT/PIPELINE/RUN/: each evaluation is a
+folder there, and the exit handler's `summary.json` says which images ran.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dynamicpo import storage
+from dynamicpo.errors import ConfigError, DataError, unknown_name
+from dynamicpo.runs.found import Run, check_evaluations, check_state, data_of, with_different_names
+from dynamicpo.runs.kubeflow import Kubeflow
+from dynamicpo.runs.pipelines import pipeline_names
+
+log = logging.getLogger(__name__)
+
+_EVALUATION = re.compile(r"(?P<folder>.*/evaluation)/manifest\.json")
+_SUMMARY = re.compile(r".*/summary/summary\.json")
+
+
+def fetch_runs(given: Sequence[str], kubeflow: Kubeflow, store: str, scratch: Path) -> list[Run]:
+    """Runs of an installation, with their evaluations copied to this machine.
+
+    Args:
+        given: Ids or names of runs; of several runs of one name the newest.
+        kubeflow: Where they ran.
+        store: The prefix below which pipelines write, for runs that do not say it themselves.
+        scratch: Folder for what is copied.
+
+    Raises:
+        ConfigError: No such installation or run (the message has the nearest), or no store.
+        DataError: A run that has not succeeded, or made no evaluation; or what it left can't be read.
+    """
+    kubeflow.check()
+    runs = {run.run_id: run for run in (_find(text, kubeflow) for text in given)}
+    return with_different_names([_fetch(run, store, scratch) for run in runs.values()])
+
+
+def _find(text: str, kubeflow: Kubeflow) -> Any:
+    """The run of an id or a name."""
+    if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text):
+        return kubeflow.run(text)
+    newest = kubeflow.newest_runs()
+    for run in newest:
+        if text in (run.run_id, run.display_name):
+            return run
+    raise unknown_name("compare: run", text, {run.display_name for run in newest})
+
+
+def _fetch(run: Any, store: str, scratch: Path) -> Run:
+    name = str(run.display_name)
+    check_state(name, str(run.state))
+    files = storage.list_files(_place(run, store))
+    folders = sorted({found["folder"] for file in files if (found := _EVALUATION.fullmatch(file))})
+    log.info("%s: %d evaluations in the store", name, len(folders))
+    evaluations = [storage.fetch(folder, scratch / run.run_id / str(number)) for number, folder in enumerate(folders)]
+    check_evaluations(name, evaluations)
+    summaries = [_read(file, scratch / run.run_id / "summary") for file in files if _SUMMARY.fullmatch(file)]
+    origin = {key: value for summary in summaries for key, value in summary.items() if key in _ORIGIN}
+    version = getattr(run.pipeline_version_reference, "pipeline_version_id", None)
+    parameters = dict(run.runtime_config.parameters or {}) if run.runtime_config else {}
+    return Run(name, evaluations, {"version": version, **origin, **data_of(evaluations), **parameters})
+
+
+_ORIGIN = ("images", "package_version")
+
+
+def _place(run: Any, store: str) -> str:
+    """Where a run's tasks wrote."""
+    root = (store or (run.runtime_config.pipeline_root if run.runtime_config else "") or "").rstrip("/")
+    if not root:
+        raise ConfigError(
+            f"--store: must be given, because {run.display_name} does not say where it wrote. Give the prefix below "
+            "which pipelines write, such as gs://bucket/pipelines."
+        )
+    places = [f"{root}/{name.replace('_', '-')}/{run.run_id}" for name in pipeline_names()]
+    for place in places:
+        if storage.exists(place):
+            return place
+    raise DataError(
+        f"{run.display_name}: must have left its artifacts in one of {', '.join(places)}, but nothing is there. "
+        "Give the prefix below which pipelines write (--store)."
+    )
+
+
+def _read(file: str, scratch: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(storage.fetch(file, scratch).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: must be the summary of a run, but it can't be read ({error}).") from error
+    return found
