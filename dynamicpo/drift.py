@@ -272,10 +272,12 @@ def _with_verdict(page: str, found: Mapping[str, Any]) -> str:
         for name, column in found["columns"].items()
     )
     verdict = (
+        "<style>.MuiCard-root { overflow-x: auto !important }</style>"  # else a narrow window cuts Evidently's part off
         '<section style="font-family: system-ui, sans-serif; max-width: 70rem; margin: 1.5rem auto; padding: 0 1rem">'
         f"<h1>{found['verdict']}</h1><p>{html.escape(found['rule'])}</p>"
         f"<p>Rows: {found['rows']['reference']:,} of the reference, {found['rows']['current']:,} of the current window."
-        '</p><table cellpadding="4"><thead><tr><th>column</th><th>distance</th><th>drifted</th><th>how measured</th>'
-        f"<th>what it is</th></tr></thead><tbody>{rows}</tbody></table></section>"
+        '</p><div style="overflow-x: auto"><table cellpadding="4"><thead><tr><th>column</th><th>distance</th>'
+        "<th>drifted</th><th>how measured</th><th>what it is</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></section>"
     )
     return re.sub(r"<body[^>]*>", lambda match: match[0] + verdict, page, count=1)

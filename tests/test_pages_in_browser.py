@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -12,10 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from dynamicpo import charts, pages
+from dynamicpo.config import VARIANTS, DriftConfig, GridConfig, StudyConfig
+from dynamicpo.drift import monitor_drift
+from dynamicpo.grid import kind_at, plan_cells, variant_of
+from dynamicpo.study.report import make_report
+from dynamicpo.study.verdict import judge_all
+from tests.fixtures.cells import study_cells, users
+from tests.fixtures.folders import NUM_ITEMS, write_preferences
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,6 +50,35 @@ OVERLAPPING = """
       && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3
   ).map(([other]) => svg.getAttribute('aria-label') + ': ' + one + ' / ' + other));
 })
+"""
+
+
+CLIPPED = """
+[...document.querySelectorAll('body *')].filter(part =>
+  getComputedStyle(part).overflowX == 'hidden' && part.clientWidth > 0 && part.scrollWidth > part.clientWidth + 1
+).map(part => part.tagName + ' ' + part.getAttribute('class') + ': ' + part.textContent.slice(0, 60))
+"""
+PALE = """
+(() => {
+  const level = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * level(r / 255) + 0.7152 * level(g / 255) + 0.0722 * level(b / 255);
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+  const behind = node => {
+    for (; node; node = node.parentElement) {
+      const colour = parts(getComputedStyle(node).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const texts = [...document.querySelectorAll('body *')].filter(node =>
+    [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()) && node.checkVisibility());
+  const pale = texts.filter(node => {
+    const style = getComputedStyle(node), ink = node.closest('svg') ? style.fill : style.color;
+    const [one, other] = [light(parts(ink)), light(behind(node.closest('svg') || node))].sort((a, b) => b - a);
+    return (one + 0.05) / (other + 0.05) < 4.5;
+  });
+  return [...new Set(pale.map(node => node.tagName + ': ' + node.textContent.trim().slice(0, 40)))];
+})()
 """
 
 
@@ -149,11 +187,35 @@ def comparison(names: list[str]) -> str:
             comparisons=[{"a": a, "b": b, "metric": m, **numbers} for a, b in pairs for m in measures[:2]],
             training={name: log(90, place) for place, name in enumerate(names)},
             examples=[{"a": a, "b": b, "outcome": o, **example} for a, b in pairs[:2] for o in ("won", "lost")],
-            differences={"image": dict.fromkeys(names, "registry/dynamicpo@sha256:" + "0123456789abcdef" * 4)},
+            differences={"beta": dict(zip(names, range(len(names)), strict=True))},
+            runs={"image": dict.fromkeys(names[:2], "registry/dynamicpo@sha256:" + "0123456789abcdef" * 4)},
             facts={"protocol": {"split": "test"}, "fingerprint": "f" * 300},
             warnings=["w" * 300],
         )
     )
+
+
+def study(config: GridConfig) -> str:
+    """The page of a study with all of a grid's cells; a hostile text among its facts."""
+    kinds = {
+        kind_at(cell["loss"], variant_of(cell["dynamic"], cell["ablation"]), cell["num_negatives"]): cell
+        for cell in plan_cells(config)
+    }
+    shares = {kind: (0.3 + 0.01 * (place % 9), 0.1 + 0.01 * place) for place, kind in enumerate(kinds)}
+    judged = judge_all(study_cells(shares, noise=0.01), users(), range(3), StudyConfig())
+    return pages.study_page(make_report(judged, {"popularity": 0.25}, {"protocol": {"split": HOSTILE}, "seeds": [0]}))
+
+
+def drift() -> str:
+    """Evidently's page, over titles and categories that are scripts."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = [str(item) for item in range(NUM_ITEMS)]
+        items = pd.DataFrame({"item_id": names, "title": HOSTILE, "popularity": range(NUM_ITEMS), "category": HOSTILE})
+        items["title"] += items["item_id"]
+        items["category"] += (items["popularity"] % 3).astype(str)
+        preferences = write_preferences(Path(folder) / "preferences", items=items)
+        monitor_drift(preferences, preferences, Path(folder) / "drift", DriftConfig())
+        return (Path(folder) / "drift" / "report.html").read_text(encoding="utf-8")
 
 
 LONG = [f"{name} with a rather long description of what was done, number {name}" for name in "abcdef"]
@@ -165,7 +227,11 @@ CASES: dict[str, Callable[[], str]] = {
     "one step": lambda: pages.training_page(log(1, 0), "Preference training", {}),
     "evaluation": lambda: pages.evaluation_page({"a": {"mrr": 0.5}}, {"a": [*range(1682)]}, [], {}),
     "nothing": lambda: pages.comparison_page(pages.Report(metrics={})),
+    "study": lambda: study(GridConfig()),
+    "whole study": lambda: study(WHOLE),
+    "study of one K": lambda: study(GridConfig(num_negatives="5", objectives="dmpo")),
 }
+WHOLE = GridConfig(num_negatives="1,3,5,10,15,19", objectives="dmpo,sdpo,mppo", variants=",".join(VARIANTS))
 
 
 @cache
@@ -194,12 +260,30 @@ def test_a_page_fits_its_window_and_asks_no_host(browser: Browser, case: Path, w
         assert np.asarray(image.convert("L")).std() > 3  # not a blank page
 
 
-def test_scripts_in_titles_stay_text(browser: Browser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["comparison", "whole study"])
+def test_scripts_in_titles_stay_text(browser: Browser, tmp_path: Path, name: str) -> None:
     path = tmp_path / "page.html"
-    path.write_text(html("comparison"), encoding="utf-8")
+    path.write_text(html(name), encoding="utf-8")
     assert browser.open(path, 1400) == []
-    assert browser.run("document.title") == HOSTILE
+    assert browser.run("document.title") == (HOSTILE if name == "comparison" else "Collapse study")
     assert browser.run("document.querySelectorAll('script, img').length") == 0
+    assert HOSTILE in browser.run("document.body.textContent")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_drift_page_fits_and_its_titles_stay_text(browser: Browser, tmp_path: Path, width: int) -> None:
+    """Its charts are drawn by scripts of its own; those of the titles must not run."""
+    path = tmp_path / "page.html"
+    path.write_text(cached_drift(), encoding="utf-8")
+    assert browser.open(path, width) == []
+    wait = "new Promise(done => setTimeout(done, 3000))"
+    browser("Runtime.evaluate", expression=wait, awaitPromise=True)
+    assert [event for event in browser.events if event.get("method") == "Network.requestWillBeSent"][1:] == []
+    assert browser.run("document.title") != "owned"
+    assert browser.run("document.querySelectorAll('img[src*=\"example.invalid\"]').length") == 0
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run(CLIPPED) == []
+    assert "columns have drifted" in browser.run("document.querySelector('h1').textContent")
 
 
 def test_a_wide_table_scrolls_in_its_own_box(browser: Browser, tmp_path: Path) -> None:
@@ -221,16 +305,47 @@ def test_print_shows_the_facts_and_cuts_nothing(browser: Browser, tmp_path: Path
     browser("Emulation.setEmulatedMedia", media="")
 
 
-def test_lines_are_told_apart_in_greyscale(browser: Browser, tmp_path: Path) -> None:
-    """Six level lines, without their colours: no two have the same pattern of dark and light."""
+LINES: dict[str, Callable[[], str]] = {
+    "curves": lambda: charts.curves({name: ([0, 100], [place, place]) for place, name in enumerate("abcdef")}, "t"),
+    "scaling": lambda: charts.scaling(
+        {name: [(k, place, place, place) for k in (1, 3, 5, 10, 15, 19)] for place, name in enumerate(VARIANTS)}, "t"
+    ),
+}
+
+
+@pytest.mark.parametrize("vision", ["achromatopsia", "deuteranopia", "protanopia", "tritanopia"])
+@pytest.mark.parametrize("kind", LINES)
+def test_lines_are_told_apart_without_colour(browser: Browser, tmp_path: Path, kind: str, vision: str) -> None:
+    """Level lines as a reader without some or all colours sees them: dark enough, and no two of one pattern."""
     path, image = tmp_path / "page.html", tmp_path / "page.png"
-    levels = {name: ([0, 100], [place, place]) for place, name in enumerate("abcdef")}
-    path.write_text(f"<body style='margin:0'>{charts.curves(levels, 't')}</body>", encoding="utf-8")
+    path.write_text(f"<body style='margin:0'>{LINES[kind]()}</body>", encoding="utf-8")
     browser.open(path, 800)
+    browser("Emulation.setEmulatedVisionDeficiency", type=vision)
     browser.screenshot(image)
+    browser("Emulation.setEmulatedVisionDeficiency", type="none")
     with Image.open(image) as picture:
         dark = np.asarray(picture.convert("L"))[:420, 100:740] < 200
     rows = [row for row in range(len(dark)) if dark[row].mean() > 0.3]
     centres = [group[len(group) // 2] for group in np.split(rows, np.where(np.diff(rows) > 8)[0] + 1)]
-    patterns = {(int(np.diff(dark[row].astype(int)).clip(0).sum()), round(dark[row].mean(), 1)) for row in centres[:6]}
-    assert len(patterns) == 6
+    lines = 6 if kind == "curves" else 4
+    centres = centres[:lines]
+    patterns = {
+        (int(np.diff(dark[row].astype(int)).clip(0).sum()), round(dark[row].mean(), 1)) for row in centres[:lines]
+    }
+    assert len(patterns) == lines
+
+
+@pytest.mark.parametrize("name", ["comparison", "whole study"])
+def test_text_is_dark_enough_to_read(browser: Browser, tmp_path: Path, name: str) -> None:
+    """Every text stands out from its background by 4.5 to 1 (WCAG AA), in charts too."""
+    path = tmp_path / "page.html"
+    path.write_text(html(name), encoding="utf-8")
+    browser.open(path, 1400)
+    assert browser.run(PALE) == []
+    browser.run("document.querySelector('h1').style.color = '#999'")
+    assert [text[:3] for text in browser.run(PALE)] == ["H1:"]
+
+
+@cache
+def cached_drift() -> str:
+    return drift()

@@ -65,10 +65,10 @@ class StudyReport:
 def study_page(report: StudyReport) -> str:
     """The page of a collapse study."""
     text = "Points are means over seeds, bars 95 % intervals over seeds."
-    protocol = report.facts.get("protocol")
+    protocol, note = report.facts.get("protocol"), ""
     if isinstance(protocol, Mapping):
-        text += f" Protocol: {', '.join(f'{name} {fact(value)}' for name, value in protocol.items())}."
-    sections = [Section("Verdict", report.test, report.verdicts)]
+        note = f"Protocol: {', '.join(f'{name} {fact(value)}' for name, value in protocol.items())}."
+    sections = [Section("Verdict", report.test, report.verdicts, note=note)]
     for objective, measures in report.curves.items():
         sections.append(
             Section(f"{objective} against the number of negatives", text, figures=_figures(measures, report))

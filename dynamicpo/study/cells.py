@@ -13,7 +13,7 @@ from dynamicpo.metrics import row_metrics
 from dynamicpo.records import Manifest
 from dynamicpo.results import BASELINES, COMPARED, Result
 from dynamicpo.steps import GRADIENT, RELATIVE, last, relative_gradient
-from dynamicpo.study.verdict import SFT, Cells, Floats, Kind, kind_name
+from dynamicpo.study.verdict import SFT, Cells, Floats, Kind, kind_name, order
 
 _FREE = {"loss", "dynamic", "ablation", "num_negatives", "seed"}  # in what the cells of a study may differ
 
@@ -58,7 +58,7 @@ def read_cells(paths: Sequence[Path], sources: Sequence[Manifest]) -> Found:
     if not entries:
         raise DataError("study: needs at least one cell, got none. Give the evaluations of trained models.")
     seeds = _seeds(trained)
-    cells = {kind: _cells([trained[kind][seed] for seed in seeds]) for kind in sorted(trained)}
+    cells = {kind: _cells([trained[kind][seed] for seed in seeds]) for kind in sorted(trained, key=order)}
     facts = entries[0].facts
     shared = {name: value for name, value in facts["config"].items() if name not in _FREE} | facts["inputs"]
     return Found(cells, entries[0].result.rows.users, seeds, facts["inputs"]["adapter"], shared)

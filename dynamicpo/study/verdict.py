@@ -120,6 +120,11 @@ def judge_all(cells: Mapping[Kind, Cells], users: Sequence[str], seeds: Sequence
     return Study(cells, seeds, objectives, contrasts, [found for found in verdicts if found is not None], config)
 
 
+def order(kind: Kind) -> tuple[int, int, int]:
+    """Sorts kinds as they are written down: objective, variant, number of negatives."""
+    return list(LOSSES).index(kind[0]), list(VARIANTS).index(kind[1]), kind[2]
+
+
 def kind_name(kind: Kind) -> str:
     """`DMPO, K = 19`, `S-DPO with DynamicPO, K = 5`; `SFT`."""
     loss, variant, count = kind
