@@ -5,6 +5,7 @@ look alike in all charts of a page and can be told apart without colour. All cha
 400 units wide: the page decides how many stand side by side.
 """
 
+from dynamicpo.charts.drawing import beside
 from dynamicpo.charts.numbers import interval, number, short_names
 from dynamicpo.charts.plots import (
     Estimate,
@@ -20,6 +21,7 @@ from dynamicpo.charts.plots import (
 __all__ = [
     "Estimate",
     "bars_with_intervals",
+    "beside",
     "curves",
     "histogram",
     "interval",

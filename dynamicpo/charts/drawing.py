@@ -20,6 +20,7 @@ WIDTH, RIGHT = 400, 14
 INK, GREY, GRID, RED = "#1f2328", "#59636e", "#e3e6ea", "#b42318"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
 _LINE = 18
+_GAP = 24
 _Text = tuple[float, float, str, dict[str, Any]]
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -84,6 +85,27 @@ def draw(paint: Callable[[Any], None], frame: Frame) -> str:
         target = io.StringIO()
         FigureCanvasSVG(figure).print_svg(target, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _inline(target.getvalue(), one_line(frame.title))
+
+
+def beside(charts: Sequence[str], across: int) -> str:
+    """Charts in rows as one SVG file that stands alone: on white, whatever is around it.
+
+    Args:
+        charts: Inline SVGs of this package, row by row.
+        across: How many stand in a row.
+    """
+    heights = [float(re.findall(r'viewBox="\S+ \S+ \S+ (\S+)"', chart)[0]) for chart in charts]
+    parts, top = [], float(_GAP)
+    for start in range(0, len(charts), across):
+        for place, chart in enumerate(charts[start : start + across]):
+            size = (
+                f'x="{_GAP + place * (WIDTH + _GAP)}" y="{top:g}" width="{WIDTH}" height="{heights[start + place]:g}"'
+            )
+            parts.append(chart.replace('width="100%"', size, 1))
+        top += max(heights[start : start + across]) + _GAP
+    box = f'width="{across * (WIDTH + _GAP) + _GAP}" height="{top:g}"'
+    front = f'<svg xmlns="http://www.w3.org/2000/svg" {box} viewBox="0 0 {across * (WIDTH + _GAP) + _GAP} {top:g}">'
+    return "\n".join([front, '<rect width="100%" height="100%" fill="#ffffff"/>', *parts, "</svg>\n"])
 
 
 def shrink(text: Any, room: float) -> None:

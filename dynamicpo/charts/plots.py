@@ -172,6 +172,7 @@ def scaling(
     y_label: str = "",
     x_label: str = "number of negatives K",
     references: Mapping[str, float] | None = None,
+    y_range: tuple[float | None, float | None] = (None, None),
 ) -> str:
     """A measure against K: one line for each name, with intervals.
 
@@ -181,6 +182,7 @@ def scaling(
         y_label: The unit.
         x_label: What runs along x.
         references: Horizontal lines to compare with, such as the model before training.
+        y_range: Limits of y, None for the data's own.
     """
     tables = [np.asarray(points, dtype=float).reshape(-1, 4) for points in series.values()]
     ks = sorted({float(k) for table in tables for k in table[np.isfinite(_finite(table[:, 1])), 0]})
@@ -195,6 +197,7 @@ def scaling(
         if ks:
             _references(axes, {f"{name} {number(value)}": value for name, value in (references or {}).items()})
             axes.set_xticks(ks, [f"{k:g}" for k in ks])
+            axes.set_ylim(*y_range)
 
     return draw(paint, Frame(title, y_label, x_label))
 

@@ -2,7 +2,7 @@
 
 from dynamicpo.pages.evaluation import Report, comparison_page, evaluation_page, settings_table
 from dynamicpo.pages.layout import Figure, Section, page
-from dynamicpo.pages.study import StudyReport, study_markdown, study_page
+from dynamicpo.pages.study import StudyReport, study_figure, study_markdown, study_page
 from dynamicpo.pages.tables import Cell, Table, differences_table, markdown_table, metrics_table, text_table
 from dynamicpo.pages.training import training_page
 
@@ -20,6 +20,7 @@ __all__ = [
     "metrics_table",
     "page",
     "settings_table",
+    "study_figure",
     "study_markdown",
     "study_page",
     "text_table",

@@ -1,6 +1,7 @@
 """The page of the collapse study: the verdict, then every measure against the number of negatives."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ _CHARTS = {
         "How many of the rejected items are such ones at the end; the others are easy.",
     ),
 }
+_AT_A_GLANCE = ("hit_ratio_at_1", "final_loss", "boundary_gradient_relative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +88,32 @@ def study_markdown(report: StudyReport) -> str:
     return "\n\n".join([*(f"**Warning:** {text}" for text in report.warnings), *parts]) + "\n"
 
 
+def study_figure(report: StudyReport) -> str:
+    """The study at a glance, as an SVG file: a row for each of the main measures, a column for each objective."""
+    found = [
+        _chart(measure, measures[measure], report, f"{objective}: ")
+        for measure in _AT_A_GLANCE
+        for objective, measures in report.curves.items()
+    ]
+    return charts.beside(found, len(report.curves))
+
+
 def _figures(measures: Mapping[str, Mapping[str, Points]], report: StudyReport) -> list[Figure]:
-    figures = []
-    for measure, series in measures.items():
-        title, unit, caption = _CHARTS[measure]
-        references = report.references if measure == "hit_ratio_at_1" else {}
-        figures.append(Figure(charts.scaling(series, title, unit, references=references), caption))
-    return figures
+    return [Figure(_chart(measure, series, report), _CHARTS[measure][2]) for measure, series in measures.items()]
+
+
+def _chart(measure: str, series: Mapping[str, Points], report: StudyReport, front: str = "") -> str:
+    title, unit, _ = _CHARTS[measure]
+    references = report.references if measure == "hit_ratio_at_1" else {}
+    limits = _limits(measure, report, references.values())
+    return charts.scaling(series, front + title, unit, references=references, y_range=limits)
+
+
+def _limits(measure: str, report: StudyReport, others: Iterable[float]) -> tuple[float | None, float | None]:
+    """Limits of y that all objectives share; losses of different objectives are not comparable."""
+    if measure == "final_loss":
+        return None, None
+    points = [point for measures in report.curves.values() for line in measures[measure].values() for point in line]
+    values = [value for value in [*others, *(part for point in points for part in point[1:])] if math.isfinite(value)]
+    room = 0.06 * (max(values) - min(values)) if values else 0
+    return (min(values) - room, max(values) + room) if room else (None, None)

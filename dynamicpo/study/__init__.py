@@ -20,7 +20,7 @@ def judge_collapse(baselines: Path, evaluations: Sequence[Path], output: Path, c
         baselines: Evaluation of the SFT model that all cells started from, and of the baselines.
         evaluations: Evaluations of the cells: models that differ in loss, DynamicPO, number of negatives and seed
             alone.
-        output: Folder to make: `study.json`, `verdict.md`, `report.html`.
+        output: Folder to make: `study.json`, `verdict.md`, `figure.svg`, `report.html`.
         config: What counts as a collapse.
 
     Returns:
@@ -44,6 +44,7 @@ def judge_collapse(baselines: Path, evaluations: Sequence[Path], output: Path, c
         report = make_report(study, baseline_hits(baselines, sources[0]), facts)
         write_json(folder / "study.json", {"protocol": protocol, **plain(study)})
         (folder / "report.html").write_text(pages.study_page(report), encoding="utf-8")
+        (folder / "figure.svg").write_text(pages.study_figure(report), encoding="utf-8")
         (folder / "verdict.md").write_text(pages.study_markdown(report), encoding="utf-8")
         manifest.counts = counts(study)
         manifest.extra = {"protocol": protocol}

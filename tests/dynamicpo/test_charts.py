@@ -223,3 +223,27 @@ def test_shortened_names_stay_distinct_and_fit() -> None:
     assert short[3:] == ["dmpo", "(no name)"]
     assert all(columns(name) <= 42 for name in short)
     assert columns(shorten("映画" * 40, 20)) <= 20
+
+
+def test_charts_stand_beside_each_other_in_one_file() -> None:
+    """Two to a row; a row is as high as its highest chart; ids stay those of each chart."""
+    parts = all_charts("a")[:3]
+    root = ElementTree.fromstring(charts.beside(parts, 2))
+    inner = root.findall("{http://www.w3.org/2000/svg}svg")
+    heights = [float(ElementTree.fromstring(part).attrib["viewBox"].split()[3]) for part in parts]
+    gap = float(inner[0].attrib["x"])
+    assert [float(part.attrib["x"]) for part in inner] == [gap, 2 * gap + WIDTH, gap]
+    assert [float(part.attrib["y"]) for part in inner] == pytest.approx([gap, gap, 2 * gap + max(heights[:2])])
+    assert [float(part.attrib["height"]) for part in inner] == pytest.approx(heights)
+    assert float(root.attrib["height"]) == pytest.approx(3 * gap + max(heights[:2]) + heights[2])
+    assert root[0].attrib["fill"] == "#ffffff"
+    ids = [node.attrib["id"] for node in root.iter() if "id" in node.attrib]
+    assert len(ids) == len(set(ids))
+
+
+def test_limits_of_y_can_be_shared() -> None:
+    """The same rise of 0.1 on a plot 190 units high: of its own limits 0.1 is half, of 0 to 1 a tenth."""
+    points = [(1, 0.4, 0.35, 0.45), (19, 0.5, 0.45, 0.55)]
+    for limits, share in ((0.35, 0.55), 0.5), ((0, 1), 0.1):
+        (_, first), (_, last) = line_points(charts.scaling({"a": points}, "t", y_range=limits))
+        assert first - last == pytest.approx(share * 190, abs=0.5)

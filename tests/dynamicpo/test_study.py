@@ -1,8 +1,10 @@
 """The collapse study as a stage: real cells in, a page and a verdict out; what can't be judged is refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -89,10 +91,20 @@ def test_the_page_shows_every_measure_for_every_objective(root: Path, tmp_path: 
     assert verdict.startswith("DMPO did not collapse") and "| objective |" in verdict
 
 
+def test_the_figure_stands_alone(root: Path, tmp_path: Path) -> None:
+    judge(root, tmp_path / "out")
+    text = (tmp_path / "out" / "figure.svg").read_text(encoding="utf-8")
+    labels = [part.attrib["aria-label"] for part in ElementTree.fromstring(text) if "aria-label" in part.attrib]
+    measures = ("HitRatio@1", "Final training loss", "Boundary gradient left at the end")
+    assert labels == [f"{objective}: {measure}" for measure in measures for objective in ("DMPO", "S-DPO")]
+    assert len(text) < 200_000
+    assert not [word for word in re.findall(r'(?:href|src)="([^"]*)"', text) if not word.startswith("#")]
+
+
 def test_the_same_gives_the_same_bytes_and_is_used_again(root: Path, tmp_path: Path) -> None:
     first = judge(root, tmp_path / "first")
     judge_collapse(root / "baselines", evaluations(root)[::-1], tmp_path / "second", StudyConfig())
-    for name in ("study.json", "verdict.md", "report.html", "manifest.json"):
+    for name in ("study.json", "verdict.md", "figure.svg", "report.html", "manifest.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert judge(root, tmp_path / "first") == first
 
