@@ -83,7 +83,7 @@ def _lines(arguments: argparse.Namespace, result: Mapping[str, Any]) -> list[str
     if arguments.json or arguments.command == "audit-candidates":
         return [json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False)]
     if arguments.command == "runs":
-        return [_run_line(run) for run in result["runs"]] or [f"no runs in {arguments.folder}"]
+        return [_run_line(run) for run in result["runs"]] or [f"no runs in {arguments.host or arguments.folder}"]
     if arguments.command == "run":
         return [*_tables(result), *_sentences(result), str(Path(result["folder"]) / result["report"])]
     if arguments.command == "compile":
@@ -129,6 +129,7 @@ def _parser() -> tuple[_Parser, Mapping[str, argparse.ArgumentParser]]:
     run.add_argument("--workers", type=int, default=1, help="tasks of a loop at once (default: 1)")
     runs = add("runs", "list runs with their state and HitRatio@1")
     runs.add_argument("folder", nargs="?", default="runs", help="where they are (default: runs)")
+    _add_installation(runs, required=False)
     compiled = add("compile", "write a pipeline as YAML for Kubeflow")
     compiled.add_argument("pipeline")
     compiled.add_argument("-o", "--output", required=True, metavar="FILE")
@@ -205,8 +206,11 @@ def _flag(name: str) -> str:
 
 def _run_line(run: Mapping[str, Any]) -> str:
     headline = ", ".join(f"{name} {value:.3f}" for name, value in run["hit_ratio_at_1"].items())
-    line = f"{run['run']:<34} {run['state']:<10} {run['seconds']:>7.0f} s"
-    return f"{line}  HitRatio@1: {headline}" if headline else line
+    seconds = "–" if run["seconds"] is None else f"{run['seconds']:.0f} s"
+    line = f"{run['run']:<36} {run['state'] or 'unknown':<10} {seconds:>9}"
+    return "  ".join(
+        [line, *([run["name"]] if "name" in run else []), *([f"HitRatio@1: {headline}"] if headline else [])]
+    )
 
 
 def _sentences(result: Mapping[str, Any]) -> list[str]:

@@ -198,9 +198,7 @@ def audit(given: Values) -> dict[str, Any]:
 
 def compare(given: Values) -> dict[str, Any]:
     """Compare runs, of this machine or of a Kubeflow installation, and evaluations."""
-    for flag in ("store", "namespace", "token_file"):
-        if given[flag] and not given["host"]:
-            raise ConfigError(f"--{flag.replace('_', '-')}: is for runs of an installation. Give --host as well.")
+    _check_host(given, "store", "namespace", "token_file")
     folder = Path(given["folder"])
     output = Path(given["output"] or folder / f"compare-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
@@ -226,6 +224,13 @@ def _runs_to_compare(given: Values, folder: Path, scratch: Path) -> list[Any]:
     from dynamicpo.runs.remote import fetch_runs
 
     return fetch_runs(given["run"], _kubeflow(given), given["store"], scratch)
+
+
+def _check_host(given: Values, *flags: str) -> None:
+    """Refuse flags of an installation without one."""
+    for flag in flags:
+        if given[flag] and not given["host"]:
+            raise ConfigError(f"--{flag.replace('_', '-')}: is for runs of an installation. Give --host as well.")
 
 
 def _kubeflow(given: Values) -> Any:
@@ -264,7 +269,12 @@ def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def runs(given: Values) -> dict[str, Any]:
-    """List runs."""
+    """List runs of this machine, or of a Kubeflow installation."""
+    _check_host(given, "namespace", "token_file")
+    if given["host"]:
+        from dynamicpo.runs import remote
+
+        return {"runs": remote.list_runs(_kubeflow(given))}
     from dynamicpo.runs.summary import list_runs
 
     return {"runs": list_runs(Path(given["folder"]))}

@@ -41,6 +41,35 @@ def fetch_runs(given: Sequence[str], kubeflow: Kubeflow, store: str, scratch: Pa
     return with_different_names([_fetch(run, store, scratch) for run in runs.values()])
 
 
+def list_runs(kubeflow: Kubeflow) -> list[dict[str, Any]]:
+    """The newest runs of an installation, oldest first, as those of this machine are listed.
+
+    Their metrics stand in the store, which only a comparison reads; so there are none here.
+
+    Raises:
+        ConfigError: No such installation.
+    """
+    kubeflow.check()
+    return [
+        {
+            "run": str(run.run_id),
+            "name": str(run.display_name),
+            "state": str(run.state).lower(),
+            "started": run.created_at.strftime("%Y-%m-%dT%H:%M:%SZ") if run.created_at else None,
+            "seconds": _seconds(run),
+            "hit_ratio_at_1": {},
+        }
+        for run in reversed(kubeflow.newest_runs())
+    ]
+
+
+def _seconds(run: Any) -> float | None:
+    """How long it took; None while it goes on (the API then gives the year 1 or 1970)."""
+    if not run.created_at or not run.finished_at or run.finished_at < run.created_at:
+        return None
+    return float((run.finished_at - run.created_at).total_seconds())
+
+
 def _find(text: str, kubeflow: Kubeflow) -> Any:
     """The run of an id or a name."""
     if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text):

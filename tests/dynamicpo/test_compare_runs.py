@@ -241,3 +241,27 @@ def test_a_token_is_sent_and_a_dead_host_is_an_error(root: Path, tmp_path: Path,
         assert compare(capsys, *argv, "--host", kubeflow.host, "--token-file", str(tmp_path / "token"))[0] == 0
     code, out, err = compare(capsys, *argv, "--host", kubeflow.host)
     assert (code, out) == (2, "") and f"{kubeflow.host}: must answer" in err and "Traceback" not in err
+
+
+def test_runs_of_an_installation_are_listed(tmp_path: Path, capsys: Capture):
+    runs = [earlier_run(FRIDAY, "training friday", state="RUNNING"), earlier_run(MONDAY, "training monday")]
+    with Installation(earlier=runs).serving() as kubeflow:
+        assert cli.main(["runs", "--host", kubeflow.host]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert lines == [
+            [MONDAY, "succeeded", "5400", "s", "training", "monday"],
+            [FRIDAY, "running", "–", "training", "friday"],
+        ]
+        assert cli.main(["runs", "--host", kubeflow.host, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["runs"][0]["started"] == "2026-11-02T03:00:00Z"
+        assert cli.main(["runs", "--host", kubeflow.host, "--namespace", "team"]) == 2
+        assert "--namespace: must not be given" in capsys.readouterr().err
+    assert cli.main(["runs", str(tmp_path), "--token-file", "token"]) == 2
+    assert "--token-file: is for runs of an installation. Give --host as well." in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_before_it_had_a_length_is_listed(tmp_path: Path, capsys: Capture):
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "summary.json").write_text('{"pipeline": "training"}')
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == ["cut", "unknown", "–"]
