@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from dynamicpo import pages
 from dynamicpo.errors import DataError
-from dynamicpo.evaluations import Entry, models_of, read_entry, read_sources
+from dynamicpo.evaluations import Entry, models_of, read_entry, read_sources, warnings_of
 from dynamicpo.records import Manifest, fingerprint, finished, read_items, stage_output, write_json
 from dynamicpo.results import BASELINES, COMPARED, Result, paired
 
@@ -62,7 +62,7 @@ def compare_evaluations(
     if (existing := finished(output, manifest)) is not None:
         return existing
     with stage_output(output, manifest) as folder:
-        warnings = list(dict.fromkeys(line for source in sources for line in source.extra["warnings"]))
+        warnings = warnings_of(sources)
         report = _report(_collect(named, sources), named[0][1], sources[0].extra["protocol"], settings, runs or {})
         report = replace(report, warnings=warnings)
         facts = {name: getattr(report, name) for name in ("metrics", "comparisons", "differences", "runs")}

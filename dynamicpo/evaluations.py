@@ -1,6 +1,6 @@
 """Finished evaluations, read back: every model with its result, its training log, and how it was made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,11 @@ def read_sources(paths: Sequence[Path], where: str) -> list[Manifest]:
                 f"{values}. Evaluate both in the same way."
             )
     return sources
+
+
+def warnings_of(sources: Iterable[Manifest]) -> list[str]:
+    """What evaluations warn of, each warning once: leaks, NaN scores, a single user."""
+    return list(dict.fromkeys(text for source in sources for text in source.extra["warnings"]))
 
 
 def models_of(source: Manifest) -> list[str]:

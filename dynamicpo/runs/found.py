@@ -59,7 +59,8 @@ def check_state(name: str, state: str) -> None:
         DataError: It is at work, or has failed.
     """
     if state.lower() != "succeeded":
-        what = "Wait for its end" if state.lower() in ("running", "pending") else "Run it again"
+        going = state.lower() in ("running", "pending")
+        what = "Wait for its end, or start it again if it was killed" if going else "Run it again"
         raise DataError(f"{name}: must be a run that succeeded, but it is {state.lower()!r}. {what}.")
 
 

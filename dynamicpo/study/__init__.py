@@ -6,7 +6,7 @@ from typing import Any
 
 from dynamicpo import pages
 from dynamicpo.config import StudyConfig
-from dynamicpo.evaluations import read_sources
+from dynamicpo.evaluations import read_sources, warnings_of
 from dynamicpo.records import Manifest, config_dict, fingerprint, finished, stage_output, write_json
 from dynamicpo.study.cells import baseline_hits, read_cells, read_sft
 from dynamicpo.study.report import counts, make_report, plain
@@ -41,11 +41,11 @@ def judge_collapse(baselines: Path, evaluations: Sequence[Path], output: Path, c
     protocol: dict[str, Any] = sources[0].extra["protocol"]
     facts = {"protocol": protocol, "test": manifest.config, "seeds": found.seeds, "cells": found.shared}
     with stage_output(output, manifest) as folder:
-        report = make_report(study, baseline_hits(baselines, sources[0]), facts)
+        report = make_report(study, baseline_hits(baselines, sources[0]), facts, sorted(warnings_of(sources)))
         write_json(folder / "study.json", {"protocol": protocol, **plain(study)})
         (folder / "report.html").write_text(pages.study_page(report), encoding="utf-8")
         (folder / "figure.svg").write_text(pages.study_figure(report), encoding="utf-8")
         (folder / "verdict.md").write_text(pages.study_markdown(report), encoding="utf-8")
         manifest.counts = counts(study)
-        manifest.extra = {"protocol": protocol}
+        manifest.extra = {"protocol": protocol, "warnings": list(report.warnings)}
     return manifest

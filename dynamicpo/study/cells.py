@@ -88,7 +88,7 @@ def baseline_hits(path: Path, source: Manifest) -> dict[str, float]:
 
 def hits(result: Result) -> Floats:
     """HitRatio@1 of each row, the expected value under ties. Shape (N,)."""
-    return np.asarray(row_metrics(result.better, result.tied, result.scores.shape[1], [1])[COMPARED])
+    return np.asarray(row_metrics(result.better, result.tied, 1, [1])[COMPARED])
 
 
 def _checked(place: Path, entry: Entry, first: Sequence[Entry]) -> Entry:

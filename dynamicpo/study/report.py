@@ -1,7 +1,7 @@
 """A study's figures for its page, for JSON and for KFP's metrics."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,20 +38,21 @@ _OUTCOMES = {
 }
 
 
-def make_report(study: Study, baselines: Mapping[str, float], facts: Mapping[str, Any]) -> StudyReport:
+def make_report(
+    study: Study, baselines: Mapping[str, float], facts: Mapping[str, Any], warnings: Sequence[str] = ()
+) -> StudyReport:
     """What the page shows.
 
     Args:
         study: What was measured.
         baselines: HitRatio@1 of the baselines.
         facts: Protocol, settings, seeds.
+        warnings: Of the evaluations.
     """
     references = {"SFT": float(study.cells[SFT].hits.mean())}
     if "popularity" in baselines:
         references["popularity"] = baselines["popularity"]
-    warnings = ["All rows are of one user: intervals are not available."] if _one_user(study) else []
-    if len(study.seeds) == 1:
-        warnings.append("One seed only: intervals and p know nothing of how training varies.")
+    alone = ["One seed only: intervals and p know nothing of how training varies."] if len(study.seeds) == 1 else []
     return StudyReport(
         headline=sentences.verdict_in_words(study),
         test=sentences.test_in_words(study.config, len(study.contrasts)),
@@ -61,7 +62,7 @@ def make_report(study: Study, baselines: Mapping[str, float], facts: Mapping[str
         cells=_cells(study),
         contrasts=_contrasts(study),
         facts={**facts, "baselines": baselines},
-        warnings=warnings,
+        warnings=[*warnings, *alone],
     )
 
 
@@ -126,10 +127,6 @@ def _named(kind: Kind) -> dict[str, Any]:
 
 def _contrast(entry: Contrast) -> dict[str, Any]:
     return {**entry._asdict(), "a": _named(entry.a), "b": _named(entry.b)}
-
-
-def _one_user(study: Study) -> bool:
-    return any(entry.p is None for entry in study.contrasts)
 
 
 def _curves(study: Study, loss: str) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:

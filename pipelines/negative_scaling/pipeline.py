@@ -29,6 +29,7 @@ def negative_scaling(
     negatives_strategy: str = "uniform",
     negatives_hard_share: float = 0.5,
     negatives_exclude: str = "window",
+    negatives_allow_leak: bool = False,
     negatives_seed: int = 0,
     sft_backbone: str = "compact",
     sft_revision: str = "main",
@@ -72,10 +73,13 @@ def negative_scaling(
     preference_gradient_checkpointing: bool = False,
     preference_backend: str = "auto",
     evaluation_split: str = "test",
+    evaluation_candidates: str = "listed",
     evaluation_score: str = "sum",
     evaluation_rows: int = 0,
     evaluation_generate: bool = False,
     evaluation_base: bool = False,
+    evaluation_sasrec: bool = False,
+    evaluation_allow_leak: bool = False,
     evaluation_token_budget: int = 8192,
     evaluation_resamples: int = 2000,
     evaluation_backend: str = "auto",
@@ -103,11 +107,12 @@ def negative_scaling(
         data_max_history: Longest history of an example, in items.
         data_max_unknown_share: Largest share of interactions with items that are not in the items table.
         negatives_num_candidates: Candidates per row, the target included.
-        negatives_strategy: How negatives are drawn; 'published' keeps the lists the rows came with [uniform,
-            popularity, hard, published].
+        negatives_strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps the lists the
+            rows came with [uniform, popularity, popularity-matched, hard, published].
         negatives_hard_share: Share of 'hard' negatives; the others are uniform.
         negatives_exclude: What negatives exclude: the row's history, the user's past, or all the user's items
             [window, past, all].
+        negatives_allow_leak: Accept candidate lists that give the answer away; every report says so in red.
         negatives_seed: Seed of every draw.
         sft_backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs:// prefix.
         sft_revision: Revision of a Hugging Face model.
@@ -152,15 +157,19 @@ def negative_scaling(
         preference_gradient_checkpointing: Recompute activations to save memory.
         preference_backend: How prompts are shared [auto, sdpa, flex, plain].
         evaluation_split: Split to evaluate [train, validation, test].
+        evaluation_candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded [listed,
+            catalogue].
         evaluation_score: An item's score: log-probability, its mean per token, or less the title's own [sum, mean,
             pmi].
         evaluation_rows: Evaluate this many rows, chosen by key (0: all).
         evaluation_generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
         evaluation_base: Also evaluate the untrained base model.
+        evaluation_sasrec: Also train and evaluate SASRec, a sequential recommender without language.
+        evaluation_allow_leak: Accept candidate lists that give the answer away; every report says so in red.
         evaluation_token_budget: Tokens scored at once.
         evaluation_resamples: Bootstrap resamples of users.
         evaluation_backend: How prompts are shared [auto, sdpa, flex, plain].
-        evaluation_seed: Seed of the bootstrap and of the rows.
+        evaluation_seed: Seed of the bootstrap, of the rows and of SASRec.
         study_min_drop: Smallest fall of HitRatio@1 that counts as a collapse.
         study_level: A difference is clear where p, after Holm's correction, is below this.
     """
@@ -174,6 +183,7 @@ def negative_scaling(
         baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
         baselines.set_display_name("evaluate sft")
         settings.pop("base")
+        settings.pop("sasrec")
         cells = on_cpu(plan_cells(**grouped(arguments, "grid")))
         with dsl.ParallelFor(cells.output) as cell:
             trained = train_preferences(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kfp import dsl
+from safetensors.torch import load_file, save_file
 
 from dynamicpo import cli, storage
 from dynamicpo.config import EvaluationConfig
@@ -16,7 +17,7 @@ from dynamicpo.evaluation import evaluate
 from dynamicpo.records import read_manifest
 from dynamicpo.runs import summary
 from dynamicpo.runs.watch import Task
-from tests.fixtures.folders import preference_rows, write_model, write_preferences
+from tests.fixtures.folders import NUM_CANDIDATES, preference_rows, write_model, write_preferences
 from tests.fixtures.kubeflow import Installation, earlier_run
 
 Capture = pytest.CaptureFixture[str]
@@ -131,7 +132,12 @@ def test_an_unknown_run_is_named_with_the_nearest(root: Path, capsys: Capture):
 
 
 @pytest.mark.parametrize(
-    ("state", "remedy"), [("running", "Wait for its end"), ("failed", "Run it again"), ("cancelled", "Run it again")]
+    ("state", "remedy"),
+    [
+        ("running", "Wait for its end, or start it again if it was killed"),
+        ("failed", "Run it again"),
+        ("cancelled", "Run it again"),
+    ],
 )
 def test_a_run_that_did_not_succeed_is_refused(state: str, remedy: str, root: Path, tmp_path: Path, capsys: Capture):
     write_run(tmp_path / "bad", [root / "data" / "evaluation-sft"], state)
@@ -174,6 +180,33 @@ def test_one_user_has_no_interval_and_is_told_so(root: Path, tmp_path: Path, cap
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "All rows are of one user: intervals are not available." in page
     assert "can&#39;t be told apart" not in page
+
+
+def test_scores_that_are_nan_are_warned_of(root: Path, tmp_path: Path, capsys: Capture):
+    broken = write_model(tmp_path / "model")
+    weights = {name: value * float("nan") for name, value in load_file(broken / "model.safetensors").items()}
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    config = EvaluationConfig(resamples=100)
+    evaluate(root / "data" / "preferences", {"broken": broken}, tmp_path / "nan", config)
+    argv = ["monday", str(tmp_path / "nan"), "--folder", str(root), "--output", str(tmp_path / "out"), "--json"]
+    code, out, err = compare(capsys, *argv)
+    assert code == 0, err
+    metrics = json.loads(out)["metrics"]["broken"]
+    assert metrics["test_nan_scores"] == metrics["test_rows"] * NUM_CANDIDATES
+    assert metrics["test_mrr"] == pytest.approx(1 / NUM_CANDIDATES)
+    number = f"{metrics['test_nan_scores']:.0f}"
+    said = f"{number} of {number} scores of broken are NaN; they rank worst."
+    for name in ("report.html", "table.md"):
+        assert said in (tmp_path / "out" / name).read_text(encoding="utf-8")
+
+
+def test_an_empty_split_can_not_be_evaluated(tmp_path: Path, capsys: Capture):
+    preferences = write_preferences(tmp_path / "data", {"train": preference_rows("train"), "test": []})
+    argv = ["evaluate", "--preferences", str(preferences), "--model", f"a={write_model(tmp_path / 'a')}"]
+    assert cli.main([*argv, "--output", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "must hold at least one row, got none" in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_flags_of_an_installation_need_a_host(root: Path, capsys: Capture):

@@ -86,6 +86,17 @@ def test_shipped_parameters_are_valid(path: Path):
     assert total == 6 + 2 * len(cells)
 
 
+def test_more_negatives_than_candidates_offer_are_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = write_tables(tmp_path)
+    argv = command(tmp_path / "run", data) + ["--param", "grid_num_negatives=1,6"]
+    assert cli.main(argv) == 2
+    err = capsys.readouterr().err
+    assert "grid_num_negatives: must be <= negatives_num_candidates - 1 (5), got 6" in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
 TINY = {
     "negatives_num_candidates": "6",
     "sft_max_steps": "4",
