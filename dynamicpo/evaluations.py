@@ -30,6 +30,10 @@ def read_sources(paths: Sequence[Path], where: str) -> list[Manifest]:
     """
     sources = [read_manifest(path, "evaluate") for path in paths]
     for path, source in zip(paths, sources, strict=True):
+        if lost := sorted({"models", "protocol", "warnings"} - source.extra.keys()):
+            raise DataError(
+                f"{path}: must say {', '.join(lost)}, but an earlier version of dynamicpo made it. Evaluate again."
+            )
         first, other = sources[0].extra["protocol"], source.extra["protocol"]
         names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
         if names:

@@ -1,6 +1,7 @@
 """Comparison of evaluations: same rows and protocol, or a clear refusal."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -112,6 +113,16 @@ def test_what_is_no_evaluation_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not finished"):
         (tmp_path / "unfinished").mkdir()
         compare_evaluations([tmp_path / "unfinished"], tmp_path / "out")
+
+
+def test_an_evaluation_of_an_earlier_version_is_refused(root: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(root / "evaluation-sft", old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    del manifest["extra"]["warnings"]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="old: must say warnings, but an earlier version of dynamicpo made it"):
+        compare_evaluations([root / "evaluation-sft", old], tmp_path / "out")
 
 
 def test_the_same_gives_the_same_bytes_and_is_used_again(root: Path, tmp_path: Path) -> None:
