@@ -82,6 +82,12 @@ class Kubeflow:
         versions = found.pipeline_versions or []
         return (str(versions[0].pipeline_version_id), versions[0].description or "") if versions else ("", "")
 
+    def version_name(self, pipeline: str, version: str) -> str:
+        """The name of a pipeline's version: `submit` names them by the commit."""
+        return str(
+            self._call(self._pipelines.pipeline_service_get_pipeline_version, pipeline, version).display_name or version
+        )
+
     def upload(self, pipeline: str, name: str, description: str, file: Path) -> str:
         """Add a version to a pipeline. Returns its id."""
         upload = self._uploads.upload_pipeline_version

@@ -38,7 +38,7 @@ def fetch_runs(given: Sequence[str], kubeflow: Kubeflow, store: str, scratch: Pa
     """
     kubeflow.check()
     runs = {run.run_id: run for run in (_find(text, kubeflow) for text in given)}
-    return with_different_names([_fetch(run, store, scratch) for run in runs.values()])
+    return with_different_names([_fetch(run, kubeflow, store, scratch) for run in runs.values()])
 
 
 def list_runs(kubeflow: Kubeflow) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def _find(text: str, kubeflow: Kubeflow) -> Any:
     raise unknown_name("compare: run", text, {run.display_name for run in newest})
 
 
-def _fetch(run: Any, store: str, scratch: Path) -> Run:
+def _fetch(run: Any, kubeflow: Kubeflow, store: str, scratch: Path) -> Run:
     name = str(run.display_name)
     check_state(name, str(run.state))
     files = storage.list_files(_place(run, store))
@@ -91,9 +91,22 @@ def _fetch(run: Any, store: str, scratch: Path) -> Run:
     check_evaluations(name, evaluations)
     summaries = [_read(file, scratch / run.run_id / "summary") for file in files if _SUMMARY.fullmatch(file)]
     origin = {key: value for summary in summaries for key, value in summary.items() if key in _ORIGIN}
-    version = getattr(run.pipeline_version_reference, "pipeline_version_id", None)
     parameters = dict(run.runtime_config.parameters or {}) if run.runtime_config else {}
-    return Run(name, evaluations, {"version": version, **origin, **data_of(evaluations), **parameters})
+    return Run(
+        name, evaluations, {"pipeline version": _version(run, kubeflow), **origin, **data_of(evaluations), **parameters}
+    )
+
+
+def _version(run: Any, kubeflow: Kubeflow) -> str | None:
+    """What ran: the version's name, its id where it has been deleted since, None for a file that was not kept."""
+    used = run.pipeline_version_reference
+    if not used or not used.pipeline_version_id:
+        return None
+    try:
+        return kubeflow.version_name(used.pipeline_id, used.pipeline_version_id)
+    except ConfigError as error:
+        log.warning("%s: %s", run.display_name, error)
+        return str(used.pipeline_version_id)
 
 
 _ORIGIN = ("images", "package_version")

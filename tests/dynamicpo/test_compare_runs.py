@@ -234,7 +234,7 @@ def test_runs_of_an_installation(
     write_remote(root, store, "friday", FRIDAY)
     runs = [earlier_run(FRIDAY, "training friday", preference_beta=2.0)]
     runs += [earlier_run(MONDAY, "training monday", store, preference_beta=1.0)]
-    with Installation(earlier=runs).serving() as kubeflow:
+    with Installation(earlier=runs, deleted=["version-of-training-friday"]).serving() as kubeflow:
         argv = [MONDAY, "training friday", "--host", kubeflow.host, "--store", store, "--output", str(tmp_path / "out")]
         code, out, err = compare(capsys, *argv, "--json")
     assert code == 0, err
@@ -242,6 +242,8 @@ def test_runs_of_an_installation(
     assert {"sft", "training monday/dynamicpo", "training friday/dynamicpo"} <= set(found["metrics"])
     assert found["runs"]["preference_beta"] == {"training monday": 1.0, "training friday": 2.0}
     assert found["runs"]["images"]["training friday"] == ["registry/dynamicpo@sha256:friday"]
+    versions = {"training monday": "commit-version-of-training-monday", "training friday": "version-of-training-friday"}
+    assert found["runs"]["pipeline version"] == versions
     assert "preference rows" not in found["runs"]  # the same data
     local = read_manifest(root / "data" / "evaluation-monday").counts["test_mrr"]
     assert found["metrics"]["training monday/dynamicpo"]["test_mrr"] == local
