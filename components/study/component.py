@@ -23,7 +23,7 @@ def judge_collapse(
     Args:
         baselines: Evaluation of the SFT model that all cells started from, and of the baselines.
         evaluations: Evaluations of the cells.
-        study: Folder with study.json, every number.
+        study: Folder with study.json (every number) and figure.svg (the main measures at a glance).
         metrics: HitRatio@1, loss and boundary figures of every kind of cell; how many collapsed.
         verdict: The verdict in words and its table.
         report: The study's page: the verdict, and every measure against the number of negatives.
