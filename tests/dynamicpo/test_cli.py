@@ -159,7 +159,9 @@ def test_an_output_of_other_settings_is_refused(tmp_path: Path, capsys: Capture)
 
 def test_models_of_a_file_may_be_a_mapping_or_texts():
     expected = {"sft": Path("a"), "dmpo": Path("b")}
-    assert commands._models({"sft": "a", "dmpo": "b"}) == commands._models(["sft=a", "dmpo=b"]) == expected
+    assert (
+        commands.stages._models({"sft": "a", "dmpo": "b"}) == commands.stages._models(["sft=a", "dmpo=b"]) == expected
+    )
 
 
 def leaky_rows() -> list[dict[str, Any]]:
