@@ -149,7 +149,7 @@ def _train(model: SASRec, sequences: Sequences, width: int, epochs: int, rng: np
     """AdamW with a warm-up and a cosine schedule; windows are cut anew in every epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
     where = next(model.parameters()).device
-    with Progress("training SASRec", epochs) as counter:
+    with Progress("training SASRec", epochs, "epochs") as counter:
         for epoch in range(epochs):
             inputs, targets = (torch.from_numpy(part).to(where) for part in windows(sequences, width, rng))
             order = torch.from_numpy(rng.permutation(len(inputs))).to(where)

@@ -19,7 +19,7 @@ def evaluate(
     rows: int = 0,
     generate: bool = False,
     base: bool = False,
-    sasrec: bool = False,
+    sasrec: bool = True,
     allow_leak: bool = False,
     token_budget: int = 8192,
     resamples: int = 2000,

@@ -173,7 +173,7 @@ class EvaluationConfig(Checked):
     rows: int = setting(0, "evaluate this many rows, chosen by key (0: all)", low=0)
     generate: bool = setting(False, "also generate an answer for each row (HitRatio@1, ValidRatio)")
     base: bool = setting(False, "also evaluate the untrained base model")
-    sasrec: bool = setting(False, "also train and evaluate SASRec, a sequential recommender without language")
+    sasrec: bool = setting(True, "also train and evaluate SASRec, a sequential recommender without language")
     allow_leak: bool = setting(False, "accept candidate lists that give the answer away; every report says so in red")
     token_budget: int = setting(8192, "tokens scored at once", low=64)
     resamples: int = setting(2000, "bootstrap resamples of users", low=100)

@@ -78,7 +78,7 @@ def negative_scaling(
     evaluation_rows: int = 0,
     evaluation_generate: bool = False,
     evaluation_base: bool = False,
-    evaluation_sasrec: bool = False,
+    evaluation_sasrec: bool = True,
     evaluation_allow_leak: bool = False,
     evaluation_token_budget: int = 8192,
     evaluation_resamples: int = 2000,
@@ -183,7 +183,7 @@ def negative_scaling(
         baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
         baselines.set_display_name("evaluate sft")
         settings.pop("base")
-        settings.pop("sasrec")
+        settings["sasrec"] = False  # trained once, with the baselines
         cells = on_cpu(plan_cells(**grouped(arguments, "grid")))
         with dsl.ParallelFor(cells.output) as cell:
             trained = train_preferences(

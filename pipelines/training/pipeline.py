@@ -78,7 +78,7 @@ def training(
     evaluation_rows: int = 0,
     evaluation_generate: bool = False,
     evaluation_base: bool = False,
-    evaluation_sasrec: bool = False,
+    evaluation_sasrec: bool = True,
     evaluation_allow_leak: bool = False,
     evaluation_token_budget: int = 8192,
     evaluation_resamples: int = 2000,
@@ -190,7 +190,7 @@ def training(
         baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
         baselines.set_display_name("evaluate sft")
         settings.pop("base")
-        settings.pop("sasrec")
+        settings["sasrec"] = False  # trained once, with the baselines
         with dsl.ParallelFor(objectives) as entry:
             trained = train_preferences(
                 preferences=preferences,

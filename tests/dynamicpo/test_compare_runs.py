@@ -20,6 +20,7 @@ from dynamicpo.runs.watch import Task
 from tests.fixtures.folders import NUM_CANDIDATES, preference_rows, write_model, write_preferences
 from tests.fixtures.kubeflow import Installation, earlier_run
 
+CONFIG = EvaluationConfig(sasrec=False, resamples=100)
 Capture = pytest.CaptureFixture[str]
 MONDAY, FRIDAY = "0a0a0a0a-0000-4000-8000-000000000001", "0a0a0a0a-0000-4000-8000-000000000002"
 
@@ -48,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps = [{"step": 1, "loss": 2.0, "boundary_gradient": 0.5}, {"step": 2, "loss": 1.0, "boundary_gradient": 0.1}]
         (model / "steps.jsonl").write_text("".join(json.dumps({**step, "rewards/margins": 0}) + "\n" for step in steps))
         label = "sft" if name == "sft" else "dynamicpo"
-        evaluate(preferences, {label: model}, folder / "data" / f"evaluation-{name}", EvaluationConfig(resamples=100))
+        evaluate(preferences, {label: model}, folder / "data" / f"evaluation-{name}", CONFIG)
     for beta, name in enumerate(("monday", "friday"), start=1):
         made = [folder / "data" / f"evaluation-{part}" for part in ("sft", name)]
         write_run(folder / name, made, preference_beta=float(beta))
@@ -162,7 +163,7 @@ def test_other_rows_and_other_candidates_are_refused(changed: str, root: Path, t
         for row in rows["test"]:
             row["candidates"] = row["candidates"][::-1]
     preferences = write_preferences(tmp_path / "preferences", rows)
-    evaluate(preferences, {"x": root / "data" / "model-sft"}, tmp_path / "other", EvaluationConfig(resamples=100))
+    evaluate(preferences, {"x": root / "data" / "model-sft"}, tmp_path / "other", CONFIG)
     said = refused(capsys, "monday", str(tmp_path / "other"), "--folder", str(root), "--output", str(tmp_path / "out"))
     assert "must have the same rows and protocol" in said and "differ in rows (" in said
     assert not (tmp_path / "out").exists()
@@ -173,7 +174,7 @@ def test_one_user_has_no_interval_and_is_told_so(root: Path, tmp_path: Path, cap
     preferences = write_preferences(tmp_path / "preferences", rows)
     for seed, name in enumerate("ab"):
         model = write_model(tmp_path / f"model-{name}", seed=seed)
-        evaluate(preferences, {name: model}, tmp_path / name, EvaluationConfig(resamples=100))
+        evaluate(preferences, {name: model}, tmp_path / name, CONFIG)
     argv = [str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")]
     code, out, _ = compare(capsys, *argv)
     assert code == 0 and "interval not available" in out
@@ -186,8 +187,7 @@ def test_scores_that_are_nan_are_warned_of(root: Path, tmp_path: Path, capsys: C
     broken = write_model(tmp_path / "model")
     weights = {name: value * float("nan") for name, value in load_file(broken / "model.safetensors").items()}
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    config = EvaluationConfig(resamples=100)
-    evaluate(root / "data" / "preferences", {"broken": broken}, tmp_path / "nan", config)
+    evaluate(root / "data" / "preferences", {"broken": broken}, tmp_path / "nan", CONFIG)
     argv = ["monday", str(tmp_path / "nan"), "--folder", str(root), "--output", str(tmp_path / "out"), "--json"]
     code, out, err = compare(capsys, *argv)
     assert code == 0, err

@@ -14,7 +14,7 @@ from dynamicpo.evaluation import evaluate
 from dynamicpo.records import Manifest
 from tests.fixtures.folders import NUM_ITEMS, write_model, write_preferences
 
-CONFIG = EvaluationConfig(resamples=100)
+CONFIG = EvaluationConfig(sasrec=False, resamples=100)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_same_model_counts_once_and_different_ones_of_a_name_are_told_apart(
     ],
 )
 def test_other_protocols_and_rows_are_refused(changed: dict, message: str, root: Path, tmp_path: Path) -> None:
-    evaluate(root / "preferences", {}, tmp_path / "other", EvaluationConfig(resamples=100, **changed))
+    evaluate(root / "preferences", {}, tmp_path / "other", EvaluationConfig(sasrec=False, resamples=100, **changed))
     with pytest.raises(DataError, match=message):
         compare_evaluations([root / "evaluation-sft", tmp_path / "other"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -33,8 +33,9 @@ from tests.fixtures.folders import (
     write_title_model,
 )
 
-FAST = {"resamples": 100}
+FAST = {"resamples": 100, "sasrec": False}
 CONFIG = EvaluationConfig(**FAST)
+WITH_SASREC = EvaluationConfig(resamples=100)
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +349,7 @@ def test_baselines_know_nothing_of_held_out_rows(folders: dict[str, Path], tmp_p
     splits = {split: preference_rows(split) for split in ("train", "validation", "test")}
     changed = {**splits, "validation": preference_rows("validation", seed=5)}
     changed["test"] = [*splits["test"][:7], *preference_rows("test", seed=5)[7:]]
-    config = EvaluationConfig(sasrec=True, **FAST)
+    config = WITH_SASREC
     for name, rows in (("first", splits), ("second", changed)):
         evaluate(write_preferences(tmp_path / f"{name}-rows", rows), {}, tmp_path / name, config)
     for name in ("popularity", "cooccurrence", "sasrec"):
@@ -359,9 +360,7 @@ def test_baselines_know_nothing_of_held_out_rows(folders: dict[str, Path], tmp_p
 
 def test_sasrec_stands_beside_the_other_baselines(folders: dict[str, Path], tmp_path: Path) -> None:
     for name in ("first", "second"):
-        evaluate(
-            folders["preferences"], {"sft": folders["sft"]}, tmp_path / name, EvaluationConfig(sasrec=True, **FAST)
-        )
+        evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / name, WITH_SASREC)
     names = {path.parent.name for path in (tmp_path / "first").glob("*/ranks.parquet")}
     assert names == {"random", "popularity", "cooccurrence", "sasrec", "sft"}
     pairs = [(e["a"], e["b"]) for e in json.loads((tmp_path / "first" / "comparisons.json").read_text())]

@@ -20,7 +20,7 @@ from tests.fixtures.folders import write_model, write_preferences
 
 GRID = GridConfig(num_negatives="1,3", objectives="dmpo,sdpo", seeds="0,1")
 SHORT = {"max_steps": 3, "batch_size": 8}
-EVALUATION = EvaluationConfig(resamples=100)
+EVALUATION = EvaluationConfig(sasrec=False, resamples=100)
 
 
 @pytest.fixture(scope="module")
