@@ -160,7 +160,8 @@ def paired(
     Args:
         results: Results of models and baselines by name.
         models: The names of the models among them, in order.
-        resamples: Bootstrap resamples of users.
+        resamples: Bootstrap resamples of users; at least 100 for each comparison are taken, else no corrected p could
+            be small (p is never below 2 / (resamples + 1)).
         seed: Seed of the bootstrap.
         also: Other pairs of models, which come first.
 
@@ -172,6 +173,7 @@ def paired(
     pairs = {frozenset((a, b)): (a, b) for b in against for a in models if a != b}
     first = {frozenset(pair): pair for pair in also}
     pairs = {**first, **{key: pair for key, pair in pairs.items() if key not in first}}
+    resamples = max(resamples, 100 * len(pairs))
     entries = [_difference(a, b, results, resamples, seed) for a, b in pairs.values()]
     known = [entry for entry in entries if entry["p"] is not None]
     for entry, p in zip(known, holm([float(entry["p"] or 0) for entry in known]), strict=True):

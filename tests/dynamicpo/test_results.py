@@ -118,6 +118,16 @@ def test_a_clear_difference_is_clear_and_an_absent_one_is_not() -> None:
     assert clear["metric"] == "test_hit_ratio_at_1"
 
 
+def test_a_clear_difference_stays_clear_among_many() -> None:
+    """Of 60 comparisons the smallest p that 400 resamples allow would be 60 * 2 / 401 = .3 after Holm."""
+    models = {f"m{place}": many(2.0, seed=place) for place in range(60)}
+    found = paired(
+        {"popularity": many(0.0, seed=99), **models}, ["m0"], 400, 0, [(name, "popularity") for name in models]
+    )
+    assert len(found) == 60
+    assert max(entry["p_holm"] for entry in found) < 0.05
+
+
 def test_one_user_has_differences_without_intervals() -> None:
     rows = Rows("test", ROWS.example_ids, ["u"] * 4, ROWS.target_index)
     results = {"popularity": result(rows=rows), "a": result(-SCORES, rows=rows)}
