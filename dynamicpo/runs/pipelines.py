@@ -29,7 +29,7 @@ STAGES: dict[str, Any] = {
     "study": config.StudyConfig,
 }
 PATHS = ("data_interactions", "data_items")
-TAKEN = ("base", "cooccurrence", "popularity", "random", "sft")
+TAKEN = ("base", "cooccurrence", "popularity", "random", "sasrec", "sft")
 
 
 def pipeline_names() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from dynamicpo.errors import DataError
 from dynamicpo.runs.watch import Task, plain
 
-BASELINES = ("random", "popularity", "cooccurrence", "base", "sft")
+BASELINES = ("random", "popularity", "cooccurrence", "sasrec", "base", "sft")
 
 
 def write(folder: Path, facts: Mapping[str, Any], started: float, tasks: Sequence[Task]) -> dict[str, Any]:

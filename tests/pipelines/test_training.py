@@ -131,7 +131,7 @@ def test_the_whole_chain_and_what_a_second_run_uses_again(
     assert code == 0, err
     lines = out.splitlines()
     assert lines[-1] == str(tmp_path / "first" / "report.html")
-    names = ["random", "popularity", "cooccurrence", "sft", "dmpo", "dynamicpo-dmpo"]
+    names = ["random", "popularity", "cooccurrence", "sasrec", "sft", "dmpo", "dynamicpo-dmpo"]
     assert [line.split()[0] for line in lines[2 : 2 + len(names)]] == names
     assert any(line.split()[:3] == ["dynamicpo-dmpo", "popularity", "HitRatio@1"] for line in lines)
     first = json.loads((tmp_path / "first" / "summary.json").read_text())
