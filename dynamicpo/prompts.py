@@ -8,20 +8,16 @@ history item is known, and the oldest items can be cut when a prompt is too long
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from dynamicpo import keyed
-from dynamicpo.errors import ConfigError, DataError, unknown_name
+from dynamicpo.errors import DataError
 from dynamicpo.records import Row
 
 PLAIN_TEMPLATE: dict[str, Any] = {"name": "items", "separator": "", "answer": "{title}", "prompts": ["{history}"]}
 _HOLES = ("{history}", "{candidates}")
-_KEYS = ("name", "separator", "answer", "prompts", "prompts_with_candidates")
 
 
 @dataclass(frozen=True)
@@ -39,49 +35,6 @@ class PromptSettings:
     template: dict[str, Any]
     list_candidates: bool
     max_length: int
-
-
-def load_template(name: str, *, list_candidates: bool = False) -> dict[str, Any]:
-    """A template file: one of ours by name, or a YAML file by path.
-
-    Args:
-        name: "movies", "music", "books", "games", "titles", or the path of a file with the same keys.
-        list_candidates: The file must have prompts that list the candidates.
-
-    Raises:
-        ConfigError: No such template, or one that can't be used.
-    """
-    folder = resources.files("dynamicpo") / "templates"
-    shipped = sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
-    if name in shipped:
-        text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
-    else:
-        raise unknown_name("template (or the path of a YAML file)", name, shipped)
-    try:
-        template = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: must be YAML, but it can't be read ({error}). Correct the file.") from error
-    _check_template(name, template, list_candidates)
-    return dict(template)
-
-
-def _check_template(name: str, template: Any, list_candidates: bool) -> None:
-    if not isinstance(template, dict) or not template.get("prompts"):
-        raise ConfigError(f"{name}: must be a mapping with a list of prompts. See dynamicpo/templates/movies.yaml.")
-    for key in template:
-        if key not in _KEYS:
-            raise unknown_name(f"{name}: key", str(key), _KEYS)
-    texts = template.get("prompts_with_candidates", []) if list_candidates else template["prompts"]
-    if not texts:
-        raise ConfigError(f"{name}: needs prompts_with_candidates, as list_candidates is on. Add them to the file.")
-    for text in texts:
-        if text.count("{history}") != 1 or text.count("{candidates}") != int(list_candidates):
-            holes = "{history} and {candidates}" if list_candidates else "{history}"
-            raise ConfigError(f"{name}: every prompt must hold {holes} once, got {text!r}.")
-    if "{title}" not in template.get("answer", "{title}"):
-        raise ConfigError(f"{name}: answer must hold {{title}}, got {template['answer']!r}.")
 
 
 def item_token(item_id: str) -> str:

@@ -13,10 +13,11 @@ from dynamicpo import keyed, modeling, pages, training
 from dynamicpo.config import SFTConfig
 from dynamicpo.errors import ConfigError
 from dynamicpo.modeling import Base
-from dynamicpo.prompts import PLAIN_TEMPLATE, Prompts, PromptSettings, load_template
+from dynamicpo.prompts import PLAIN_TEMPLATE, Prompts, PromptSettings
 from dynamicpo.records import (
     Manifest,
     config_dict,
+    file_checksum,
     finished,
     input_fingerprint,
     read_items,
@@ -25,6 +26,7 @@ from dynamicpo.records import (
     stage_output,
 )
 from dynamicpo.scoring import token_logps
+from dynamicpo.templates import load_template
 
 log = logging.getLogger(__name__)
 _IGNORED = -100
@@ -45,10 +47,13 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
         ConfigError: Settings that can't be used.
         DataError: Input that can't be used.
     """
-    manifest = Manifest("sft", config_dict(config), {"preferences": input_fingerprint(preferences)})
+    settings = prompt_settings(config)
+    inputs = {"preferences": input_fingerprint(preferences)}
+    if Path(config.template).is_file():
+        inputs["template"] = file_checksum(Path(config.template))
+    manifest = Manifest("sft", config_dict(config), inputs)
     if (existing := finished(output, manifest)) is not None:
         return existing
-    settings = prompt_settings(config)
     modeling.check_backbone(config.backbone, config.quantization)
     items = read_items(preferences)
     rows = read_rows(preferences, "train")
@@ -88,14 +93,18 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
 def prompt_settings(config: SFTConfig) -> PromptSettings:
     """The prompt settings of a configuration, with "auto" resolved and the template's file read."""
     item_text = modeling.default_item_text(config.backbone) if config.item_text == "auto" else config.item_text
+    template = load_template(config.template, list_candidates=config.list_candidates)
     if config.backbone == modeling.COMPACT:
         if item_text == "title" or config.list_candidates:
             raise ConfigError(
                 "item_text: the compact backbone has one token per item and no words; "
                 "use item_text 'token' and no list_candidates, or another backbone."
             )
+        if config.quantization != "none":
+            raise ConfigError(
+                f"quantization: the compact backbone is trained from scratch, got {config.quantization!r}. Use 'none'."
+            )
         return PromptSettings(item_text, PLAIN_TEMPLATE, False, config.max_length)
-    template = load_template(config.template, list_candidates=config.list_candidates)
     return PromptSettings(item_text, template, config.list_candidates, config.max_length)
 
 

@@ -5,6 +5,7 @@ A loss of ours in place of its own, one line of metrics per step in `steps.jsonl
 
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -97,6 +98,10 @@ class StepLog(TrainerCallback):
         means = (values * weights[:, None]).sum(0) / weights.sum()
         line = {"step": state.global_step, "epoch": round(float(state.epoch), 4), "learning_rate": self._rate}
         line |= {name: float(value) for name, value in zip(names, means.tolist(), strict=True)}
+        if not math.isfinite(line["loss"]):
+            raise DataError(
+                f"step {state.global_step}: the loss must be finite, got {line['loss']}. Lower the learning rate."
+            )
         self.steps.append(line)
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -165,7 +170,7 @@ def _arguments(schedule: Schedule, micro: int, scratch: str, num_rows: int) -> T
         max_grad_norm=schedule.max_grad_norm,
         weight_decay=0.0,
         optim="adamw_torch",
-        gradient_checkpointing=schedule.gradient_checkpointing,
+        activation_checkpointing=schedule.gradient_checkpointing,
         seed=schedule.seed,
         use_cpu=not torch.cuda.is_available(),
         logging_strategy="no",

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dynamicpo"
 LAYERS = [
     ["errors"],
     ["config", "storage", "keyed", "progress"],
-    ["records", "catalogue", "grid"],
+    ["records", "catalogue", "grid", "templates"],
     ["logps", "losses", "boundary", "metrics", "intervals", "charts", "exclusions", "steps"],
     ["objective", "prompts", "packing", "pages", "rankings"],
     ["attention"],

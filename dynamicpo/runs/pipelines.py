@@ -16,6 +16,7 @@ from dynamicpo import config
 from dynamicpo.errors import ConfigError, DataError, unknown_name
 from dynamicpo.grid import plan_cells
 from dynamicpo.runs import images
+from dynamicpo.templates import load_template
 
 # A pipeline's parameter is one of these prefixes and a field of the configuration.
 STAGES: dict[str, Any] = {
@@ -94,6 +95,8 @@ def check_parameters(name: str, given: Mapping[str, Any], mounted: Sequence[str]
             parameters["objectives"] = _objectives(parameters)
         if "grid_seeds" in parameters and not problems:
             _check_cells(parameters)
+    with _collected(problems):
+        _check_template(parameters, mounted)
     if problems:
         raise ConfigError("\n".join(problems))
     _check_files(parameters, mounted)
@@ -184,6 +187,22 @@ def _objectives(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
+def _check_template(parameters: Mapping[str, Any], mounted: Sequence[str] | None) -> None:
+    """Whether the template can be used, where this machine sees it."""
+    if "sft_template" not in parameters or (mounted is not None and _is_path("sft_template", parameters)):
+        return
+    try:
+        load_template(parameters["sft_template"], list_candidates=parameters["sft_list_candidates"])
+    except ConfigError as error:
+        raise ConfigError(f"sft_template: {error}") from error
+
+
+def _is_path(key: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a text can only be meant as a file or folder."""
+    path = str(parameters[key])
+    return "://" in path or path.startswith(("/", ".", "~")) or path.endswith((".yaml", ".yml"))
+
+
 def _check_files(parameters: Mapping[str, Any], mounted: Sequence[str] | None) -> None:
     """Whether tasks will find the files that parameters name."""
     for key, value in parameters.items():
@@ -191,7 +210,7 @@ def _check_files(parameters: Mapping[str, Any], mounted: Sequence[str] | None) -
         if mounted is None:
             if key in PATHS and path and "://" not in path and not Path(path).exists():
                 raise DataError(f"{key}: must be a file or folder, but {path!r} does not exist. Give the right path.")
-        elif path.startswith(("/", ".", "~")) or (key in PATHS and path) or path.endswith((".yaml", ".yml")):
+        elif (key in PATHS and path) or (path and _is_path(key, parameters)):
             places = ("gs://", *mounted)
             if not path.startswith(places):
                 raise ConfigError(

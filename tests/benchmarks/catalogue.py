@@ -24,9 +24,10 @@ from dynamicpo import modeling
 from dynamicpo.config import DataConfig
 from dynamicpo.data import prepare_data
 from dynamicpo.modeling import Base
-from dynamicpo.prompts import Prompts, PromptSettings, load_template
+from dynamicpo.prompts import Prompts, PromptSettings
 from dynamicpo.records import EXAMPLES, Row, read_items, read_rows
 from dynamicpo.scoring import answer_logps
+from dynamicpo.templates import load_template
 from dynamicpo.trie import catalogue_scores, make_trie
 from tests.benchmarks.measure import CLOCKS
 

@@ -1,5 +1,7 @@
 """Prompts: the same tokens everywhere, the oldest items cut and never the answer."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from tokenizers import Tokenizer
@@ -8,7 +10,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from dynamicpo.errors import ConfigError, DataError
-from dynamicpo.prompts import PLAIN_TEMPLATE, Prompts, PromptSettings, item_token, load_template
+from dynamicpo.prompts import PLAIN_TEMPLATE, Prompts, PromptSettings, item_token
+from dynamicpo.storage import put
+from dynamicpo.templates import load_template
 
 WORDS = ["<unk>", "<s>", "</s>", "Seen:", "Next:", "One", "of:", "Alien", "Brazil", "Clue", "Dark", "City", "<item:b>"]
 ITEMS = pd.DataFrame({"item_id": ["a", "b", "c", "d"], "title": ["Alien", "Brazil", "Clue", "Dark City"]})
@@ -116,6 +120,9 @@ def test_an_unknown_template_names_the_nearest() -> None:
         ("prompts: ['{history} {history}']", "must hold {history} once"),
         ("prompts: ['{history}']\nanswer: x", "answer must hold {title}"),
         ("prompts: ['{history}']\nseperator: x", "Did you mean 'separator'"),
+        ("prompts: [3]", "must be text .*, got 3"),
+        ("prompts: '{history}'", "prompts a list of texts"),
+        ("prompts: ['{history}']\nseparator: 1", "must be text .*, got 1"),
         ("- a list", "must be a mapping"),
         ("prompts: [", "must be YAML"),
     ],
@@ -125,3 +132,9 @@ def test_a_template_file_that_cannot_be_used_says_why(tmp_path, text: str, messa
     path.write_text(text)
     with pytest.raises(ConfigError, match=message.replace("{", r"\{").replace("}", r"\}")):
         load_template(str(path))
+
+
+def test_a_template_may_be_in_a_bucket(tmp_path: Path, object_store: str) -> None:
+    (tmp_path / "mine.yaml").write_text("prompts: ['{history}?']")
+    put(tmp_path / "mine.yaml", f"{object_store}/{tmp_path.name}/mine.yaml")
+    assert load_template(f"{object_store}/{tmp_path.name}/mine.yaml") == {"prompts": ["{history}?"]}

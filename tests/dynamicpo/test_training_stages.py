@@ -227,6 +227,9 @@ def test_objectives_that_cannot_be_trained_are_refused(change, message, preferen
         ({"item_text": "title"}, "item_text: the compact backbone has one token per item"),
         ({"backbone": "./nowhere"}, "backbone: must be a folder with a config.json, ./nowhere is not"),
         ({"backbone": "./nowhere", "template": "movei"}, "Did you mean 'movies'"),
+        ({"template": "movei"}, "Did you mean 'movies'"),
+        ({"quantization": "4bit"}, "quantization: the compact backbone"),
+        ({"learning_rate": 1e30, "max_steps": 4}, "step 3: the loss must be finite, got nan. Lower the learning rate"),
         ({"batch_size": 8, "micro_batch_size": 3}, "batch_size: must be a multiple of micro_batch_size"),
     ],
 )
@@ -242,6 +245,16 @@ def test_a_finished_model_is_used_again_and_another_configuration_refused(prefer
     assert (compact / "run.json").read_text() == before
     with pytest.raises(DataError, match="differs in max_steps"):
         fine_tune(preferences, compact, dataclasses.replace(SHORT_SFT, max_steps=4))
+
+
+def test_a_template_file_that_has_changed_is_another_configuration(preferences, tmp_path) -> None:
+    template = tmp_path / "mine.yaml"
+    template.write_text("prompts: ['{history}?']")
+    config = dataclasses.replace(SHORT_SFT, template=str(template))
+    fine_tune(preferences, tmp_path / "out", config)
+    template.write_text("prompts: ['{history}!']")
+    with pytest.raises(DataError, match="differs in template"):
+        fine_tune(preferences, tmp_path / "out", config)
 
 
 def test_a_model_folder_without_its_weights_is_named(preferences, compact, tmp_path) -> None:
