@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from dynamicpo import config
 from dynamicpo.commands.values import Values, read_yaml, result_of
-from dynamicpo.errors import ConfigError
+from dynamicpo.errors import ConfigError, DataError
+from dynamicpo.templates import load_template
 
 
 class Stage(NamedTuple):
@@ -44,12 +45,15 @@ def _sample_negatives(paths: Values, settings: Any) -> dict[str, Any]:
 
 
 def _fine_tune(paths: Values, settings: Any) -> dict[str, Any]:
+    load_template(settings.template, list_candidates=settings.list_candidates)
+    _check_folders(paths["preferences"])
     from dynamicpo.sft import fine_tune
 
     return result_of(fine_tune(Path(paths["preferences"]), Path(paths["output"]), settings), paths)
 
 
 def _train_preferences(paths: Values, settings: Any) -> dict[str, Any]:
+    _check_folders(paths["preferences"], paths["adapter"])
     from dynamicpo.preference import train_preferences
 
     preferences, adapter, output = (Path(paths[name]) for name in ("preferences", "adapter", "output"))
@@ -58,12 +62,20 @@ def _train_preferences(paths: Values, settings: Any) -> dict[str, Any]:
 
 def _evaluate(paths: Values, settings: Any) -> dict[str, Any]:
     models = _models(paths["model"])
+    _check_folders(paths["preferences"], *models.values())
     from dynamicpo.evaluation import evaluate
 
     manifest = evaluate(Path(paths["preferences"]), models, Path(paths["output"]), settings)
     files = sorted(Path(paths["output"]).glob("*/metrics.json"))
     metrics = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
     return {**result_of(manifest, paths), "metrics": metrics}
+
+
+def _check_folders(*folders: Any) -> None:
+    """Name the folders that are not there, all of them, before anything heavy is imported."""
+    what = "must be the finished output of a stage, but it does not exist. Run that stage first."
+    if absent := [f"{folder}: {what}" for folder in folders if not Path(str(folder)).exists()]:
+        raise DataError("\n".join(absent))
 
 
 def _models(given: Any) -> dict[str, Path]:

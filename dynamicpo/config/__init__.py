@@ -5,7 +5,9 @@ stage writes the configuration it ran with into its manifest. A comment behind a
 """
 
 import dataclasses
+import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dynamicpo.config.checks import Checked, check_fields, from_mapping, setting
@@ -13,6 +15,7 @@ from dynamicpo.errors import ConfigError, unknown_name
 
 __all__ = [
     "ABLATIONS",
+    "BACKBONES",
     "BACKENDS",
     "CANDIDATES",
     "EXCLUDES",
@@ -37,6 +40,7 @@ __all__ = [
 ]
 
 SOURCES = ("table", "movielens", "published")
+BACKBONES = ("compact", "smollm2-135m")
 SPLITS = ("train", "validation", "test")
 STRATEGIES = ("uniform", "popularity", "popularity-matched", "hard", "published")
 EXCLUDES = ("window", "past", "all")
@@ -131,6 +135,16 @@ class SFTConfig(Checked):
     lora_dropout: float = setting(0.0, "dropout of the adapter", low=0, high=1)
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     seed: int = setting(0, "seed of weights, order and templates", low=0)
+
+    def __post_init__(self) -> None:
+        """Check the fields, then whether the backbone is one of ours with a slip in its name."""
+        check_fields(self)
+        near = difflib.get_close_matches(self.backbone, BACKBONES, n=1, cutoff=0.8)
+        if near and self.backbone not in BACKBONES and not Path(self.backbone).exists():
+            raise ConfigError(
+                f"backbone: must be {', '.join(BACKBONES)} or a causal LM, got {self.backbone!r}. "
+                f"Did you mean {near[0]!r}?"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ A field says what it may be; every problem is reported at once.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, TypeVar
@@ -52,14 +53,14 @@ def _problem(config: Any, item: "dataclasses.Field[Any]") -> str:
 
 def _has_type(value: Any, kind: Any) -> bool:
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
 
 
 def _type_name(kind: Any) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
+    return {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}.get(kind, str(kind))
 
 
 class Checked:
@@ -85,7 +86,19 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], where: str) -> C:
     for name in values:
         if name not in fields:
             raise unknown_name(where, name, fields)
-    return kind(**{name: _convert(value, fields[name], where) for name, value in values.items()})
+    converted, problems = {}, []
+    for name, value in values.items():
+        try:
+            converted[name] = _convert(value, fields[name], where)
+        except ConfigError as error:
+            problems.append(str(error))
+    try:
+        config = kind(**converted)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
 
 
 def _convert(value: Any, item: "dataclasses.Field[Any]", where: str) -> Any:
