@@ -187,8 +187,9 @@ def _check_columns(path: Path, found: Sequence[str], required: Sequence[str]) ->
     missing = [name for name in required if name not in found]
     if not missing:
         return
+    others = [name for name in found if name not in required]
     hints = [
-        f"{near[0]} looks like {name}" for name in missing if (near := difflib.get_close_matches(name, found, n=1))
+        f"{near[0]} looks like {name}" for name in missing if (near := difflib.get_close_matches(name, others, n=1))
     ]
     raise DataError(
         f"{path}: must have the columns {', '.join(required)}; {', '.join(missing)} is missing, "

@@ -64,7 +64,8 @@ def read_rows(folder: Path, split: str, schema: pa.Schema = PREFERENCES) -> pa.T
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise DataError(
-            f"{folder / split}: must have the columns {', '.join(schema.names)}, but {', '.join(missing)} is missing."
+            f"{folder / split}: must have the columns {', '.join(schema.names)}, but {', '.join(missing)} is missing. "
+            "Give the output of the stage before this one."
         )
     return table
 

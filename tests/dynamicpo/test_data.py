@@ -246,6 +246,12 @@ BAD_TABLES: dict[str, tuple[pd.DataFrame, pd.DataFrame, dict[str, Any], str]] = 
         "interactions.csv: must have the columns user_id, item_id, timestamp; item_id is missing, found user_id, "
         r"itemId, timestamp, rating \(itemId looks like item_id\)",
     ),
+    "missing column": (
+        GOOD.drop(columns="item_id"),
+        GOOD_ITEMS,
+        {},
+        r"item_id is missing, found user_id, timestamp, rating\. Rename or add it",
+    ),
     "missing item column": (GOOD, GOOD_ITEMS[["item_id"]], {}, "items.csv: must have .*; title is missing"),
     "no rows": (GOOD[:0], GOOD_ITEMS, {}, "interactions.csv: must hold at least one row, but it is empty"),
     "text as timestamp": (
