@@ -184,6 +184,22 @@ def test_on_gke_no_policy_opens_the_internet(render: Render, overlay: str):
     assert all(int(block.rpartition("/")[2]) >= 28 for block in blocks)
 
 
+@overlays
+def test_names_are_asked_of_the_clusters_dns_and_of_the_nodes_caches(render: Render, overlay: str):
+    policies = of_kind(render(overlay), "NetworkPolicy")
+    (rule,) = policies["allow-dns"]["spec"]["egress"]
+    (peer,) = rule["to"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
+    (pods,) = peer["podSelector"]["matchExpressions"]
+    assert (pods["key"], pods["operator"], set(pods["values"])) == ("k8s-app", "In", {"kube-dns", "node-local-dns"})
+    ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+    assert rule["ports"] == ports
+    if overlay.startswith("gke"):
+        (rule,) = policies["allow-node-local-dns"]["spec"]["egress"]
+        assert [peer["ipBlock"]["cidr"] for peer in rule["to"]] == ["169.254.20.10/32", "169.254.169.254/32"]
+        assert rule["ports"] == ports
+
+
 @pytest.mark.parametrize("overlay", GPU_OVERLAYS)
 def test_pods_of_ours_meet_restricted(render: Render, overlay: str):
     (runtime,) = of_kind(render(overlay), "TrainingRuntime").values()
