@@ -22,7 +22,8 @@ overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
 OTHERS = {"kueue.x-k8s.io/v1beta2", "trainer.kubeflow.org/v1alpha1"}
 GOOGLES = "monitoring.googleapis.com/v1"
-# What GKE's definition of a PodMonitoring asks for, as far as we use it (prometheus-engine, charts/operator/crds).
+# What GKE's definition of a PodMonitoring asks for, as far as we use it (GoogleCloudPlatform/prometheus-engine,
+# charts/operator/crds, at 00f28d4).
 POD_MONITORING = {
     "type": "object",
     "required": ["apiVersion", "kind", "metadata", "spec"],
@@ -43,12 +44,14 @@ POD_MONITORING = {
                 },
                 "endpoints": {
                     "type": "array",
+                    "minItems": 1,
+                    "maxItems": 10,
                     "items": {
                         "type": "object",
-                        "required": ["port"],
+                        "required": ["interval", "port"],
                         "additionalProperties": False,
                         "properties": {
-                            "port": {"type": ["integer", "string"]},
+                            "port": {"type": ["integer", "string"], "minLength": 1},
                             "interval": {"type": "string", "pattern": r"^(\d+(ms|[smhdwy]))+$"},
                             "path": {"type": "string"},
                         },
@@ -96,7 +99,8 @@ def test_the_definitions_of_custom_resources_accept_every_one(render: Render, sh
 def test_googles_definition_accepts_the_pod_monitoring(render: Render, overlay: str):
     (found,) = [item for item in render(overlay) if item["apiVersion"] == GOOGLES]
     jsonschema.validate(found, POD_MONITORING)
-    for broken in ({"endpoint": found["spec"]["endpoints"]}, {"endpoints": [{"interval": "5m"}]}, {"selector": "app"}):
+    endpoints = ([], [{"interval": "5m"}], [{"port": "metrics"}], [{"port": "metrics", "interval": "often"}])
+    for broken in ({"endpoint": [{"port": 1}]}, {"selector": "app"}, *({"endpoints": item} for item in endpoints)):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**found, "spec": {**found["spec"], **broken}}, POD_MONITORING)
 
