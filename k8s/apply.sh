@@ -16,6 +16,7 @@ if [[ -f $params ]]; then
   problems=$(awk -F= '$2 == "" { print $1 ": has no value" } $2 ~ /example-/ { print $1 ": is still the example, " $2 }' "$params")
   [[ -z $problems ]] || fail "k8s/$params must hold your values, but"$'\n'"$problems"
 fi
+command -v kubectl >/dev/null || fail "kubectl must be on PATH. Install it."
 rendered=$(kubectl kustomize "overlays/$overlay") || fail "k8s/overlays/$overlay can't be rendered, see above."
 if [[ ${2:-} == --dry-run ]]; then
   printf '%s\n' "$rendered"

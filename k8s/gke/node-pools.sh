@@ -80,6 +80,7 @@ done
 [[ $disk =~ ^[1-9][0-9]*$ ]] || fail "--disk-size: must be a whole number >= 1, got '$disk'."
 machine=$(machine_type "$gpu" "$gpus")
 account=${account:-dynamicpo-nodes@$project.iam.gserviceaccount.com}
+[[ -n $dry_run ]] || command -v gcloud >/dev/null || fail "gcloud must be on PATH. Install it, or see the commands with --dry-run."
 
 run() {
   printf '%q ' "$@" && echo

@@ -1,6 +1,8 @@
 """The script that makes GPU node pools: what it would run, and what it refuses."""
 
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,14 @@ def test_delete_removes_what_create_made():
     removed = script("delete", *PLACE, "--dry-run").stdout.splitlines()
     assert [line.split()[4] for line in made] == [line.split()[4] for line in removed]
     assert all(line.startswith("gcloud container node-pools delete") and "--quiet" in line for line in removed)
+
+
+def test_without_gcloud_it_says_so(tmp_path: Path):
+    (tmp_path / "bash").symlink_to(str(shutil.which("bash")))
+    command = [str(tmp_path / "bash"), str(K8S / "gke/node-pools.sh"), "create", *PLACE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("node-pools.sh: gcloud must be on PATH") and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
