@@ -1,5 +1,6 @@
-"""Writes the README of each component and pipeline from its docstring: `python -m components.readme`."""
+"""Writes the README of each component, of each pipeline and of placements: `python -m components.readme`."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import docstring_parser
 from kfp.dsl import base_component
 
 from dynamicpo.runs.pipelines import load_pipeline, pipeline_names
+from pipelines.placement import Placement
 
 FOLDER = Path(__file__).parent
 PIPELINES = FOLDER.parent / "pipelines"
@@ -28,7 +30,25 @@ def documents() -> dict[Path, str]:
     """Every README with its text."""
     components = {FOLDER / stage: load(stage) for stage in stages()}
     graphs = {PIPELINES / name: load_pipeline(name) for name in pipeline_names()}
-    return {path / "README.md": readme(component) for path, component in {**components, **graphs}.items()}
+    made = {path / "README.md": readme(component) for path, component in {**components, **graphs}.items()}
+    return {**made, PIPELINES / "README.md": placements()}
+
+
+def placements() -> str:
+    """The README of what `--placement` and `--place` take."""
+    rows = [
+        _row(item.name, str(item.type.__name__), f"`{item.default!r}`", item.metadata["help"])
+        for item in dataclasses.fields(Placement)
+    ]
+    parts = [
+        "# Placement",
+        "Where on a cluster a pipeline's tasks run, and what they may take: `dynamicpo compile` and `dynamicpo submit` "
+        "with `--placement FILE` (YAML; `k8s/overlays/*/placement*.yaml`) and `--place NAME=VALUE`.",
+        (Placement.__doc__ or "").partition("\n\n")[2].strip(),
+        _table("Fields", ("Name", "Type", "Default", "Meaning"), rows),
+        "<!-- Made from pipelines/placement.py by `python -m components.readme`. -->",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def readme(component: Any) -> str:

@@ -73,7 +73,8 @@ class Placement(Checked):
     cache_claim: str = setting("", "PersistentVolumeClaim for base models, mounted at /cache in GPU tasks")
     data_claim: str = setting("", "PersistentVolumeClaim mounted at /data in all tasks, in place of gs:// prefixes")
     checkpoint_prefix: str = setting(
-        "", "where GPU tasks keep checkpoints, the same on every retry: gs://... or /data/..."
+        "",
+        "place for GPU tasks' checkpoints, the same on a retry: gs://... or /data/... (no stage resumes from it yet)",
     )
 
     def __post_init__(self) -> None:
