@@ -40,3 +40,20 @@ def test_placements_and_parameters_exist():
     names = {line.split("=", 1)[0] for line in written.splitlines()}
     kept = (K8S / "overlays/gke/params.env").read_text().splitlines()
     assert names == {line.split("=", 1)[0] for line in kept}
+
+
+@pytest.mark.parametrize(
+    "symptom",
+    ["`Pending`", "Driver missing", "OOMKilled", "ImagePullBackOff", "PermissionDenied", "Yesterday's result"],
+)
+def test_each_symptom_has_a_command_that_shows_it(symptom: str):
+    rows = [line.replace("\\|", "/").split("|") for line in TEXT.splitlines() if line.startswith("| ")]
+    found = [cells for cells in rows if symptom in cells[1] and len(cells) == 5]
+    assert found and all(re.search("`(.venv/bin/dynamicpo|kubectl) ", cells[2]) for cells in found)
+
+
+def test_what_a_section_makes_it_says_how_to_remove():
+    made = re.findall(r"gcloud ([a-z -]+?) create(?:-oidc)? ", TEXT.replace('service-accounts create "github', ""))
+    gone = re.findall(r"gcloud ([a-z -]+?) (?:delete|rm) ", TEXT)
+    by_their_parent = {"iam workload-identity-pools providers", "compute routers nats"}
+    assert set(made) - by_their_parent - {"storage buckets"} <= set(gone) and "storage" in gone
