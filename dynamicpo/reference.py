@@ -60,9 +60,10 @@ def full_key(rows: Sequence[Row], key: Mapping[str, str]) -> str:
     return canonical({**key, "rows": digest.hexdigest()})
 
 
-def checksum(logps: Tensor) -> str:
-    """SHA-256 of the numbers."""
-    return hashlib.sha256(np.ascontiguousarray(logps.numpy()).tobytes()).hexdigest()
+def facts(key: str, logps: Tensor) -> dict[str, str]:
+    """What a file says of itself: its key and the SHA-256 of its numbers, as one entry (several come in any order)."""
+    checksum = hashlib.sha256(np.ascontiguousarray(logps.numpy()).tobytes()).hexdigest()
+    return {"facts": canonical({"key": key, "checksum": checksum})}
 
 
 def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
@@ -70,12 +71,12 @@ def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
         return None
     try:
         with safe_open(str(path), framework="pt") as file:
-            facts = file.metadata() or {}
+            said = file.metadata()
             logps: Tensor = file.get_tensor("logps")
     except (SafetensorError, OSError, ValueError) as error:
         log.warning("%s: can't be read (%s), computed anew", path, error)
         return None
-    if facts.get("key") != key or facts.get("checksum") != checksum(logps) or tuple(logps.shape) != shape:
+    if said != facts(key, logps) or tuple(logps.shape) != shape:
         log.warning("%s: does not hold what it should, computed anew", path)
         return None
     return logps
@@ -85,7 +86,7 @@ def _write(path: Path, key: str, logps: Tensor) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"logps": logps.contiguous()}, str(partial), metadata={"key": key, "checksum": checksum(logps)})
+        save_file({"logps": logps.contiguous()}, str(partial), metadata=facts(key, logps))
         partial.replace(path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):
