@@ -1,0 +1,62 @@
+"""Every stage on the published LastFM rows, where they are on this machine."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from dynamicpo.config import DataConfig, DriftConfig, EvaluationConfig, NegativesConfig, PreferenceConfig, SFTConfig
+from dynamicpo.data import prepare_data
+from dynamicpo.drift import monitor_drift
+from dynamicpo.evaluation import evaluate
+from dynamicpo.negatives import sample_negatives
+from dynamicpo.preference import train_preferences
+from dynamicpo.sft import fine_tune
+
+TRAIN_ROWS, TEST_ROWS = 2598, 1256
+
+
+@pytest.fixture(scope="module")
+def stages(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of all stages, by short names."""
+    folder = tmp_path_factory.mktemp("lastfm")
+    prepare_data(str(shared / "data" / "lastfm"), "", folder / "examples", DataConfig(source="published"))
+    sample_negatives(folder / "examples", folder / "rows", NegativesConfig())
+    sft = SFTConfig(template="music", loss_on="history", rows=600, max_steps=30)
+    fine_tune(folder / "rows", folder / "sft", sft)
+    preference = PreferenceConfig(num_negatives=19, rows=600, max_steps=10)
+    train_preferences(folder / "rows", folder / "sft", folder / "policy", preference)
+    models = {"sft": folder / "sft", "policy": folder / "policy"}
+    evaluate(folder / "rows", models, folder / "evaluation", EvaluationConfig(rows=200, resamples=100, sasrec=False))
+    monitor_drift(folder / "rows", folder / "rows", folder / "drift", DriftConfig(), folder / "policy")
+    return folder
+
+
+def test_models_train_on_real_rows(stages: Path) -> None:
+    tuned, preferred = (
+        [json.loads(line) for line in (stages / name / "steps.jsonl").read_text().splitlines()]
+        for name in ("sft", "policy")
+    )
+    assert tuned[-1]["loss"] < tuned[0]["loss"]
+    assert preferred[0]["loss"] == pytest.approx(math.log(2))  # the policy starts as its own reference
+    assert all(0 < line["boundary_fraction"] <= 1 for line in preferred)
+    counts = json.loads((stages / "rows" / "manifest.json").read_text())["counts"]
+    assert (counts["train_rows"], counts["test_rows"]) == (TRAIN_ROWS, TEST_ROWS)
+
+
+def test_real_rows_are_ranked_by_models_and_baselines(stages: Path) -> None:
+    for name in ("sft", "policy", "popularity", "random"):
+        metrics = json.loads((stages / "evaluation" / name / "metrics.json").read_text())
+        assert metrics["test_rows"] == 200
+        assert (
+            metrics["test_hit_ratio_at_1_low"] <= metrics["test_hit_ratio_at_1"] <= metrics["test_hit_ratio_at_1_high"]
+        )
+    assert metrics["test_hit_ratio_at_1"] == pytest.approx(1 / 20)
+
+
+def test_drift_of_real_rows_compares_scores_of_the_chosen_item(stages: Path) -> None:
+    found = json.loads((stages / "drift" / "drift.json").read_text())
+    assert {"history_length", "unseen_share", "chosen_score"} <= set(found["columns"])
+    shares = [column["drifted"] for column in found["columns"].values()]
+    assert found["drifted"] == (sum(shares) >= 0.5 * len(shares))
