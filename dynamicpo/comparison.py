@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from dynamicpo import pages
+from dynamicpo.config import BASELINES
 from dynamicpo.errors import DataError
 from dynamicpo.evaluations import Entry, models_of, read_entry, read_sources, warnings_of
 from dynamicpo.records import Manifest, fingerprint, finished, read_items, stage_output, write_json
-from dynamicpo.results import BASELINES, COMPARED, Result, paired
+from dynamicpo.results import COMPARED, Result, paired
 
 _EXAMPLES = 5  # rows won, and as many lost, that the page shows
 _FIRST = ("sft",)

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dynamicpo.config import BASELINES
 from dynamicpo.errors import DataError
 from dynamicpo.intervals import clustered_intervals, holm, paired_difference
 from dynamicpo.metrics import INVALID, KS, answer_metrics, beyond_accuracy, row_metrics
 from dynamicpo.rankings import Ranking
 from dynamicpo.records import write_json
 
-BASELINES = ("random", "popularity", "cooccurrence", "sasrec", "base")
 COMPARED = "hit_ratio_at_1"
 RANKS = pa.schema(
     [

@@ -17,6 +17,7 @@ __all__ = [
     "ABLATIONS",
     "BACKBONES",
     "BACKENDS",
+    "BASELINES",
     "CANDIDATES",
     "EXCLUDES",
     "LOSSES",
@@ -41,6 +42,7 @@ __all__ = [
 
 SOURCES = ("table", "movielens", "published")
 BACKBONES = ("compact", "smollm2-135m")
+BASELINES = ("random", "popularity", "cooccurrence", "sasrec", "base")  # in the order in which reports show them
 SPLITS = ("train", "validation", "test")
 STRATEGIES = ("uniform", "popularity", "popularity-matched", "hard", "published")
 EXCLUDES = ("window", "past", "all")

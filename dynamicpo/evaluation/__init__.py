@@ -15,7 +15,7 @@ import torch
 from dynamicpo import pages
 from dynamicpo.audit import audit_split, check_audit
 from dynamicpo.baselines import make_baseline, score_blocks
-from dynamicpo.config import EvaluationConfig
+from dynamicpo.config import BASELINES, EvaluationConfig
 from dynamicpo.errors import ConfigError, DataError
 from dynamicpo.evaluation.candidates import Scored, rank_with
 from dynamicpo.evaluation.rows import Data, read_data
@@ -33,7 +33,7 @@ from dynamicpo.records import (
     write_items,
     write_json,
 )
-from dynamicpo.results import BASELINES, Answers, Result, make_result, paired, write_result
+from dynamicpo.results import Answers, Result, make_result, paired, write_result
 from dynamicpo.sasrec import fit_sasrec
 
 log = logging.getLogger(__name__)

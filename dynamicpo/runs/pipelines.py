@@ -30,7 +30,7 @@ STAGES: dict[str, Any] = {
     "study": config.StudyConfig,
 }
 PATHS = ("data_interactions", "data_items")
-TAKEN = ("base", "cooccurrence", "popularity", "random", "sasrec", "sft")
+TAKEN = sorted((*config.BASELINES, "sft"))
 
 
 def pipeline_names() -> list[str]:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynamicpo.config import BASELINES
 from dynamicpo.errors import DataError
 from dynamicpo.runs.watch import Task, plain
-
-BASELINES = ("random", "popularity", "cooccurrence", "sasrec", "base", "sft")
 
 
 def write(folder: Path, facts: Mapping[str, Any], started: float, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def _models(folder: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, dic
 def models_of(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Every model's metrics: the baselines first, then SFT, then the objectives as they were given."""
     objectives = summary.get("parameters", {}).get("objectives", [])
-    first = [*BASELINES, *(entry["objective"] for entry in objectives)]
+    first = [*BASELINES, "sft", *(entry["objective"] for entry in objectives)]
     metrics: dict[str, dict[str, float]] = summary.get("metrics", {})
     order = sorted(metrics, key=lambda name: (first.index(name) if name in first else len(first), name))
     return {name: metrics[name] for name in order}

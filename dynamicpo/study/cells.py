@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynamicpo.config import BASELINES
 from dynamicpo.errors import DataError
 from dynamicpo.evaluations import Entry, models_of, read_entry
 from dynamicpo.grid import kind_at, variant_of
 from dynamicpo.metrics import row_metrics
 from dynamicpo.records import Manifest
-from dynamicpo.results import BASELINES, COMPARED, Result
+from dynamicpo.results import COMPARED, Result
 from dynamicpo.steps import GRADIENT, RELATIVE, last, relative_gradient
 from dynamicpo.study.verdict import SFT, Cells, Floats, Kind, kind_name, order
 
