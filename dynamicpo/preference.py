@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from dynamicpo import keyed, modeling, pages, training
+from dynamicpo import backbones, keyed, modeling, pages, training
 from dynamicpo.config import PreferenceConfig
 from dynamicpo.errors import ConfigError, DataError
 from dynamicpo.objective import preference_diagnostics, preference_losses
@@ -114,7 +114,7 @@ def _choose_rows(preferences: Path, adapter: Path, config: PreferenceConfig) -> 
 def _learning_rate(config: PreferenceConfig, loaded: modeling.Loaded) -> float:
     if config.learning_rate:
         return config.learning_rate
-    if loaded.base.backbone == modeling.COMPACT:
+    if loaded.base.backbone == backbones.COMPACT:
         return 2e-3
     return 1e-4 if loaded.manifest.extra["kind"] == "adapter" else 1e-6
 

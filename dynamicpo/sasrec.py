@@ -15,9 +15,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from dynamicpo.backbones import COMPACT, Base, device
 from dynamicpo.baselines import Codes, Scorer, Scores, item_codes
 from dynamicpo.catalogue import encode_rows, make_catalogue
-from dynamicpo.modeling import COMPACT, Base, device, running
+from dynamicpo.modeling import running
 from dynamicpo.progress import Progress
 
 WIDTH, LAYERS, HEADS, DROPOUT = 64, 2, 2, 0.2

@@ -9,10 +9,10 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from dynamicpo import keyed, modeling, pages, training
+from dynamicpo import backbones, keyed, modeling, pages, training
+from dynamicpo.backbones import Base
 from dynamicpo.config import SFTConfig
 from dynamicpo.errors import ConfigError
-from dynamicpo.modeling import Base
 from dynamicpo.prompts import PLAIN_TEMPLATE, Prompts, PromptSettings
 from dynamicpo.records import (
     Manifest,
@@ -51,19 +51,21 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
     inputs = {"preferences": input_fingerprint(preferences)}
     if Path(config.template).is_file():
         inputs["template"] = file_checksum(Path(config.template))
+    if backbone := backbones.backbone_checksum(config.backbone):
+        inputs["backbone"] = backbone
     manifest = Manifest("sft", config_dict(config), inputs)
     if (existing := finished(output, manifest)) is not None:
         return existing
-    modeling.check_backbone(config.backbone, config.quantization)
+    backbones.check_backbone(config.backbone, config.quantization)
     items = read_items(preferences)
     rows = read_rows(preferences, "train")
     chosen = keyed.ranking(config.seed, "rows", rows["example_id"].to_pylist())
     if config.rows > len(chosen):
         raise ConfigError(f"rows: must be <= {len(chosen)}, the rows of the training split, got {config.rows}.")
     rows = rows.take(np.sort(chosen[: config.rows or len(chosen)]))
-    base = _base(config, settings, items["item_id"].tolist())
+    base = _base(config, settings, items["item_id"].tolist(), backbone)
     with stage_output(output, manifest) as folder:
-        model, tokenizer = modeling.load_base_model(base)
+        model, tokenizer = backbones.load_base_model(base)
         if _tuning(config) == "lora":
             shape = (config.lora_rank, config.lora_alpha, config.lora_dropout)
             model = modeling.add_adapter(model, *shape, new_tokens=len(base.items), seed=config.seed)
@@ -92,9 +94,9 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
 
 def prompt_settings(config: SFTConfig) -> PromptSettings:
     """The prompt settings of a configuration, with "auto" resolved and the template's file read."""
-    item_text = modeling.default_item_text(config.backbone) if config.item_text == "auto" else config.item_text
+    item_text = backbones.default_item_text(config.backbone) if config.item_text == "auto" else config.item_text
     template = load_template(config.template, list_candidates=config.list_candidates)
-    if config.backbone == modeling.COMPACT:
+    if config.backbone == backbones.COMPACT:
         if item_text == "title" or config.list_candidates:
             raise ConfigError(
                 "item_text: the compact backbone has one token per item and no words; "
@@ -109,26 +111,27 @@ def prompt_settings(config: SFTConfig) -> PromptSettings:
 
 
 def _tuning(config: SFTConfig) -> str:
-    return modeling.default_tuning(config.backbone) if config.tuning == "auto" else config.tuning
+    return backbones.default_tuning(config.backbone) if config.tuning == "auto" else config.tuning
 
 
 def _learning_rate(config: SFTConfig) -> float:
     if config.learning_rate:
         return config.learning_rate
-    if config.backbone == modeling.COMPACT:
+    if config.backbone == backbones.COMPACT:
         return 2e-3
     return 1e-3 if _tuning(config) == "lora" else 1e-5
 
 
-def _base(config: SFTConfig, settings: PromptSettings, item_ids: list[str]) -> Base:
+def _base(config: SFTConfig, settings: PromptSettings, item_ids: list[str], checksum: str) -> Base:
     return Base(
         backbone=config.backbone,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         quantization=config.quantization,
-        precision=modeling.choose_precision(config.precision, config.backbone),
+        precision=backbones.choose_precision(config.precision, config.backbone),
         seed=config.seed,
         items=tuple(item_ids) if settings.item_text == "token" else (),
+        checksum=checksum,
     )
 
 

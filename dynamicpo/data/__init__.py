@@ -96,9 +96,7 @@ def _named(work: Path, interactions: str, items: str) -> Iterator[None]:
 
 
 def _checksum(path: Path) -> str:
-    if path.is_file():
-        return records.file_checksum(path)
-    return records.fingerprint({part.name: records.file_checksum(part) for part in path.iterdir() if part.is_file()})
+    return records.file_checksum(path) if path.is_file() else records.folder_checksum(path)
 
 
 def _prepare_interactions(

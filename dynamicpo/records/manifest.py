@@ -22,6 +22,12 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def folder_checksum(folder: Path) -> str:
+    """Names the content of all files in a folder and below it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint({str(path.relative_to(folder)): file_checksum(path) for path in files})
+
+
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits that name a JSON value."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]

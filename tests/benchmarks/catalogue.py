@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from dynamicpo import modeling
+from dynamicpo import backbones
+from dynamicpo.backbones import Base
 from dynamicpo.config import DataConfig
 from dynamicpo.data import prepare_data
-from dynamicpo.modeling import Base
 from dynamicpo.prompts import Prompts, PromptSettings
 from dynamicpo.records import EXAMPLES, Row, read_items, read_rows
 from dynamicpo.scoring import answer_logps
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu, with one thread, on a busy machine")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    model, tokenizer = modeling.load_base_model(Base(modeling.SMOLLM2))
+    model, tokenizer = backbones.load_base_model(Base(backbones.SMOLLM2))
     prompts, answers, targets = load_rows(tokenizer, options.rounds)
     list(catalogue_scores(model.eval(), prompts[:1], answers[:SEPARATE]))  # the first call is slow
     rows = zip(prompts, targets, strict=True)

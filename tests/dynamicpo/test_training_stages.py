@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dynamicpo import modeling
 from dynamicpo.config import DataConfig, NegativesConfig, PreferenceConfig, SFTConfig
@@ -107,6 +107,20 @@ def test_the_same_training_twice_gives_the_same_bytes(model, preferences, tiny_l
     config = SFTConfig(**read_manifest(first).config)
     again = fine_tune(preferences, tmp_path / "again", config)
     assert again.fingerprint == read_manifest(first).fingerprint
+
+
+def test_a_backbone_that_changed_in_its_folder_is_not_taken_for_the_old_one(preferences, tmp_path) -> None:
+    config = dataclasses.replace(SHORT_SFT, backbone=str(write_tiny_llm(tmp_path / "llm")), lora_rank=4)
+    first = fine_tune(preferences, tmp_path / "sft", config)
+    assert fine_tune(preferences, tmp_path / "sft", config).fingerprint == first.fingerprint  # nothing to do
+    weights = tmp_path / "llm" / "model.safetensors"
+    save_file({name: values * 1.01 for name, values in load_file(str(weights)).items()}, str(weights), {"format": "pt"})
+    with pytest.raises(DataError, match="sft: must be new or made from the same.* differs in backbone"):
+        fine_tune(preferences, tmp_path / "sft", config)
+    with pytest.raises(
+        DataError, match="llm: must be as it was when a model was trained on it, but its files have changed"
+    ):
+        modeling.load_model(tmp_path / "sft")
 
 
 def test_another_seed_gives_another_model(preferences, compact, tmp_path) -> None:
