@@ -10,16 +10,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from dynamicpo import modeling
+from dynamicpo import backbones
+from dynamicpo.backbones import Base
 from dynamicpo.config import DataConfig, NegativesConfig
 from dynamicpo.data import prepare_data
-from dynamicpo.modeling import Base
 from dynamicpo.negatives import sample_negatives
 from dynamicpo.packing import packed_length
 from dynamicpo.prompts import Prompts, PromptSettings
 from dynamicpo.records import Row, read_items, read_rows
+from tests.conftest import SHARED
 
-LASTFM = Path(__file__).resolve().parents[3] / "shared" / "data" / "lastfm"
+LASTFM = SHARED / "data" / "lastfm"
 MOST_NEGATIVES = 50
 # History and candidates in one line each, joined by "::", as the published code writes them.
 TEMPLATE = {
@@ -41,7 +42,7 @@ WORDS = {
 
 def load() -> tuple[nn.Module, Any]:
     """The model in float32, ready for training, and its tokenizer."""
-    model, tokenizer = modeling.load_base_model(Base(modeling.SMOLLM2))
+    model, tokenizer = backbones.load_base_model(Base(backbones.SMOLLM2))
     torch.manual_seed(0)
     lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"])
     return get_peft_model(model, lora).train(), tokenizer
@@ -61,7 +62,8 @@ def load_rows(name: str, tokenizer: Any, *, list_candidates: bool = True) -> lis
         else:
             prepare_data("", "", folder / "examples", DataConfig(source="movielens"))
         strategy = "published" if name == "lastfm" else "uniform"
-        sample_negatives(folder / "examples", folder / "preferences", NegativesConfig(strategy=strategy))
+        config = NegativesConfig(strategy=strategy, allow_leak=name == "lastfm")  # its published lists leak
+        sample_negatives(folder / "examples", folder / "preferences", config)
         table, items = read_rows(folder / "preferences", "train"), read_items(folder / "preferences")
     draw = random.Random(0)
     chosen = table.take(draw.sample(range(len(table)), min(400, len(table)))).to_pylist()

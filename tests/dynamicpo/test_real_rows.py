@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import transformers
 
 from dynamicpo.config import DataConfig, DriftConfig, EvaluationConfig, NegativesConfig, PreferenceConfig, SFTConfig
 from dynamicpo.data import prepare_data
@@ -13,6 +14,8 @@ from dynamicpo.evaluation import evaluate
 from dynamicpo.negatives import sample_negatives
 from dynamicpo.preference import train_preferences
 from dynamicpo.sft import fine_tune
+from tests.benchmarks import workload
+from tests.fixtures.models import write_tiny_llm
 
 TRAIN_ROWS, TEST_ROWS = 2598, 1256
 
@@ -60,3 +63,12 @@ def test_drift_of_real_rows_compares_scores_of_the_chosen_item(stages: Path) -> 
     assert {"history_length", "unseen_share", "chosen_score"} <= set(found["columns"])
     shares = [column["drifted"] for column in found["columns"].values()]
     assert found["drifted"] == (sum(shares) >= 0.5 * len(shares))
+
+
+def test_the_benchmark_has_real_rows_with_up_to_50_negatives(shared: Path, tmp_path: Path) -> None:
+    """Their published lists leak, which must not stop it."""
+    assert workload.data_sets() == ["lastfm", "movielens"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(write_tiny_llm(tmp_path)))
+    rows = workload.load_rows("lastfm", tokenizer)
+    assert len(rows) == 400 and {len(row.answer_ids) for row in rows} == {51}
+    assert all(len({*map(tuple, row.answer_ids)}) == 51 and row.prompt_ids for row in rows)
