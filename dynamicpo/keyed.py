@@ -41,8 +41,10 @@ def uniform(keys: NDArray[np.uint64], draws: NDArray[np.uint64] | int) -> NDArra
     return (bits(keys, draws) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def integers(keys: NDArray[np.uint64], draws: NDArray[np.uint64] | int, high: int) -> NDArray[np.int64]:
-    """Uniform whole numbers in [0, high) for each key and draw number."""
+def integers(
+    keys: NDArray[np.uint64], draws: NDArray[np.uint64] | int, high: NDArray[np.int64] | int
+) -> NDArray[np.int64]:
+    """Uniform whole numbers in [0, high) for each key and draw number (broadcast together)."""
     return np.minimum((uniform(keys, draws) * high).astype(np.int64), high - 1)
 
 

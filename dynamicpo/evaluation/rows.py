@@ -72,11 +72,12 @@ class Data:
     def ranking(self, blocks: Iterable[Scores]) -> Ranking:
         """The ranking by scores of every item, in blocks of rows that follow each other, (n, I)."""
         parts, start = [], 0
+        keys = keyed.keys(0, f"equals/{self.rows.split}", self.rows.example_ids)
         for scores in blocks:
             here = slice(start, start := start + len(scores))
             targets = self.rows.target_index[here]
             if self.barred is not None:
-                parts.append(rank_all(scores, targets, self.barred.allowed(here, targets)))
+                parts.append(rank_all(scores, targets, self.barred.allowed(here, targets), keys[here]))
             elif self.codes is not None:
                 parts.append(rank_listed(np.take_along_axis(scores, self.codes[here], 1), targets, self.codes[here]))
         return joined(parts)
