@@ -60,7 +60,7 @@ def check_state(name: str, state: str) -> None:
     """
     if state.lower() != "succeeded":
         going = state.lower() in ("running", "pending")
-        what = "Wait for its end, or start it again if it was killed" if going else "Run it again"
+        what = "Wait for its end" if going else "Run it again"
         raise DataError(f"{name}: must be a run that succeeded, but it is {state.lower()!r}. {what}.")
 
 

@@ -69,7 +69,7 @@ def run_pipeline(
     cache = folder.parent / ".cache" / cache_name(parameters, place.id if place else "")
     facts = {"pipeline": name, "parameters": parameters, **_origin(place)}
     started = time.time()
-    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch, summary.at_work(folder):
         pipeline = load_pipeline(name)
         total = count_tasks(pipeline.pipeline_spec, parameters)
         watch = Watch(folder / "logs", total, workers, cache / "artifacts", scratch, place.id if place else "")

@@ -1,16 +1,31 @@
 """What a run leaves in its folder: `summary.json`, `report.html` and its artifacts; and the list of runs."""
 
+import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dynamicpo.config import BASELINES
 from dynamicpo.errors import DataError
 from dynamicpo.runs.watch import Task, plain
+
+_LOCK = ".at-work"
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Mark a run as going on. The mark is a lock, so that it goes with the process, however that ends."""
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            (folder / _LOCK).unlink()
 
 
 def write(folder: Path, facts: Mapping[str, Any], started: float, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -110,17 +125,29 @@ def models_of(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The summary of a run.
+    """The summary of a run; the state of one whose process is gone before its end is "killed".
 
     Raises:
         DataError: The folder holds none, or one that can't be read.
     """
+    going = _is_at_work(folder)  # before the summary is read: it may end in between
     path = folder / "summary.json"
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: must be the summary of a run, but it can't be read ({error}).") from error
+    if summary.get("state") == "running" and not going:
+        summary["state"] = "killed"
     return summary
+
+
+def _is_at_work(folder: Path) -> bool:
+    with suppress(OSError), (folder / _LOCK).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,7 +137,7 @@ def test_an_unknown_run_is_named_with_the_nearest(root: Path, capsys: Capture):
 @pytest.mark.parametrize(
     ("state", "remedy"),
     [
-        ("running", "Wait for its end, or start it again if it was killed"),
+        ("killed", "Run it again"),
         ("failed", "Run it again"),
         ("cancelled", "Run it again"),
     ],
@@ -144,6 +146,24 @@ def test_a_run_that_did_not_succeed_is_refused(state: str, remedy: str, root: Pa
     write_run(tmp_path / "bad", [root / "data" / "evaluation-sft"], state)
     said = refused(capsys, "bad", "--folder", str(tmp_path))
     assert f"bad: must be a run that succeeded, but it is '{state}'. {remedy}." in said
+
+
+def test_a_run_goes_on_as_long_as_its_process(root: Path, tmp_path: Path, capsys: Capture):
+    folder = write_run(tmp_path / "long", [root / "data" / "evaluation-sft"], "running")
+    enter = f"with summary.at_work(pathlib.Path({str(folder)!r})):"
+    code = f"import pathlib, time\nfrom dynamicpo.runs import summary\n{enter}\n print(flush=True)\n time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()
+    assert [run["state"] for run in summary.list_runs(tmp_path)] == ["running"]
+    said = refused(capsys, "long", "--folder", str(tmp_path))
+    assert "long: must be a run that succeeded, but it is 'running'. Wait for its end." in said
+    process.kill()
+    process.wait()
+    assert [run["state"] for run in summary.list_runs(tmp_path)] == ["killed"]
+    assert "but it is 'killed'. Run it again." in refused(capsys, "long", "--folder", str(tmp_path))
+    with summary.at_work(folder):
+        assert summary.read(folder)["state"] == "running"
+    assert not [*folder.glob(".*")]
 
 
 def test_a_run_without_metrics_is_refused(tmp_path: Path, capsys: Capture):
