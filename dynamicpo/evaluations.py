@@ -37,7 +37,7 @@ def read_sources(paths: Sequence[Path], where: str) -> list[Manifest]:
         first, other = sources[0].extra["protocol"], source.extra["protocol"]
         names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
         if names:
-            values = ", ".join(f"{name} ({first.get(name)} and {other.get(name)})" for name in names)
+            values = ", ".join(f"{name} ({first.get(name, 'none')} and {other.get(name, 'none')})" for name in names)
             raise DataError(
                 f"{where}: evaluations must have the same rows and protocol, {paths[0]} and {path} differ in "
                 f"{values}. Evaluate both in the same way."

@@ -62,6 +62,7 @@ def _train_preferences(paths: Values, settings: Any) -> dict[str, Any]:
 
 def _evaluate(paths: Values, settings: Any) -> dict[str, Any]:
     models = _models(paths["model"])
+    config.check_model_names(models)
     _check_folders(paths["preferences"], *models.values())
     from dynamicpo.evaluation import evaluate
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamicpo.config.checks import Checked, check_fields, from_mapping, setting
+from dynamicpo.config.names import BASELINES, check_model_names
 from dynamicpo.errors import ConfigError, unknown_name
 
 __all__ = [
@@ -36,13 +37,13 @@ __all__ = [
     "SFTConfig",
     "StudyConfig",
     "check_fields",
+    "check_model_names",
     "from_mapping",
     "setting",
 ]
 
 SOURCES = ("table", "movielens", "published")
 BACKBONES = ("compact", "smollm2-135m")
-BASELINES = ("random", "popularity", "cooccurrence", "sasrec", "base")  # in the order in which reports show them
 SPLITS = ("train", "validation", "test")
 STRATEGIES = ("uniform", "popularity", "popularity-matched", "hard", "published")
 EXCLUDES = ("window", "past", "all")
@@ -123,7 +124,7 @@ class SFTConfig(Checked):
     )
     loss_on: str = setting("answer", "tokens that carry the loss", choices=("answer", "history"))
     rows: int = setting(0, "train on this many rows, chosen by key (0: all)", low=0)
-    epochs: float = setting(1.0, "passes over the rows", low=0)
+    epochs: float = setting(1.0, "passes over the rows", above=0)
     max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
     batch_size: int = setting(64, "rows per step", low=1)
     micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
@@ -161,7 +162,7 @@ class PreferenceConfig(Checked):
     simpo_gamma: float = setting(0.0, "target margin of SimPO, nats", low=0)
     num_negatives: int = setting(15, "negatives per row: the first ones of the row's rejected items", low=1)
     rows: int = setting(0, "train on this many rows, disjoint from SFT's when both are given (0: all)", low=0)
-    epochs: float = setting(1.0, "passes over the rows", low=0)
+    epochs: float = setting(1.0, "passes over the rows", above=0)
     max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
     batch_size: int = setting(64, "rows per step", low=1)
     micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)

@@ -21,9 +21,11 @@ def setting(
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    above: float | None = None,
 ) -> Any:
-    """A dataclass field with its help text and its allowed values (limits included)."""
-    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+    """A dataclass field with its help text and its allowed values (`low` and `high` included, `above` not)."""
+    limits = {"low": low, "high": high, "above": above}
+    return field(default=default, metadata={"help": help, "choices": choices, **limits})
 
 
 def check_fields(config: Any) -> None:
@@ -46,6 +48,8 @@ def _problem(config: Any, item: "dataclasses.Field[Any]") -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if meta["low"] is not None and not value >= meta["low"]:
             return f"{name}: must be >= {meta['low']:g}, got {value:g}."
+        if meta["above"] is not None and not value > meta["above"]:
+            return f"{name}: must be > {meta['above']:g}, got {value:g}."
         if meta["high"] is not None and not value <= meta["high"]:
             return f"{name}: must be <= {meta['high']:g}, got {value:g}."
     return ""

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from dynamicpo import pages
 from dynamicpo.audit import audit_split, check_audit
 from dynamicpo.baselines import make_baseline, score_blocks
-from dynamicpo.config import BASELINES, EvaluationConfig
+from dynamicpo.config import EvaluationConfig, check_model_names
 from dynamicpo.errors import ConfigError, DataError
 from dynamicpo.evaluation.candidates import Scored, rank_with
 from dynamicpo.evaluation.rows import Data, read_data
@@ -38,9 +37,6 @@ from dynamicpo.sasrec import fit_sasrec
 
 log = logging.getLogger(__name__)
 
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_FILES = ("comparisons.json", "items.parquet", "manifest.json", "report.html", "rows.parquet", "run.json")
-
 
 def evaluate(preferences: Path, models: Mapping[str, Path], output: Path, config: EvaluationConfig) -> Manifest:
     """Rank the candidates of each row with every model and with the baselines.
@@ -59,7 +55,9 @@ def evaluate(preferences: Path, models: Mapping[str, Path], output: Path, config
         ConfigError: Names or settings that can't be used.
         DataError: Input that can't be used.
     """
-    _check_names(models, config)
+    check_model_names(models)
+    if config.base and not models:
+        raise ConfigError("base: needs a model whose base it is, got none. Name a model, or leave base out.")
     source = read_manifest(preferences, "sample_negatives")
     known = {name: read_manifest(folder) for name, folder in models.items()}
     inputs = {"preferences": source.fingerprint, "models": " ".join(models)}
@@ -88,24 +86,6 @@ def evaluate(preferences: Path, models: Mapping[str, Path], output: Path, config
         )
         (folder / "report.html").write_text(page, encoding="utf-8")
     return manifest
-
-
-def _check_names(models: Mapping[str, Path], config: EvaluationConfig) -> None:
-    """Refuse, all at once, names that can't be folders of an evaluation, and a base without a model."""
-    taken = {*BASELINES, *_FILES}
-    problems = []
-    for place, name in enumerate(models):
-        if not _PLAIN.fullmatch(name):
-            must = "must be up to 64 letters, digits, '.', '_' or '-' and start with a letter or digit"
-            problems.append(f"model name: {must}, got {name!r}. Rename it.")
-        elif name.casefold() in taken:
-            problems.append(f"model name: must not be one of {', '.join(sorted(taken))}, got {name!r}. Rename it.")
-        elif name.casefold() in [other.casefold() for other in [*models][:place]]:
-            problems.append(f"model name: must differ from the others in more than case, got {name!r}. Rename it.")
-    if config.base and not models:
-        problems.append("base: needs a model whose base it is, got none. Name a model, or leave base out.")
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
 def _check_models(models: Mapping[str, Path], known: Mapping[str, Manifest], config: EvaluationConfig) -> None:

@@ -44,7 +44,7 @@ def sentences(verdict: Verdict, study: Study) -> list[str]:
     after, before = cells[fall.a], cells[fall.b]
     losses = [number(float(cell.figures["loss_share"].mean())) for cell in (after, before)]
     places = f"from {_hits(before)} at K = {fall.b[2]} to {_hits(after)} at K = {fall.a[2]} ({numbers(fall)})"
-    way = "fell" if fall.difference < 0 else "rose"
+    way = "fell" if fall.difference < 0 else "rose" if fall.difference > 0 else "stayed equal"
     which = "" if verdict.collapsed or fall.difference >= 0 else "at most "
     ends = f"while the loss ended at {losses[0]} of its start and not {losses[1]}"
     said = [f"{name}: HitRatio@1 {way} {which}{places}, {ends}."]

@@ -47,6 +47,7 @@ def fail(capsys: Capture, *argv: str, code: int = 2) -> str:
         ["sft", "--preferences", "/nowhere", "--output", "x", "--template", "movis"],
         ["train-preferences", "--preferences", "/nowhere", "--adapter", "/nowhere", "--output", "x"],
         ["evaluate", "--preferences", "/nowhere", "--model", "sft=/nowhere", "--output", "x"],
+        ["evaluate", "--preferences", "/nowhere", "--model", "random=/nowhere", "--output", "x"],
         ["run", "trainin"],
         ["run", "training", "--param", "sft_epoch=3"],
         ["run", "training", "--param", "objectives=dmpoo"],
@@ -85,6 +86,12 @@ def test_no_command_shows_the_help(capsys: Capture):
         (["sft", "more"], "sft: unexpected argument 'more'"),
         (["sft", "--epochs", "many"], "epochs must be a finite number, got 'many'"),
         (["sft", "--backbone", "compac"], "backbone: .* got 'compac'. Did you mean 'compact'"),
+        (["sft", "--epochs", "0"], "epochs: must be > 0, got 0"),
+        (["train-preferences", "--epochs", "-1"], "epochs: must be > 0, got -1"),
+        (
+            ["evaluate", "--preferences", "p", "--output", "o", "--model", "random=x", "--model", "a b=y"],
+            "(?s)model name: must not be one of .*got 'random'.*got 'a b'",
+        ),
         (["sft", "--learning-rate", "inf"], "learning_rate: must be a finite number, got inf"),
         (
             ["sft", "--epochs", "x", "--rows", "y", "--seed", "-1"],

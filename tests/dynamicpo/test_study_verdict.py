@@ -39,6 +39,13 @@ def test_a_collapse_that_dynamicpo_prevents() -> None:
     assert "while the loss ended at .150 of its start and not .450" in said
 
 
+def test_a_difference_of_nothing_is_neither_a_rise_nor_a_fall() -> None:
+    found = study({**ONE, **STEADY})
+    judged = verdict(found, "sdpo")
+    equal = judged._replace(fall=judged.fall._replace(difference=0.0))
+    assert "S-DPO: HitRatio@1 stayed equal from" in " ".join(sentences(equal, found))
+
+
 def test_objectives_are_judged_one_by_one() -> None:
     found = study({**ONE, **FALLING, **RISING, **STEADY})
     assert verdict(found, "sdpo").collapsed is False
