@@ -80,7 +80,7 @@ def test_shipped_parameters_are_valid(path: Path):
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     checked = check_parameters("negative_scaling", given)
     cells = cells_of(checked)
-    assert len(cells) == {"reproduce": 30, "full": 192, "text": 12}[path.stem]
+    assert len(cells) == {"reproduce": 30, "full": 192, "text": 4}[path.stem]
     assert checked["evaluation_split"] == "test"
     total = local.count_tasks(load_pipeline("negative_scaling").pipeline_spec, checked)
     assert total == 6 + 2 * len(cells)
