@@ -20,6 +20,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from dynamicpo.adapters import fused_adapters
 from dynamicpo.attention import SplitAttention
 from dynamicpo.errors import ConfigError, DataError, unknown_name
 from dynamicpo.logps import frozen_head_logps
@@ -176,7 +177,8 @@ def token_logps(
 
     hook = head.register_forward_pre_hook(keep)
     try:
-        logits: Tensor = model(input_ids=token_ids, attention_mask=mask, use_cache=False, **extra).logits
+        with fused_adapters(inner):
+            logits: Tensor = model(input_ids=token_ids, attention_mask=mask, use_cache=False, **extra).logits
     finally:
         hook.remove()
     return found[0] if frozen else logits.float().log_softmax(-1)[source, targets]
