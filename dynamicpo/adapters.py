@@ -43,6 +43,8 @@ def _is_plain(layer: Linear) -> bool:
         return False
     if name not in layer.lora_A or name in layer.lora_variant or layer.lora_bias[name]:
         return False
+    if not type(layer.lora_A[name]) is type(layer.lora_B[name]) is nn.Linear:  # wrapped, as FSDP does
+        return False
     dropout = layer.lora_dropout[name]
     return isinstance(dropout, nn.Identity) or not dropout.training
 

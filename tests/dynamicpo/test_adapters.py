@@ -110,7 +110,17 @@ def two_at_once(model: nn.Module) -> None:
     model.base_model.set_adapter(["default", "other"])
 
 
-@pytest.mark.parametrize("change", [merged, switched_off, trained_below, two_at_once])
+def wrapped_below(model: nn.Module) -> None:
+    class Wrapper(nn.Sequential):
+        @property
+        def weight(self):
+            return self[0].weight
+
+    for layer in (model.base_model.model.first, model.base_model.model.second):
+        layer.lora_A["default"] = Wrapper(layer.lora_A["default"])
+
+
+@pytest.mark.parametrize("change", [merged, switched_off, trained_below, two_at_once, wrapped_below])
 def test_layers_in_another_state_are_left_to_peft(calls, change):
     model = wrapped(Two())
     change(model)
