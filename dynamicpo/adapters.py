@@ -14,6 +14,8 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from dynamicpo.logps import product_dtype
+
 
 @contextmanager
 def fused_adapters(model: nn.Module) -> Iterator[None]:
@@ -21,9 +23,8 @@ def fused_adapters(model: nn.Module) -> Iterator[None]:
 
     Layers under gradient checkpointing stay too, as they are computed again later, outside.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, Linear) and _is_plain(layer)]
-    if getattr(model, "is_gradient_checkpointing", False):
-        layers = []
+    kept = getattr(model, "is_gradient_checkpointing", False)
+    layers = [layer for layer in model.modules() if isinstance(layer, Linear) and _is_plain(layer) and not kept]
     for layer in layers:
         vars(layer)["forward"] = partial(_forward, layer)
     try:
@@ -83,8 +84,7 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scaling: float
     ) -> Tensor:
-        kind = inputs.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        kind, dtype = inputs.device.type, product_dtype(weight)
         flat = inputs.flatten(0, -2).to(dtype)
         base, down, up = weight.to(dtype), lora_a.to(dtype), lora_b.to(dtype)
         with torch.autocast(kind, enabled=False):

@@ -28,13 +28,18 @@ def frozen_head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, sourc
     return result
 
 
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """In what products with a weight are computed: autocast's dtype where it is on, else the weight's own."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, source: Tensor, targets: Tensor
     ) -> Tensor:
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        kind, dtype = hidden.device.type, product_dtype(weight)
         exact = torch.promote_types(dtype, torch.float32)
         head, states = weight.to(dtype), hidden.to(dtype)
         result = torch.zeros(len(source), dtype=exact, device=hidden.device)
