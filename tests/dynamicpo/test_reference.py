@@ -1,6 +1,8 @@
 """The cache of reference log-probabilities: used when it fits, never when it is stale or damaged."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -34,6 +36,32 @@ def test_the_second_time_nothing_is_computed(tmp_path, computed):
     assert torch.equal(reference_logps(model, rows, tmp_path / "cache", dict(reversed(KEY.items()))), first)
     assert computed == [5]
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+
+
+def test_two_runs_at_once_compute_it_once(tmp_path, monkeypatch, caplog):
+    model, rows, calls = tiny_model(), random_rows(5, 3), []
+    begun, goes_on = Event(), Event()
+
+    def slow(model, rows, **settings):
+        calls.append(len(rows))
+        begun.set()
+        assert goes_on.wait(60)
+        return score_rows(model, rows, **settings)
+
+    def waiting(record):
+        if "waiting" in record.getMessage():
+            goes_on.set()
+        return True
+
+    monkeypatch.setattr(reference, "score_rows", slow)
+    caplog.handler.addFilter(waiting)
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor(2) as pool:
+        first = pool.submit(reference_logps, model, rows, tmp_path, KEY)
+        assert begun.wait(60)
+        second = pool.submit(reference_logps, model, rows, tmp_path, KEY)
+        assert torch.equal(first.result(), second.result())
+    assert calls == [5]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
