@@ -34,6 +34,13 @@ class Block:
     earlier: slice
     mask: Tensor
 
+    @property
+    def seen(self) -> list[slice]:
+        """All the tokens that it sees, as one slice where they are next to each other."""
+        if self.earlier.stop == self.asking.start:
+            return [slice(self.earlier.start, self.asking.stop)]
+        return [self.earlier, self.asking]
+
 
 def blocks_of(packed: Packed, prompt_block: int, answer_block: int) -> list[Block]:
     """Cut a sequence's rows into blocks.
@@ -101,9 +108,8 @@ def _length(part: slice) -> int:
 
 def _seen(values: Tensor, block: Block) -> Tensor:
     """What a block sees, of keys or values (..., T, D): the earlier tokens, then its own."""
-    if block.earlier.stop == block.asking.start:
-        return values[..., block.earlier.start : block.asking.stop, :]
-    return torch.cat([values[..., block.earlier, :], values[..., block.asking, :]], dim=-2)
+    parts = [values[..., part, :] for part in block.seen]
+    return torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, block: Block, dropout: float, scale: float) -> Tensor:
@@ -172,6 +178,6 @@ def _asking(query: Tensor, block: Block, scale: float, dtype: torch.dtype) -> Te
 
 def _add_up(total: Tensor, block: Block, gradient: Tensor) -> None:
     """Add the gradient of what a block sees, (H / G, D, m + n), where it belongs."""
-    number = _length(block.earlier)
-    total[..., block.earlier] += gradient[..., :number]
-    total[..., block.asking] += gradient[..., number:]
+    parts = block.seen
+    for part, share in zip(parts, gradient.split_with_sizes([_length(part) for part in parts], dim=-1), strict=True):
+        total[..., part] += share
