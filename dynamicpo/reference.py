@@ -4,13 +4,12 @@ The file's name is a hash of what determines the numbers (fingerprints of model,
 ids themselves); it carries that key and a checksum, which are verified when it is read.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dynamicpo.locks import locked
 from dynamicpo.packing import check_rows
 from dynamicpo.records import Row, canonical
 from dynamicpo.scoring import score_rows
@@ -44,7 +44,11 @@ def reference_logps(
     check_rows(rows)
     whole = full_key(rows, key)
     path = cache / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.safetensors"
-    with _alone(path):
+    with ExitStack() as stack:
+        with suppress(OSError):  # where there are no locks, runs at the same time all compute it
+            cache.mkdir(parents=True, exist_ok=True)
+            busy = "reference log-probabilities: another run computes the same, waiting for it"
+            stack.enter_context(locked(path.with_suffix(".lock"), busy))
         kept = _read(path, whole, (len(rows), len(rows[0].answer_ids)))
         if kept is not None:
             log.info("reference log-probabilities: from %s", path)
@@ -66,23 +70,6 @@ def facts(key: str, logps: Tensor) -> dict[str, str]:
     """What a file says of itself: its key and the SHA-256 of its numbers, as one entry (several come in any order)."""
     checksum = hashlib.sha256(np.ascontiguousarray(logps.numpy()).tobytes()).hexdigest()
     return {"facts": canonical({"key": key, "checksum": checksum})}
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait for whoever is computing the same file. Where there are no locks, both compute it."""
-    lock = path.with_suffix(".lock")
-    with ExitStack() as stack:
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(lock.open("w"))
-            stack.callback(lock.unlink, missing_ok=True)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("reference log-probabilities: another run computes the same, waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:

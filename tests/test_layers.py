@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dynamicpo"
 # A module imports from the lines above its own only.
 LAYERS = [
     ["errors"],
-    ["config", "storage", "keyed", "progress"],
+    ["config", "storage", "keyed", "locks", "progress"],
     ["records", "catalogue", "grid", "templates"],
     ["logps", "losses", "boundary", "metrics", "intervals", "charts", "exclusions", "steps"],
     ["objective", "prompts", "packing", "pages", "rankings"],

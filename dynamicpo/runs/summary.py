@@ -1,31 +1,25 @@
 """What a run leaves in its folder: `summary.json`, `report.html` and its artifacts; and the list of runs."""
 
-import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from dynamicpo.config import BASELINES
 from dynamicpo.errors import DataError
+from dynamicpo.locks import is_locked, locked
 from dynamicpo.runs.watch import Task, plain
 
 _LOCK = ".at-work"
 
 
-@contextmanager
-def at_work(folder: Path) -> Iterator[None]:
+def at_work(folder: Path) -> AbstractContextManager[None]:
     """Mark a run as going on. The mark is a lock, so that it goes with the process, however that ends."""
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            (folder / _LOCK).unlink()
+    return locked(folder / _LOCK)
 
 
 def write(folder: Path, facts: Mapping[str, Any], started: float, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -130,7 +124,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: The folder holds none, or one that can't be read.
     """
-    going = _is_at_work(folder)  # before the summary is read: it may end in between
+    going = is_locked(folder / _LOCK)  # before the summary is read: it may end in between
     path = folder / "summary.json"
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -139,15 +133,6 @@ def read(folder: Path) -> dict[str, Any]:
     if summary.get("state") == "running" and not going:
         summary["state"] = "killed"
     return summary
-
-
-def _is_at_work(folder: Path) -> bool:
-    with suppress(OSError), (folder / _LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
