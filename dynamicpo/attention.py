@@ -7,6 +7,7 @@ that heads share (grouped-query attention) are never repeated.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,7 +35,12 @@ class Block:
     earlier: slice
     mask: Tensor
 
-    @property
+    @cached_property
+    def hidden(self) -> Tensor:
+        """Which of themselves they don't see, for all heads. Bool, (n, 1, n)."""
+        return ~self.mask[:, None]
+
+    @cached_property
     def seen(self) -> list[slice]:
         """All the tokens that it sees, as one slice where they are next to each other."""
         if self.earlier.stop == self.asking.start:
@@ -130,54 +136,56 @@ class Products(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float) -> Tensor:
         """Outputs (T, H / G, G, D), of query (H / G, G, T, D) and key, value (H / G, T, D)."""
         dtype = torch.promote_types(query.dtype, torch.float32)
-        exact_key, exact_value = key.to(dtype), value.to(dtype)
+        keys, values = key.to(dtype), value.to(dtype)
         shared, heads, number, width = query.shape
+        asking = keys.new_empty(shared, number, heads, width)
+        torch.mul(query.transpose(1, 2).to(dtype), scale, out=asking)
         result = query.new_empty(number, shared, heads, width)
         kept = []
         with torch.autocast(query.device.type, enabled=False):
             for block in blocks:
-                scores = torch.bmm(_asking(query, block, scale, dtype), _seen(exact_key, block).mT)
-                own = scores.view(shared, heads, *block.mask.shape[:1], -1)[..., _length(block.earlier) :]
-                own.masked_fill_(~block.mask, float("-inf"))
-                weights = scores.softmax(-1)
-                output = torch.bmm(weights, _seen(exact_value, block))
-                result[block.asking] = output.view(shared, heads, -1, width).permute(2, 0, 1, 3).to(result.dtype)
+                scores = torch.bmm(_asking(asking, block), _seen(keys, block).mT)
+                own = scores.view(shared, -1, heads, scores.shape[-1])[..., _length(block.earlier) :]
+                own.masked_fill_(block.hidden, float("-inf"))
+                weights = torch.softmax(scores, -1, out=scores)
+                output = torch.bmm(weights, _seen(values, block))
+                result[block.asking] = output.view(shared, -1, heads, width).transpose(0, 1)
                 kept.append(weights)
-        ctx.save_for_backward(query, key, value, *kept)
-        ctx.blocks, ctx.scale = blocks, scale
+        ctx.save_for_backward(asking, key, value, *kept)
+        ctx.blocks, ctx.scale, ctx.dtype = blocks, scale, query.dtype
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key and value."""
-        query, key, value, *kept = ctx.saved_tensors
-        dtype = torch.promote_types(query.dtype, torch.float32)
-        exact_key, exact_value = key.to(dtype), value.to(dtype)
-        shared, heads, _, width = query.shape
-        of_query = torch.empty_like(query)
+        asking, key, value, *kept = ctx.saved_tensors
+        keys, values = key.to(asking.dtype), value.to(asking.dtype)
+        shared, number, heads, width = asking.shape
+        given = torch.empty_like(asking).copy_(gradient.transpose(0, 1))
+        of_query = asking.new_empty(number, shared, heads, width)
         # with D above T: products that make them so are up to twice as fast
-        of_key, of_value = (exact_key.new_zeros(shared, width, exact_key.shape[1]) for _ in range(2))
-        with torch.autocast(query.device.type, enabled=False):
+        of_key, of_value = (keys.new_zeros(shared, width, number) for _ in range(2))
+        with torch.autocast(asking.device.type, enabled=False):
             for block, weights in zip(ctx.blocks, kept, strict=True):
-                asking = _asking(query, block, ctx.scale, dtype)
-                given = gradient[block.asking].permute(1, 2, 0, 3).reshape(asking.shape).to(dtype)
-                _add_up(of_value, block, torch.bmm(given.mT, weights))
-                scores = torch.bmm(given, _seen(exact_value, block).mT).mul_(weights)
-                scores.addcmul_(weights, scores.sum(-1, keepdim=True), value=-1)
-                back = torch.bmm(scores, _seen(exact_key, block)).mul_(ctx.scale)
-                of_query[:, :, block.asking] = back.view(shared, heads, -1, width).to(query.dtype)
-                _add_up(of_key, block, torch.bmm(asking.mT, scores))
+                asks, gives = _asking(asking, block), _asking(given, block)
+                _add_up(of_value, block, torch.bmm(gives.mT, weights))
+                scores = torch.bmm(gives, _seen(values, block).mT)
+                scores = torch._softmax_backward_data(scores, weights, -1, weights.dtype)
+                back = torch.bmm(scores, _seen(keys, block)).view(shared, -1, heads, width)
+                torch.mul(back.transpose(0, 1), ctx.scale, out=of_query[block.asking])
+                _add_up(of_key, block, torch.bmm(asks.mT, scores))
+        of_query = of_query.permute(1, 2, 0, 3).to(ctx.dtype)
         return of_query, of_key.mT.to(key.dtype), of_value.mT.to(value.dtype), None, None
 
 
-def _asking(query: Tensor, block: Block, scale: float, dtype: torch.dtype) -> Tensor:
-    """A block's scaled queries, heads that share keys one below the other: (H / G, G * n, D)."""
-    return (query[:, :, block.asking].to(dtype) * scale).flatten(1, 2)
+def _asking(query: Tensor, block: Block) -> Tensor:
+    """A block's part of (H / G, T, G, D), heads that share keys next to each other: (H / G, n * G, D)."""
+    return query[:, block.asking].flatten(1, 2)
 
 
 def _add_up(total: Tensor, block: Block, gradient: Tensor) -> None:
     """Add the gradient of what a block sees, (H / G, D, m + n), where it belongs."""
     parts = block.seen
     for part, share in zip(parts, gradient.split_with_sizes([_length(part) for part in parts], dim=-1), strict=True):
-        total[..., part] += share
+        total[..., part].add_(share)

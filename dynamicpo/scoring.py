@@ -20,9 +20,9 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from dynamicpo.adapters import fused_adapters
 from dynamicpo.attention import SplitAttention
 from dynamicpo.errors import ConfigError, DataError, unknown_name
+from dynamicpo.fused import fused_layers
 from dynamicpo.logps import frozen_head_logps
 from dynamicpo.packing import PROMPT, Packed, batches, check_rows, pack, packed_length
 from dynamicpo.progress import Progress
@@ -177,7 +177,7 @@ def token_logps(
 
     hook = head.register_forward_pre_hook(keep)
     try:
-        with fused_adapters(inner):
+        with fused_layers(inner):
             logits: Tensor = model(input_ids=token_ids, attention_mask=mask, use_cache=False, **extra).logits
     finally:
         hook.remove()

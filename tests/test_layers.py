@@ -16,7 +16,7 @@ LAYERS = [
     ["records", "catalogue", "grid", "templates"],
     ["logps", "losses", "boundary", "metrics", "intervals", "charts", "exclusions", "steps"],
     ["objective", "prompts", "packing", "pages", "rankings"],
-    ["adapters", "attention", "backbones"],
+    ["attention", "fused", "backbones"],
     ["modeling", "scoring", "generation", "training", "results"],
     ["reference", "importers", "baselines", "trie", "evaluations"],
     ["sasrec"],

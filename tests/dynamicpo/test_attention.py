@@ -93,6 +93,24 @@ def test_split_attention_equals_one_masked_softmax_over_everything(
     torch.testing.assert_close(halves.float(), expected, atol=0.05, rtol=0.02)
 
 
+def test_products_of_bfloat16_are_those_of_float32_rounded_once():
+    torch.manual_seed(0)
+    split = SplitAttention(pack(ROWS, padded=False))
+    rounded = [torch.randn(1, heads, 9, 8).bfloat16() for heads in (4, 2, 2)]
+    given = [
+        [part.detach().to(dtype).requires_grad_() for part in rounded] for dtype in (torch.bfloat16, torch.float32)
+    ]
+    found, exact = (split(torch.nn.Identity(), *parts, scaling=0.3) for parts in given)
+    weights = torch.randn_like(exact).bfloat16()
+    ours, theirs = (
+        torch.autograd.grad(part, each, weights.to(part.dtype))
+        for part, each in zip((found, exact), given, strict=True)
+    )
+    for short, whole in zip([found, *ours], [exact, *theirs], strict=True):
+        assert short.dtype == torch.bfloat16
+        torch.testing.assert_close(short, whole.bfloat16(), atol=0, rtol=0)
+
+
 def test_gradients_of_products():
     torch.manual_seed(0)
     blocks = blocks_of(pack(ROWS, padded=False), 2, 2)
