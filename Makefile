@@ -74,6 +74,7 @@ format:  ## format the code
 benchmark: $(VENV)/.installed-dev  ## speed and memory: tables, and JSON in build/benchmarks
 	$(BIN)/python -m tests.benchmarks.boundary
 	$(BIN)/python -m tests.benchmarks.scoring
+	$(BIN)/python -m tests.benchmarks.limit
 	$(BIN)/python -m tests.benchmarks.catalogue
 
 clean:  ## remove what was built (not the runs)

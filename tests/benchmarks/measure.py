@@ -1,18 +1,19 @@
-"""Clocks, peaks of memory, and the rate of matrix products that nothing can exceed."""
+"""Clocks, peaks of memory, and the rate of the matrix products that a step can't do without."""
 
 import ctypes
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def seconds(run: Callable[[], object], clock: str) -> float:
+def seconds(run: Callable[[], object], clock: str = "wall") -> float:
     start = CLOCKS[clock]()
     run()
     return CLOCKS[clock]() - start
@@ -53,22 +54,24 @@ class Limit:
     def operations(self, tokens: int, places: int) -> int:
         return 4 * (self.parameters * tokens + self.head_parameters * places)
 
-    def seconds(self, tokens: int, places: int, clock: str) -> float:
-        """All of them at the best rate of three tries for each shape, results written to memory that is there."""
-        total = _both(self.head, places, clock)
-        for shape, number in self.shapes.items():
-            total += number * _both(shape, tokens, clock) if number else 0.0
-        return total
+    def measured(self, tokens: int, places: int) -> Callable[[], float]:
+        """Seconds of all of them: the median of three tries for each shape, results written to memory that is there."""
+        head = _both(self.head, places)
+        layers = [(number, _both(shape, tokens)) for shape, number in self.shapes.items() if number]
+        return lambda: head() + sum(number * both() for number, both in layers)
 
 
-@torch.no_grad()
-def _both(shape: tuple[int, ...], rows: int, clock: str) -> float:
+def _both(shape: tuple[int, ...], rows: int) -> Callable[[], float]:
     weight, inputs, outputs = torch.randn(shape), torch.randn(rows, shape[1]), torch.randn(rows, shape[0])
+    there, back = torch.empty(rows, shape[0]), torch.empty(rows, shape[1])
 
-    def products(there: Tensor, back: Tensor) -> None:
+    @torch.no_grad()
+    def products() -> None:
         torch.mm(inputs, weight.T, out=there)
         torch.mm(outputs, weight, out=back)
 
-    there, back = torch.empty(rows, shape[0]), torch.empty(rows, shape[1])
-    products(there, back)
-    return min(seconds(lambda: products(there, back), clock) for _ in range(3))
+    def tried() -> float:
+        products()
+        return statistics.median(seconds(products) for _ in range(3))
+
+    return tried

@@ -3,8 +3,8 @@
 For K negatives, seconds a row of forward + backward: shared (a batch of 2 rows); (a) repeated prompts as published
 (one padded batch, logits of every token); (b) the same and a reference's forward pass in every step; and our own plain
 backend, which repeats prompts too but has the head at answer tokens only and nothing padded. Every round takes each
-once, with the limit of the machine beside it; what is shown are medians of the rounds' ratios. Memory is the peak of
-one row. Published batches of more than 19 negatives do not fit and are left out.
+once; what is shown are medians of the rounds' ratios. Memory is the peak of one row. Published batches of more than 19
+negatives do not fit and are left out.
 """
 
 import argparse
@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dynamicpo.generation import generate_answers
-from dynamicpo.objective import preference_losses
 from dynamicpo.packing import packed_length
 from dynamicpo.scoring import Row, answer_logps, score_rows
-from tests.benchmarks.measure import Limit, peak_bytes, seconds
-from tests.benchmarks.workload import data_sets, load, load_rows, shared_beginnings, typical, with_negatives
+from tests.benchmarks.measure import peak_bytes, seconds
+from tests.benchmarks.workload import data_sets, load, load_rows, shared_beginnings, step, typical, with_negatives
 
 REPORTS = Path("build/benchmarks")
 BATCH = 2
@@ -45,11 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     model, tokenizer = load()
-    limit = Limit(model)
     report: dict[str, Any] = {"threads": options.threads, "clock": options.clock, "rounds": options.rounds, "data": {}}
     for name in options.data:
         rows = load_rows(name, tokenizer)
-        lines = [training(model, limit, rows, number, options) for number in options.negatives]
+        lines = [training(model, rows, number, options) for number in options.negatives]
         result = {"training": lines, "trie_saving": shared_beginnings([with_negatives(row, 15) for row in rows])}
         result["line"] = cost_line(lines, REPORTS / f"scoring-{name}.svg", name)
         result["evaluation"] = evaluation(
@@ -59,13 +57,6 @@ def main(argv: list[str] | None = None) -> int:
         show(name, result)
     (REPORTS / "scoring.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
-
-
-def step(model: nn.Module, score: Callable[[], Tensor]) -> None:
-    """DynamicPO's loss without a reference, as cached reference log-probabilities cost nothing in a step."""
-    model.zero_grad()
-    logps = score()
-    preference_losses(logps[:, 0], logps[:, 1:], loss="dmpo").losses.mean().backward()
 
 
 def published_logps(model: nn.Module, row: Row) -> Tensor:
@@ -78,10 +69,9 @@ def published_logps(model: nn.Module, row: Row) -> Tensor:
     return picked[:, len(row.prompt_ids) - 1 :].sum(1)[None]
 
 
-def training(model: nn.Module, limit: Limit, rows: list[Row], num_negatives: int, options: Any) -> dict[str, float]:
+def training(model: nn.Module, rows: list[Row], num_negatives: int, options: Any) -> dict[str, float]:
     """All measures of a K: medians over the rounds."""
     batch = typical([with_negatives(row, num_negatives) for row in rows], BATCH)
-    tokens, places = sum(map(packed_length, batch)), sum(map(predicting, batch))
 
     def shared(rows: list[Row] = batch) -> None:
         step(model, lambda: answer_logps(model, rows, "auto", 10**6))
@@ -103,38 +93,21 @@ def training(model: nn.Module, limit: Limit, rows: list[Row], num_negatives: int
     shared()
     rounds = []
     for _ in range(options.rounds):
-        floor = limit.seconds(tokens, places, options.clock)
         times = {"shared": seconds(shared, options.clock) / BATCH, "plain": seconds(plain, options.clock)}
         if fits:
             times["published"] = seconds(published, options.clock)
             times["published_with_reference"] = times["published"] + seconds(reference, options.clock)
         ratios = {f"faster_than_{name}": taken / times["shared"] for name, taken in times.items() if name != "shared"}
-        ours = times["shared"] * BATCH
-        rounds.append(
-            {
-                **{f"{name}_seconds": taken for name, taken in times.items()},
-                **ratios,
-                "share_of_limit": floor / ours,
-                "operations_per_second": limit.operations(tokens, places) / ours,
-            }
-        )
+        rounds.append({**{f"{name}_seconds": taken for name, taken in times.items()}, **ratios})
     medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     sizes = {
         "num_negatives": num_negatives,
         "prompt_tokens": sum(len(row.prompt_ids) for row in batch) / BATCH,
-        "tokens": tokens / BATCH,
+        "tokens": sum(map(packed_length, batch)) / BATCH,
         "plain_tokens": sum(len(row.prompt_ids) + len(ids) - 1 for row in batch for ids in row.answer_ids) / BATCH,
-        "all_parameters_share_of_limit": medians["share_of_limit"]
-        * limit.operations(tokens, tokens)
-        / limit.operations(tokens, places),
     }
     ratios = {f"{name}_memory_ratio": taken / memory["shared_bytes"] for name, taken in memory.items()}
     return {**sizes, **medians, **memory, **{name.replace("_bytes", ""): ratio for name, ratio in ratios.items()}}
-
-
-def predicting(row: Row) -> int:
-    """Places from which a token is predicted: the prompt's end, and all fed answer tokens."""
-    return 1 + packed_length(row) - len(row.prompt_ids)
 
 
 def cost_line(lines: list[dict[str, float]], path: Path, name: str) -> dict[str, float]:
@@ -194,8 +167,6 @@ COLUMNS = {
     "faster_than_published": ("(a) x", "6.2f"),
     "faster_than_published_with_reference": ("(b) x", "6.2f"),
     "faster_than_plain": ("plain x", "7.2f"),
-    "share_of_limit": ("limit", "6.1%"),
-    "all_parameters_share_of_limit": ("all", "6.1%"),
     "shared_bytes": ("bytes", "8.1e"),
     "published_memory_ratio": ("(a) x", "6.1f"),
     "plain_memory_ratio": ("plain x", "7.1f"),
@@ -203,7 +174,7 @@ COLUMNS = {
 
 
 def show(name: str, result: dict[str, Any]) -> None:
-    print(f"\n{name}: seconds a row, forward + backward; shares of the limit; bytes above the loaded model")
+    print(f"\n{name}: seconds a row, forward + backward; bytes above the loaded model")
     widths = {column: int(form.split(".")[0]) for column, (_, form) in COLUMNS.items()}
     print(" ".join(f"{title:>{widths[column]}}" for column, (title, _) in COLUMNS.items()))
     for line in result["training"]:

@@ -2,19 +2,21 @@
 
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
 from dynamicpo import backbones
 from dynamicpo.backbones import Base
 from dynamicpo.config import DataConfig, NegativesConfig
 from dynamicpo.data import prepare_data
 from dynamicpo.negatives import sample_negatives
+from dynamicpo.objective import preference_losses
 from dynamicpo.packing import packed_length
 from dynamicpo.prompts import Prompts, PromptSettings
 from dynamicpo.records import Row, read_items, read_rows
@@ -100,3 +102,15 @@ def shared_beginnings(rows: list[Row]) -> float:
     """The share of answer tokens that a token trie would save."""
     fed = [[tuple(ids[:end]) for ids in row.answer_ids for end in range(1, len(ids))] for row in rows]
     return 1 - sum(len(set(tokens)) for tokens in fed) / sum(map(len, fed))
+
+
+def step(model: nn.Module, score: Callable[[], Tensor]) -> None:
+    """DynamicPO's loss without a reference, as cached reference log-probabilities cost nothing in a step."""
+    model.zero_grad()
+    logps = score()
+    preference_losses(logps[:, 0], logps[:, 1:], loss="dmpo").losses.mean().backward()
+
+
+def predicting(row: Row) -> int:
+    """Places from which a token is predicted: the prompt's end, and all fed answer tokens."""
+    return 1 + packed_length(row) - len(row.prompt_ids)
