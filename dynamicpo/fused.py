@@ -76,20 +76,14 @@ def _fused_forward(layer: Any) -> Callable[[Any, Tensor], Tensor] | None:
     return None
 
 
-def _is_frozen(layer: Any) -> bool:
-    """Whether its weight is on the CPU and not trained."""
-    return not layer.weight.requires_grad and layer.weight.device.type == "cpu"
+def _is_frozen(layer: nn.Module) -> bool:
+    """Whether its weights are on the CPU and none is trained."""
+    return not any(weight.requires_grad or weight.device.type != "cpu" for weight in layer.parameters())
 
 
 def _is_linear(layer: nn.Module) -> bool:
     """Whether it is a frozen linear layer whose call is its product and nothing else."""
-    return (
-        type(layer) is nn.Linear
-        and not any(weight.requires_grad for weight in layer.parameters())
-        and layer.weight.device.type == "cpu"
-        and "forward" not in vars(layer)
-        and not _is_watched(layer)
-    )
+    return type(layer) is nn.Linear and _is_frozen(layer) and "forward" not in vars(layer) and not _is_watched(layer)
 
 
 def _is_watched(layer: nn.Module) -> bool:
