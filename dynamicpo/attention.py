@@ -5,9 +5,9 @@ before them and, by a small mask, each other; nothing is computed between rows o
 that heads share (grouped-query attention) are never repeated.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,8 +37,8 @@ class Block:
 
     @cached_property
     def hidden(self) -> Tensor:
-        """Which of themselves they don't see, for all heads. Bool, (n, 1, n)."""
-        return ~self.mask[:, None]
+        """What to add to their own scores: -inf where they don't see, else 0, for all heads. Shape (n, 1, n)."""
+        return torch.zeros(self.mask.shape, device=self.mask.device).masked_fill_(~self.mask, float("-inf"))[:, None]
 
     @cached_property
     def seen(self) -> list[slice]:
@@ -48,22 +48,24 @@ class Block:
         return [self.earlier, self.asking]
 
 
-def blocks_of(packed: Packed, prompt_block: int, answer_block: int) -> list[Block]:
-    """Cut a sequence's rows into blocks.
+def blocks_of(packed: Packed, prompt_block: int, answer_block: int) -> list[list[Block]]:
+    """Cut each of a sequence's rows into blocks.
 
     Args:
         packed: One sequence.
         prompt_block: Most tokens of a block of a prompt.
         answer_block: Most tokens of a block of answers, each of which stays whole.
     """
-    segments, result = packed.segments[0], []
+    segments = packed.segments[0]
+    result: list[list[Block]] = []
 
     def add(start: int, until: int, here: int, there: int) -> None:
         own = segments[here:there]
         mask = (own[:, None] == own[None, :]).tril()
-        result.append(Block(slice(here, there), slice(start, until), mask))
+        result[-1].append(Block(slice(here, there), slice(start, until), mask))
 
     for (start, answers, end), borders in zip(packed.spans, packed.borders, strict=True):
+        result.append([])
         for here in range(start, answers, prompt_block):
             add(start, here, here, min(here + prompt_block, answers))
         here = answers
@@ -86,11 +88,10 @@ class SplitAttention:
     def __init__(self, packed: Packed) -> None:
         """Make the blocks, once for all layers."""
         on_cpu = packed.segments.device.type == "cpu"
-        self.blocks = blocks_of(packed, PROMPT_BLOCK if on_cpu else packed.token_ids.shape[1], ANSWER_BLOCK)
-        sizes = [(block, block.mask.shape[0]) for block in self.blocks]
+        self.rows = blocks_of(packed, PROMPT_BLOCK if on_cpu else packed.token_ids.shape[1], ANSWER_BLOCK)
         weights = max(
-            sum(size * (_length(block.earlier) + size) for block, size in sizes if start <= block.asking.start < end)
-            for start, _, end in packed.spans
+            sum(_length(block.asking) * (_length(block.earlier) + _length(block.asking)) for block in row)
+            for row in self.rows
         )
         self.products = on_cpu and weights <= MOST_WEIGHTS
 
@@ -98,13 +99,16 @@ class SplitAttention:
         self, _: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, **settings: Any
     ) -> Tensor:
         """Heads' outputs, (1, T, H, D), of query (1, H, T, D) and key, value (1, H / G, T, D)."""
-        # Heads that share keys stand on an axis of their own, along which keys and values are not copied.
-        query, key, value = query[0].view(key.shape[1], -1, *query.shape[2:]), key[0], value[0]
+        # Heads that share keys stand on an axis of their own, along which keys and values are not copied. Views, whose
+        # gradients are views as well: those of [0] are zeros of the whole that a copy goes into.
+        query, key, value = (part.squeeze(0) for part in (query, key, value))
+        query = query.view(len(key), -1, *query.shape[1:])
         scale = settings.get("scaling") or query.shape[-1] ** -0.5
         if self.products and not dropout:
-            result: Tensor = Products.apply(query, key, value, self.blocks, scale)  # type: ignore[no-untyped-call]
+            result: Tensor = Products.apply(query, key, value, self.rows, scale)  # type: ignore[no-untyped-call]
         else:
-            result = torch.cat([_fused(query, key, value, block, dropout, scale) for block in self.blocks])
+            blocks = chain.from_iterable(self.rows)
+            result = torch.cat([_fused(query, key, value, block, dropout, scale) for block in blocks])
         return result.flatten(1, 2)[None]
 
 
@@ -133,59 +137,65 @@ class Products(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: list[list[Block]], scale: float) -> Tensor:
         """Outputs (T, H / G, G, D), of query (H / G, G, T, D) and key, value (H / G, T, D)."""
         dtype = torch.promote_types(query.dtype, torch.float32)
         keys, values = key.to(dtype), value.to(dtype)
         shared, heads, number, width = query.shape
-        asking = keys.new_empty(shared, number, heads, width)
-        torch.mul(query.transpose(1, 2).to(dtype), scale, out=asking)
         result = query.new_empty(number, shared, heads, width)
         kept = []
         with torch.autocast(query.device.type, enabled=False):
-            for block in blocks:
-                scores = torch.bmm(_asking(asking, block), _seen(keys, block).mT)
-                own = scores.view(shared, -1, heads, scores.shape[-1])[..., _length(block.earlier) :]
-                own.masked_fill_(block.hidden, float("-inf"))
-                weights = torch.softmax(scores, -1, out=scores)
-                output = torch.bmm(weights, _seen(values, block))
+            for block in chain.from_iterable(rows):
+                asking, seen = _asking(query, block, dtype), _seen(keys, block)
+                weights = asking.new_empty(shared, asking.shape[1], seen.shape[1])
+                weights.baddbmm_(asking, seen.mT, beta=0, alpha=scale)
+                own = weights.view(shared, -1, heads, seen.shape[1])[..., _length(block.earlier) :]
+                own.add_(block.hidden)
+                torch.softmax(weights, -1, out=weights)
+                output = torch.bmm(weights, _seen(values, block), out=asking)
                 result[block.asking] = output.view(shared, -1, heads, width).transpose(0, 1)
                 kept.append(weights)
-        ctx.save_for_backward(asking, key, value, *kept)
-        ctx.blocks, ctx.scale, ctx.dtype = blocks, scale, query.dtype
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.rows, ctx.scale = rows, scale
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key and value."""
-        asking, key, value, *kept = ctx.saved_tensors
-        keys, values = key.to(asking.dtype), value.to(asking.dtype)
-        shared, number, heads, width = asking.shape
-        given = torch.empty_like(asking).copy_(gradient.transpose(0, 1))
-        of_query = asking.new_empty(number, shared, heads, width)
-        # with D above T: products that make them so are up to twice as fast
-        of_key, of_value = (keys.new_zeros(shared, width, number) for _ in range(2))
-        with torch.autocast(asking.device.type, enabled=False):
-            for block, weights in zip(ctx.blocks, kept, strict=True):
-                asks, gives = _asking(asking, block), _asking(given, block)
-                _add_up(of_value, block, torch.bmm(gives.mT, weights))
-                scores = torch.bmm(gives, _seen(values, block).mT)
-                scores = torch._softmax_backward_data(scores, weights, -1, weights.dtype)
-                back = torch.bmm(scores, _seen(keys, block)).view(shared, -1, heads, width)
-                torch.mul(back.transpose(0, 1), ctx.scale, out=of_query[block.asking])
-                _add_up(of_key, block, torch.bmm(asks.mT, scores))
-        of_query = of_query.permute(1, 2, 0, 3).to(ctx.dtype)
-        return of_query, of_key.mT.to(key.dtype), of_value.mT.to(value.dtype), None, None
+        query, key, value, *kept = ctx.saved_tensors
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        keys, values = key.to(dtype), value.to(dtype)
+        shared, heads, number, width = query.shape
+        of_output, of_query = gradient.permute(1, 2, 0, 3), query.new_empty(number, shared, heads, width)
+        of_key, of_value = (part.new_empty(number, shared, width) for part in (key, value))
+        following = iter(kept)
+        with torch.autocast(query.device.type, enabled=False):
+            for row in ctx.rows:
+                begin, end = row[0].asking.start, row[-1].asking.stop
+                # with D above T: products that make them so are up to twice as fast
+                to_key, to_value = keys.new_zeros(2, shared, width, end - begin)
+                for block in row:
+                    asking, given = _asking(query, block, dtype), _asking(of_output, block, dtype)
+                    weights = next(following)
+                    _add_up(to_value, begin, block, given, weights, 1)
+                    scores = torch.bmm(given, _seen(values, block).mT)
+                    torch._softmax_backward_data(scores, weights, -1, dtype, grad_input=scores)
+                    _add_up(to_key, begin, block, asking, scores, ctx.scale)
+                    back = asking.baddbmm_(scores, _seen(keys, block), beta=0, alpha=ctx.scale)
+                    of_query[block.asking] = back.view(shared, -1, heads, width).transpose(0, 1)
+                of_key[begin:end], of_value[begin:end] = to_key.permute(2, 0, 1), to_value.permute(2, 0, 1)
+        return of_query.permute(1, 2, 0, 3), of_key.transpose(0, 1), of_value.transpose(0, 1), None, None
 
 
-def _asking(query: Tensor, block: Block) -> Tensor:
-    """A block's part of (H / G, T, G, D), heads that share keys next to each other: (H / G, n * G, D)."""
-    return query[:, block.asking].flatten(1, 2)
+def _asking(values: Tensor, block: Block, dtype: torch.dtype) -> Tensor:
+    """A copy of a block's part of (H / G, G, T, D), heads that share keys next to each other: (H / G, n * G, D)."""
+    part = values[:, :, block.asking].transpose(1, 2)
+    return torch.empty(part.shape, dtype=dtype, device=part.device).copy_(part).flatten(1, 2)
 
 
-def _add_up(total: Tensor, block: Block, gradient: Tensor) -> None:
-    """Add the gradient of what a block sees, (H / G, D, m + n), where it belongs."""
+def _add_up(total: Tensor, begin: int, block: Block, left: Tensor, right: Tensor, scale: float) -> None:
+    """Add scale * left' right, of what a block sees, to the row's gradient, (H / G, D, T), which starts at `begin`."""
     parts = block.seen
-    for part, share in zip(parts, gradient.split_with_sizes([_length(part) for part in parts], dim=-1), strict=True):
-        total[..., part].add_(share)
+    for part, share in zip(parts, right.split_with_sizes([_length(part) for part in parts], dim=-1), strict=True):
+        total[..., part.start - begin : part.stop - begin].baddbmm_(left.mT, share, alpha=scale)

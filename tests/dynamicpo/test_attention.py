@@ -1,5 +1,7 @@
 """Who sees whom, by hand, and attention in blocks against one masked softmax over everything."""
 
+from itertools import chain
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ def seen(packed: Packed, prompt_block: int, answer_block: int) -> Tensor:
     """Who sees whom by the blocks, in which each token must ask once. Bool, (T, T)."""
     width = packed.token_ids.shape[1]
     result, asked = torch.zeros(width, width, dtype=torch.bool), []
-    for block in blocks_of(packed, prompt_block, answer_block):
+    for block in chain.from_iterable(blocks_of(packed, prompt_block, answer_block)):
         result[block.asking, block.earlier] = True
         result[block.asking, block.asking] = block.mask
         asked += range(block.asking.start, block.asking.stop)
@@ -57,9 +59,10 @@ def test_blocks_show_each_token_what_it_may_see(prompt_block, answer_block):
 
 def test_answers_stay_whole_and_blocks_within_their_size():
     packed = pack(random_rows(4, 30, (2, 3, 6)), padded=False)
-    sizes = [len(block.mask) for block in blocks_of(packed, 4, 10)]
-    assert max(sizes) <= 10
-    assert len(sizes) < len(blocks_of(packed, 4, 1)), "small answers share a block"
+    rows, alone = blocks_of(packed, 4, 10), blocks_of(packed, 4, 1)
+    assert max(len(block.mask) for block in chain.from_iterable(rows)) <= 10
+    assert len(rows) == len(alone) == 4
+    assert all(len(few) < len(many) for few, many in zip(rows, alone, strict=True)), "small answers share a block"
 
 
 @pytest.mark.parametrize(
