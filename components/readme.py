@@ -1,4 +1,4 @@
-"""Writes the README of each component, of each pipeline and of placements: `python -m components.readme`."""
+"""Writes the README of each component, of each pipeline and of placements: `python -m dynamicpo_components.readme`."""
 
 import dataclasses
 import importlib
@@ -9,7 +9,7 @@ import docstring_parser
 from kfp.dsl import base_component
 
 from dynamicpo.runs.pipelines import load_pipeline, pipeline_names
-from pipelines.placement import Placement
+from dynamicpo_pipelines.placement import Placement
 
 FOLDER = Path(__file__).parent
 PIPELINES = FOLDER.parent / "pipelines"
@@ -22,15 +22,20 @@ def stages() -> list[str]:
 
 def load(stage: str) -> Any:
     """The component of a folder."""
-    module = importlib.import_module(f"components.{stage}.component")
-    return next(value for value in vars(module).values() if isinstance(value, base_component.BaseComponent))
+    module = importlib.import_module(f"dynamicpo_components.{stage}.component")
+    return next(
+        value for value in vars(module).values() if isinstance(value, base_component.BaseComponent)
+    )
 
 
 def documents() -> dict[Path, str]:
     """Every README with its text."""
     components = {FOLDER / stage: load(stage) for stage in stages()}
     graphs = {PIPELINES / name: load_pipeline(name) for name in pipeline_names()}
-    made = {path / "README.md": readme(component) for path, component in {**components, **graphs}.items()}
+    made = {
+        path / "README.md": readme(component)
+        for path, component in {**components, **graphs}.items()
+    }
     return {**made, PIPELINES / "README.md": placements()}
 
 
@@ -46,20 +51,25 @@ def placements() -> str:
         "with `--placement FILE` (YAML; `k8s/overlays/*/placement*.yaml`) and `--place NAME=VALUE`.",
         (Placement.__doc__ or "").partition("\n\n")[2].strip(),
         _table("Fields", ("Name", "Type", "Default", "Meaning"), rows),
-        "<!-- Made from pipelines/placement.py by `python -m components.readme`. -->",
+        "<!-- Made from pipelines/placement.py by `python -m dynamicpo_components.readme`. -->",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def readme(component: Any) -> str:
     """The README of a component or a pipeline."""
-    spec, function = component.component_spec, getattr(component, "pipeline_func", None) or component.python_func
+    spec, function = (
+        component.component_spec,
+        getattr(component, "pipeline_func", None) or component.python_func,
+    )
     doc = docstring_parser.parse(function.__doc__)
     texts = {item.arg_name: item.description for item in doc.params}
     if doc.returns:
         texts["Output"] = doc.returns.description
     given = spec.inputs or {}
-    artifacts = [_row(name, _kind(item), texts[name]) for name, item in given.items() if _is_artifact(item)]
+    artifacts = [
+        _row(name, _kind(item), texts[name]) for name, item in given.items() if _is_artifact(item)
+    ]
     outputs = [_row(name, _kind(item), texts[name]) for name, item in (spec.outputs or {}).items()]
     settings = [
         _row(name, _kind(item), f"`{item.default!r}`" if item.optional else "required", texts[name])
@@ -73,7 +83,7 @@ def readme(component: Any) -> str:
         _table("Inputs", ("Name", "Type", "Content"), artifacts),
         _table("Outputs", ("Name", "Type", "Content"), outputs),
         _table("Parameters", ("Name", "Type", "Default", "Meaning"), settings),
-        "<!-- Made from the docstring by `python -m components.readme`. -->",
+        "<!-- Made from the docstring by `python -m dynamicpo_components.readme`. -->",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -89,13 +99,18 @@ def _kind(item: Any) -> str:
 
 
 def _row(name: str, *cells: str) -> str:
-    return " | ".join([f"| `{name}`", *(" ".join(cell.split()).replace("|", "\\|") for cell in cells)]) + " |"
+    return (
+        " | ".join([f"| `{name}`", *(" ".join(cell.split()).replace("|", "\\|") for cell in cells)])
+        + " |"
+    )
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[str]) -> str:
     if not rows:
         return ""
-    return "\n".join([f"## {title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *rows])
+    return "\n".join(
+        [f"## {title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *rows]
+    )
 
 
 if __name__ == "__main__":

@@ -23,27 +23,48 @@ def check(holds: bool, what: str) -> None:
 
 def check_runtime(runtime: str) -> None:
     """The user, its writable places, and what must not be in a final image."""
-    check(os.getuid() != 0, f"the user must not be root, got uid {os.getuid()}. Set USER in the Dockerfile.")
+    check(
+        os.getuid() != 0,
+        f"the user must not be root, got uid {os.getuid()}. Set USER in the Dockerfile.",
+    )
     for place in (tempfile.gettempdir(), os.environ["HOME"], "/cache"):
-        check(os.access(place, os.W_OK), f"{place} must be writable for uid {os.getuid()}, gid {os.getgid()}.")
-    check(not os.access(sys.prefix, os.W_OK), f"{sys.prefix} must not be writable for the runtime's user.")
+        check(
+            os.access(place, os.W_OK),
+            f"{place} must be writable for uid {os.getuid()}, gid {os.getgid()}.",
+        )
+    check(
+        not os.access(sys.prefix, os.W_OK),
+        f"{sys.prefix} must not be writable for the runtime's user.",
+    )
     compilers = [name for name in ("gcc", "g++", "cc", "clang", "make") if shutil.which(name)]
     wanted = ["gcc", "cc"] if runtime == "gpu" else []
-    check(set(compilers) <= set(wanted), f"no compilers but {wanted} must be there, found {compilers}.")
-    check(next(Path(sys.prefix).rglob("*.pyc"), None) is None, f"{sys.prefix} must hold no compiled bytecode.")
+    check(
+        set(compilers) <= set(wanted),
+        f"no compilers but {wanted} must be there, found {compilers}.",
+    )
+    check(
+        next(Path(sys.prefix).rglob("*.pyc"), None) is None,
+        f"{sys.prefix} must hold no compiled bytecode.",
+    )
 
 
 def check_torch(runtime: str) -> None:
     """The wheel of the right build, and our objective on it."""
     import torch
 
-    from dynamicpo.objective import preference_losses
+    from dynamicpo.objective.dynamicpo import preference_losses
 
     built = torch.version.cuda
-    check((built is not None) == (runtime == "gpu"), f"torch must be a {runtime} build, got CUDA {built}.")
+    check(
+        (built is not None) == (runtime == "gpu"),
+        f"torch must be a {runtime} build, got CUDA {built}.",
+    )
     chosen, rejected = torch.zeros(2), torch.tensor([[-9.0, 1.0], [-9.0, -9.0]])
     result = preference_losses(chosen, rejected)
-    check(bool(torch.isfinite(result.losses).all()), f"losses must be finite, got {result.losses.tolist()}.")
+    check(
+        bool(torch.isfinite(result.losses).all()),
+        f"losses must be finite, got {result.losses.tolist()}.",
+    )
 
 
 def check_programs() -> None:
@@ -59,7 +80,9 @@ def check_programs() -> None:
     for module in pkgutil.walk_packages(dynamicpo.__path__, "dynamicpo."):
         importlib.import_module(module.name)
     version = metadata.version("dynamicpo")
-    said = subprocess.run(["dynamicpo", "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        ["dynamicpo", "--version"], capture_output=True, text=True, check=True
+    ).stdout
     check(version in said, f"dynamicpo --version must say {version}, got {said!r}.")
     check(bool(kfp.__version__), "kfp must be there.")
     check(duckdb.sql("select 6 * 7").fetchall() == [(42,)], "DuckDB must work.")
@@ -72,7 +95,10 @@ def main() -> None:
     check_runtime(runtime)
     check_torch(runtime)
     check_programs()
-    names = {item.metadata["Name"].lower().replace("_", "-"): item.version for item in metadata.distributions()}
+    names = {
+        item.metadata["Name"].lower().replace("_", "-"): item.version
+        for item in metadata.distributions()
+    }
     sys.stdout.write("".join(f"{name}=={version}\n" for name, version in sorted(names.items())))
     sys.stderr.write(json.dumps({"runtime": runtime, "packages": len(names)}) + "\n")
 

@@ -15,14 +15,16 @@ from typing import Any
 
 import yaml
 
-from pipelines.placement import SERVICE_ACCOUNT, USER
+from dynamicpo_pipelines.placement import SERVICE_ACCOUNT, USER
 
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 GPU = "nvidia.com/gpu"
 Document = Mapping[str, Any]
 
 
-def problems(pipeline: Sequence[Document], manifests: Sequence[Document], pools: str = "") -> Iterator[str]:
+def problems(
+    pipeline: Sequence[Document], manifests: Sequence[Document], pools: str = ""
+) -> Iterator[str]:
     """Everything that a compiled pipeline names and that is not there.
 
     Args:
@@ -45,7 +47,12 @@ def problems(pipeline: Sequence[Document], manifests: Sequence[Document], pools:
     for name in sorted(set(containers) - set(executors)):
         yield f"{name}: must be placed, but it has no Kubernetes part"
     for name, executor in executors.items():
-        gpus = int(containers[name]["container"].get("resources", {}).get("accelerator", {}).get("resourceCount", 0))
+        gpus = int(
+            containers[name]["container"]
+            .get("resources", {})
+            .get("accelerator", {})
+            .get("resourceCount", 0)
+        )
         for problem in _executor(executor, gpus, found, pools):
             yield f"{name}: {problem}"
 
@@ -67,13 +74,22 @@ def _executor(executor: Document, gpus: int, found: "Manifests", pools: str) -> 
         yield f"{gpus} GPUs: more than the quota ever admits ({found.most_gpus(labels.get(QUEUE, ''))})"
     selector = executor.get("nodeSelector", {}).get("labels", {})
     for flavor in found.flavors(labels.get(QUEUE, ""), selector):
-        yield from _fits(executor, selector, flavor["spec"].get("nodeLabels", {}), flavor["spec"].get("nodeTaints", []))
+        yield from _fits(
+            executor,
+            selector,
+            flavor["spec"].get("nodeLabels", {}),
+            flavor["spec"].get("nodeTaints", []),
+        )
     for place, node_labels, taints in node_pools(pools):
         if ("gke-spot" in str(taints)) == any("spot" in key for key in selector):
-            yield from (f"{place}: {text}" for text in _fits(executor, selector, node_labels, taints))
+            yield from (
+                f"{place}: {text}" for text in _fits(executor, selector, node_labels, taints)
+            )
 
 
-def _fits(executor: Document, selector: Document, labels: Document, taints: Sequence[Document]) -> Iterator[str]:
+def _fits(
+    executor: Document, selector: Document, labels: Document, taints: Sequence[Document]
+) -> Iterator[str]:
     """Would a pod run on a node with these labels and taints?"""
     for key, value in selector.items():
         if key in labels and labels[key] != value:
@@ -86,8 +102,13 @@ def _fits(executor: Document, selector: Document, labels: Document, taints: Sequ
 
 
 def _tolerates(toleration: Document, taint: Document) -> bool:
-    same = toleration.get("key") == taint["key"] and toleration.get("effect", taint["effect"]) == taint["effect"]
-    return same and (toleration.get("operator") == "Exists" or toleration.get("value") == taint["value"])
+    same = (
+        toleration.get("key") == taint["key"]
+        and toleration.get("effect", taint["effect"]) == taint["effect"]
+    )
+    return same and (
+        toleration.get("operator") == "Exists" or toleration.get("value") == taint["value"]
+    )
 
 
 class Manifests:
@@ -107,24 +128,40 @@ class Manifests:
 
     def cluster_queue(self, queue: str) -> list[Document]:
         """The ClusterQueue behind a LocalQueue, if there is one."""
-        behind = {item["spec"]["clusterQueue"] for item in self.of("LocalQueue") if item["metadata"]["name"] == queue}
+        behind = {
+            item["spec"]["clusterQueue"]
+            for item in self.of("LocalQueue")
+            if item["metadata"]["name"] == queue
+        }
         return [item for item in self.of("ClusterQueue") if item["metadata"]["name"] in behind]
 
     def flavors(self, queue: str, selector: Document) -> list[Document]:
         """The flavors a pod may get: its queue's; without a queue those for spot nodes or for the others."""
-        groups = [group for item in self.cluster_queue(queue) for group in item["spec"]["resourceGroups"]]
+        groups = [
+            group for item in self.cluster_queue(queue) for group in item["spec"]["resourceGroups"]
+        ]
         names = {flavor["name"] for group in groups for flavor in group["flavors"]}
         if names:
             return [item for item in self.of("ResourceFlavor") if item["metadata"]["name"] in names]
         spot = any("spot" in key for key in selector)
-        return [item for item in self.of("ResourceFlavor") if ("spot" in item["metadata"]["name"]) == spot]
+        return [
+            item
+            for item in self.of("ResourceFlavor")
+            if ("spot" in item["metadata"]["name"]) == spot
+        ]
 
     def most_gpus(self, queue: str) -> int:
         """The most GPUs that a queue, or else the namespace's quota, admits at once."""
-        quotas = [int(item["spec"]["hard"].get(f"requests.{GPU}", 0)) for item in self.of("ResourceQuota")]
+        quotas = [
+            int(item["spec"]["hard"].get(f"requests.{GPU}", 0)) for item in self.of("ResourceQuota")
+        ]
         for item in self.cluster_queue(queue):
-            flavors = [flavor for group in item["spec"]["resourceGroups"] for flavor in group["flavors"]]
-            resources = [entry for flavor in flavors for entry in flavor["resources"] if entry["name"] == GPU]
+            flavors = [
+                flavor for group in item["spec"]["resourceGroups"] for flavor in group["flavors"]
+            ]
+            resources = [
+                entry for flavor in flavors for entry in flavor["resources"] if entry["name"] == GPU
+            ]
             quotas.append(sum(int(entry["nominalQuota"]) for entry in resources))
         return min(quotas, default=0)
 
@@ -138,11 +175,20 @@ def node_pools(commands: str) -> Iterator[tuple[str, dict[str, str], list[dict[s
         options = dict(zip(words, words[1:], strict=False))
         labels = dict(pair.split("=", 1) for pair in options["--node-labels"].split(","))
         # GKE adds these itself
-        labels["cloud.google.com/gke-accelerator"] = re.sub(r"type=([^,]*).*", r"\1", options["--accelerator"])
+        labels["cloud.google.com/gke-accelerator"] = re.sub(
+            r"type=([^,]*).*", r"\1", options["--accelerator"]
+        )
         if "--spot" in words:
             labels["cloud.google.com/gke-spot"] = "true"
-        taints = [re.fullmatch(r"([^=]+)=([^:]*):(\w+)", text) for text in options["--node-taints"].split(",")]
-        named = [dict(zip(("key", "value", "effect"), match.groups(), strict=True)) for match in taints if match]
+        taints = [
+            re.fullmatch(r"([^=]+)=([^:]*):(\w+)", text)
+            for text in options["--node-taints"].split(",")
+        ]
+        named = [
+            dict(zip(("key", "value", "effect"), match.groups(), strict=True))
+            for match in taints
+            if match
+        ]
         yield words[words.index("create") + 1], labels, named
 
 
@@ -158,7 +204,9 @@ def main() -> int:
     found = [
         f"{path.name}, {arguments.manifests.name}: {problem}"
         for path in arguments.pipelines
-        for problem in problems(list(yaml.safe_load_all(path.read_text(encoding="utf-8"))), manifests, pools)
+        for problem in problems(
+            list(yaml.safe_load_all(path.read_text(encoding="utf-8"))), manifests, pools
+        )
     ]
     sys.stdout.write("".join(f"{line}\n" for line in found))
     return 3 if found else 0

@@ -16,8 +16,8 @@ from typing import Any
 from kfp import dsl, kubernetes
 from kubernetes.utils import parse_quantity
 
-from dynamicpo.config import Checked, check_fields, setting
-from dynamicpo.errors import ConfigError
+from dynamicpo.core.config_fields import Checked, check_fields, setting
+from dynamicpo.core.errors import ConfigError
 
 # Names that the manifests in k8s/ and the images share with the pipelines; k8s/consistency.py compares them.
 SERVICE_ACCOUNT = "dynamicpo-pipeline"
@@ -43,14 +43,24 @@ class Placement(Checked):
     GPU tasks are SFT, preference training and evaluation. The rest are CPU tasks.
     """
 
-    gpu_count: int = setting(1, "GPUs of a GPU task (0: run it without one, on any node)", low=0, high=16)
+    gpu_count: int = setting(
+        1, "GPUs of a GPU task (0: run it without one, on any node)", low=0, high=16
+    )
     gpu_resource: str = setting("nvidia.com/gpu", "the resource that a GPU is")
     gpu_image: str = setting("", "image of GPU tasks, by digest (empty: that of all tasks)")
-    gpu_node_selector: str = setting("cloud.google.com/gke-accelerator=nvidia-l4", "labels of GPU nodes, key=value,...")
-    gpu_tolerations: str = setting("nvidia.com/gpu:NoSchedule", "taints of GPU nodes, key[=value]:effect,...")
+    gpu_node_selector: str = setting(
+        "cloud.google.com/gke-accelerator=nvidia-l4", "labels of GPU nodes, key=value,..."
+    )
+    gpu_tolerations: str = setting(
+        "nvidia.com/gpu:NoSchedule", "taints of GPU nodes, key[=value]:effect,..."
+    )
     spot: bool = setting(False, "run GPU tasks on spot nodes")
-    spot_node_selector: str = setting("cloud.google.com/gke-spot=true", "labels of spot nodes, key=value,...")
-    spot_tolerations: str = setting("cloud.google.com/gke-spot=true:NoSchedule", "taints of spot nodes")
+    spot_node_selector: str = setting(
+        "cloud.google.com/gke-spot=true", "labels of spot nodes, key=value,..."
+    )
+    spot_tolerations: str = setting(
+        "cloud.google.com/gke-spot=true:NoSchedule", "taints of spot nodes"
+    )
     queue: str = setting("", "Kueue's LocalQueue for GPU tasks (empty: none)")
     priority: str = setting("", "Kueue's WorkloadPriorityClass for GPU tasks (empty: none)")
     gpu_cpu: str = setting("4", "processors that a GPU task requests")
@@ -58,20 +68,32 @@ class Placement(Checked):
     gpu_memory: str = setting("16Gi", "memory that a GPU task requests")
     gpu_memory_limit: str = setting("32Gi", "most memory of a GPU task")
     shared_memory: str = setting("8Gi", "size of /dev/shm of a GPU task; it counts as its memory")
-    gpu_timeout_hours: int = setting(24, "longest time of one attempt at a GPU task, once it has a node", low=1)
+    gpu_timeout_hours: int = setting(
+        24, "longest time of one attempt at a GPU task, once it has a node", low=1
+    )
     task_cpu: str = setting("1", "processors that a CPU task requests")
     task_cpu_limit: str = setting("4", "most processors of a CPU task")
     task_memory: str = setting("4Gi", "memory that a CPU task requests")
     task_memory_limit: str = setting("16Gi", "most memory of a CPU task")
-    task_timeout_hours: int = setting(4, "longest time of one attempt at a CPU task, once it has a node", low=1)
+    task_timeout_hours: int = setting(
+        4, "longest time of one attempt at a CPU task, once it has a node", low=1
+    )
     scratch: str = setting("50Gi", "most temporary files of a task (/tmp, on the node's disk)")
-    retries: int = setting(3, "how often a task that failed, or whose node gave notice, is tried again", low=0, high=20)
+    retries: int = setting(
+        3, "how often a task that failed, or whose node gave notice, is tried again", low=0, high=20
+    )
     retry_seconds: int = setting(60, "wait before the first retry", low=1)
     retry_factor: float = setting(2.0, "each later wait is longer by this", low=1)
     retry_max_seconds: int = setting(1800, "longest wait", low=1)
-    token_secret: str = setting("huggingface-token", "Secret whose key 'token' is the Hugging Face token, if it exists")
-    cache_claim: str = setting("", "PersistentVolumeClaim for base models, mounted at /cache in GPU tasks")
-    data_claim: str = setting("", "PersistentVolumeClaim mounted at /data in all tasks, in place of gs:// prefixes")
+    token_secret: str = setting(
+        "huggingface-token", "Secret whose key 'token' is the Hugging Face token, if it exists"
+    )
+    cache_claim: str = setting(
+        "", "PersistentVolumeClaim for base models, mounted at /cache in GPU tasks"
+    )
+    data_claim: str = setting(
+        "", "PersistentVolumeClaim mounted at /data in all tasks, in place of gs:// prefixes"
+    )
     checkpoint_prefix: str = setting(
         "",
         "place for GPU tasks' checkpoints, the same on a retry: gs://... or /data/... (no stage resumes from it yet)",
@@ -82,7 +104,9 @@ class Placement(Checked):
         check_fields(self)
         problems = [*self._quantity_problems(), *self._node_problems()]
         if self.checkpoint_prefix and not self.checkpoint_prefix.startswith(("gs://", f"{DATA}/")):
-            problems.append(f"checkpoint_prefix: must start with gs:// or {DATA}/, got {self.checkpoint_prefix!r}.")
+            problems.append(
+                f"checkpoint_prefix: must start with gs:// or {DATA}/, got {self.checkpoint_prefix!r}."
+            )
         if self.checkpoint_prefix.startswith(f"{DATA}/") and not self.data_claim:
             problems.append(f"data_claim: must be given for a checkpoint_prefix below {DATA}.")
         if problems:
@@ -99,8 +123,17 @@ class Placement(Checked):
                 yield f"{name}: must be <= {name}_limit ({limit}), got {request!r}."
 
     def _node_problems(self) -> Iterator[str]:
-        for name in ("gpu_node_selector", "spot_node_selector", "gpu_tolerations", "spot_tolerations"):
-            form, what = (_SELECTOR, "key=value") if name.endswith("selector") else (_TOLERATION, "key[=value]:effect")
+        for name in (
+            "gpu_node_selector",
+            "spot_node_selector",
+            "gpu_tolerations",
+            "spot_tolerations",
+        ):
+            form, what = (
+                (_SELECTOR, "key=value")
+                if name.endswith("selector")
+                else (_TOLERATION, "key[=value]:effect")
+            )
             for part in _parts(getattr(self, name)):
                 if not form.fullmatch(part):
                     yield f"{name}: must be {what}, with commas between several, got {part!r}."
@@ -142,7 +175,9 @@ def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
         task.set_cpu_request(placement.gpu_cpu).set_cpu_limit(placement.gpu_cpu_limit)
         task.set_memory_request(placement.gpu_memory).set_memory_limit(placement.gpu_memory_limit)
         kubernetes.set_timeout(task, placement.gpu_timeout_hours * 3600)
-        kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=placement.shared_memory)
+        kubernetes.empty_dir_mount(
+            task, "dshm", "/dev/shm", medium="Memory", size_limit=placement.shared_memory
+        )
         if placement.gpu_count:
             _take_gpus(task, placement)
         _models_of(task, placement)
@@ -161,7 +196,10 @@ def _take_gpus(task: dsl.PipelineTask, placement: Placement) -> None:
         kubernetes.add_node_selector(task, *selector.split("=", 1))
     for taint in taints:
         _tolerate(task, taint)
-    labels = {"kueue.x-k8s.io/queue-name": placement.queue, "kueue.x-k8s.io/priority-class": placement.priority}
+    labels = {
+        "kueue.x-k8s.io/queue-name": placement.queue,
+        "kueue.x-k8s.io/priority-class": placement.priority,
+    }
     for label, value in labels.items():
         if value:
             kubernetes.add_pod_label(task, label, value)

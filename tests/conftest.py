@@ -13,7 +13,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = os.environ.get("DYNAMICPO_IMAGE", "dynamicpo-python:cpu")
-IN_IMAGE = ("dynamicpo", "components", "pipelines", "requirements.lock", "requirements-data.lock", "images")
+IN_IMAGE = (
+    "dynamicpo",
+    "components",
+    "pipelines",
+    "requirements.lock",
+    "requirements-data.lock",
+    "images",
+)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -21,7 +28,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def shared() -> Path:
     """Real rows and schemas beside the checkout; a test that needs them is skipped where they are absent."""
     if not SHARED.is_dir():
-        pytest.skip("no ../shared beside the checkout: real rows and schemas are not on this machine")
+        pytest.skip(
+            "no ../shared beside the checkout: real rows and schemas are not on this machine"
+        )
     return SHARED
 
 
@@ -38,12 +47,19 @@ def image() -> str:
 
 def _image_problem() -> str:
     program = shutil.which("docker")
-    if program is None or subprocess.run([program, "info"], capture_output=True, check=False).returncode:
+    if (
+        program is None
+        or subprocess.run([program, "info"], capture_output=True, check=False).returncode
+    ):
         return "no Docker engine answers on this machine"
-    found = subprocess.run([program, "image", "inspect", IMAGE], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [program, "image", "inspect", IMAGE], capture_output=True, text=True, check=False
+    )
     if found.returncode:
         return f"no image {IMAGE}: run `make images`"
-    revision = (json.loads(found.stdout)[0]["Config"]["Labels"] or {}).get("org.opencontainers.image.revision", "")
+    revision = (json.loads(found.stdout)[0]["Config"]["Labels"] or {}).get(
+        "org.opencontainers.image.revision", ""
+    )
     command = ["git", "diff", "--quiet", revision, "--", *IN_IMAGE]
     if subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode:
         return f"{IMAGE} is of other sources ({revision[:12]}): commit, then run `make images`"

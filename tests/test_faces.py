@@ -7,10 +7,11 @@ from typing import Any
 import docstring_parser
 import pytest
 
-from components import readme
-from dynamicpo import cli, commands
-from dynamicpo.config import GridConfig
+from dynamicpo.cli.commands.stages import STAGES
+from dynamicpo.cli.main import _flag, _parser
+from dynamicpo.core.config import GridConfig
 from dynamicpo.runs import pipelines
+from dynamicpo_components import readme
 
 # stage folder -> command, prefix of the pipelines' parameters, component parameters that are no fields
 FACES: dict[str, tuple[str, str, set[str]]] = {
@@ -25,7 +26,11 @@ FACES: dict[str, tuple[str, str, set[str]]] = {
 }
 # what a pipeline's loop sets, its list of what the loop runs over, and the stages that it has
 LOOPED: dict[str, tuple[set[str], set[str], set[str]]] = {
-    "training": ({"preference_loss", "preference_dynamic"}, {"objectives"}, FACES.keys() - {"study", "cell_plan"}),
+    "training": (
+        {"preference_loss", "preference_dynamic"},
+        {"objectives"},
+        FACES.keys() - {"study", "cell_plan"},
+    ),
     "negative_scaling": (
         {f"preference_{name}" for name in ("loss", "dynamic", "ablation", "num_negatives", "seed")},
         set(),
@@ -34,18 +39,24 @@ LOOPED: dict[str, tuple[set[str], set[str], set[str]]] = {
 }
 faces = pytest.mark.parametrize("stage", FACES)
 everywhere = pytest.mark.parametrize(
-    ("pipeline", "stage"), [(name, stage) for name, (_, _, stages) in LOOPED.items() for stage in sorted(stages)]
+    ("pipeline", "stage"),
+    [(name, stage) for name, (_, _, stages) in LOOPED.items() for stage in sorted(stages)],
 )
 
 
 def fields(stage: str) -> dict[str, Any]:
     command = FACES[stage][0]
-    return {item.name: item for item in dataclasses.fields(commands.STAGES[command].kind if command else GridConfig)}
+    return {
+        item.name: item
+        for item in dataclasses.fields(STAGES[command].kind if command else GridConfig)
+    }
 
 
 def parameters(stage: str) -> dict[str, inspect.Parameter]:
     component = readme.load(stage)
-    names = [name for name, item in component.component_spec.inputs.items() if "@" not in str(item.type)]
+    names = [
+        name for name, item in component.component_spec.inputs.items() if "@" not in str(item.type)
+    ]
     return {name: inspect.signature(component.python_func).parameters[name] for name in names}
 
 
@@ -66,10 +77,10 @@ def test_flags_are_the_fields(stage: str):
     command = FACES[stage][0]
     if not command:
         return  # planning cells is a step of the pipeline alone
-    _, parsers = cli._parser()
+    _, parsers = _parser()
     flags = {flag for action in parsers[command]._actions for flag in action.option_strings}
     for name, item in fields(stage).items():
-        assert cli._flag(name) in flags
+        assert _flag(name) in flags
         assert (f"--no-{name.replace('_', '-')}" in flags) == (item.type is bool)
 
 
@@ -91,7 +102,10 @@ def test_pipeline_parameters_are_the_fields(pipeline: str, stage: str):
 @pytest.mark.parametrize("pipeline", LOOPED)
 def test_pipeline_has_no_other_parameters(pipeline: str):
     prefixes = {prefix: stage for stage, (_, prefix, _) in FACES.items()}
-    for name in pipelines.pipeline_parameters(pipeline).keys() - {*LOOPED[pipeline][1], *pipelines.PATHS}:
+    for name in pipelines.pipeline_parameters(pipeline).keys() - {
+        *LOOPED[pipeline][1],
+        *pipelines.PATHS,
+    }:
         prefix, _, field = name.partition("_")
         assert prefixes[prefix] in LOOPED[pipeline][2] and field in fields(prefixes[prefix])
 

@@ -1,4 +1,4 @@
-"""Imports go one way: from higher layers to lower ones."""
+"""Imports go one way: a module imports from its own room and from rooms before it."""
 
 import ast
 import sys
@@ -9,77 +9,111 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dynamicpo"
-# A module imports from the lines above its own only.
-LAYERS = [
-    ["errors"],
-    ["config", "storage", "keyed", "locks", "progress"],
-    ["records", "catalogue", "grid", "templates"],
-    ["logps", "losses", "boundary", "metrics", "intervals", "charts", "exclusions", "steps"],
-    ["objective", "prompts", "packing", "pages", "rankings"],
-    ["attention", "fused", "backbones"],
-    ["modeling", "scoring", "generation", "training", "results"],
-    ["reference", "importers", "baselines", "trie", "evaluations"],
-    ["sasrec"],
-    ["audit"],
-    ["data", "negatives", "sft", "preference", "evaluation", "comparison", "study", "drift"],
-    ["runs"],
-    ["commands"],
-    ["cli"],
+ROOMS = [
+    "core",
+    "objective",
+    "metrics",
+    "scoring",
+    "prompts",
+    "models",
+    "reports",
+    "data",
+    "negatives",
+    "training",
+    "evaluation",
+    "monitoring",
+    "study",
+    "runs",
+    "cli",
 ]
-LAYER = {module: place for place, modules in enumerate(LAYERS) for module in modules}
-MATHEMATICS = ["logps", "losses", "boundary", "metrics", "intervals"]
-FILES = sorted(PACKAGE.rglob("*.py"))
+# Stages meet in files only: these modules hold the stage functions and don't import one another.
+STAGES = {
+    "data.prepare",
+    "negatives.sampling",
+    "negatives.audit.audit",
+    "training.sft",
+    "training.preference_training",
+    "evaluation.evaluate",
+    "evaluation.comparison",
+    "monitoring.drift",
+    "study.judge",
+}
+# What the mathematics may import besides the standard library and `core`.
+MATHEMATICS = {"objective": {"torch"}, "metrics": {"numpy", "scipy"}}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.read_text(encoding="utf-8").strip())
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """The full names of the modules that a source imports, with what is imported from the package itself."""
-    for node in ast.walk(tree):
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(source: str) -> Iterator[str]:
+    """The full names of what a source imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            if node.module == "dynamicpo":
-                yield from (f"dynamicpo.{alias.name}" for alias in node.names)
-            else:
-                yield str(node.module)
-
-
-def module_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def violations(module: str, source: str) -> list[str]:
-    found = []
-    for name in imported(ast.parse(source)):
+    """The imports of a module that go to a later room, or from a stage to another."""
+    own_room = module.partition(".")[0]
+    wrong = []
+    for name in imported(source):
         top, _, rest = name.partition(".")
-        other = rest.partition(".")[0]
-        if top in ("components", "pipelines", "tests") and module != "runs":
-            found.append(name)
-        if top == "dynamicpo" and other not in ("", "__version__", module) and LAYER[other] >= LAYER[module]:
-            found.append(name)
-    return found
+        if top in ("dynamicpo_components", "dynamicpo_pipelines", "tests") and own_room != "runs":
+            wrong.append(name)
+        room = rest.partition(".")[0]
+        if top != "dynamicpo" or room == "__version__":
+            continue
+        other_stage = next(
+            (stage for stage in STAGES if f"{rest}.".startswith(f"{stage}.")), module
+        )
+        if ROOMS.index(room) > ROOMS.index(own_room) or (
+            module in STAGES and other_stage != module
+        ):
+            wrong.append(name)
+    return wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_modules_import_from_lower_layers_only(path: Path):
-    module = module_of(path)
-    if module == "__init__":
-        assert not list(imported(ast.parse(path.read_text(encoding="utf-8"))))
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_modules_import_from_their_room_and_those_before_it(path: Path):
+    source = path.read_text(encoding="utf-8")
+    if path == PACKAGE / "__init__.py":
+        assert not list(imported(source))
         return
-    assert module in LAYER, f"{module} stands in no layer: add it to LAYERS"
-    assert violations(module, path.read_text(encoding="utf-8")) == []
+    assert violations(module_of(path), source) == []
+
+
+def test_every_room_stands_in_the_order():
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == set(ROOMS)
+    assert {module_of(path) for path in FILES} >= STAGES
 
 
 def test_a_wrong_import_is_found():
-    assert violations("boundary", "from dynamicpo.scoring import score_rows") == ["dynamicpo.scoring"]
-    assert violations("sft", "def f():\n    from dynamicpo import preference") == ["dynamicpo.preference"]
-    assert violations("sft", "from dynamicpo import errors, modeling") == []
+    late = "from dynamicpo.scoring.shared_prefix import score_rows"
+    assert violations("objective.boundary", late) == ["dynamicpo.scoring.shared_prefix.score_rows"]
+    stage = "def f():\n    from dynamicpo.training import preference_training"
+    assert violations("training.sft", stage) == ["dynamicpo.training.preference_training"]
+    assert violations("training.sft", "from dynamicpo.models import checkpoints") == []
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if module_of(path) in MATHEMATICS], ids=lambda path: path.stem)
-def test_mathematics_imports_torch_and_numpy_only(path: Path):
-    allowed = {"torch", "numpy", "dynamicpo", *sys.stdlib_module_names}
-    assert {name.partition(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))} <= allowed
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if module_of(path).partition(".")[0] in MATHEMATICS],
+    ids=module_of,
+)
+def test_mathematics_imports_little(path: Path):
+    allowed = MATHEMATICS[module_of(path).partition(".")[0]]
+    for name in imported(path.read_text(encoding="utf-8")):
+        top = name.partition(".")[0]
+        ours = name.startswith(
+            ("dynamicpo.core", f"dynamicpo.{path.relative_to(PACKAGE).parts[0]}")
+        )
+        assert ours or top in allowed or top in sys.stdlib_module_names, name
 
 
 @pytest.mark.parametrize(
@@ -89,6 +123,7 @@ def test_mathematics_imports_torch_and_numpy_only(path: Path):
 )
 def test_components_and_pipelines_load_kfp_only(path: Path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    module_scope = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
-    allowed = {"kfp", "components", "pipelines", *sys.stdlib_module_names}
-    assert {name.partition(".")[0] for name in imported(module_scope)} <= allowed
+    module_scope = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
+    source = ast.unparse(ast.Module(module_scope, []))
+    allowed = {"kfp", "dynamicpo_components", "dynamicpo_pipelines", *sys.stdlib_module_names}
+    assert {name.partition(".")[0] for name in imported(source)} <= allowed

@@ -17,21 +17,24 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dynamicpo import charts, pages
-from dynamicpo.config import VARIANTS, DriftConfig, GridConfig, StudyConfig
-from dynamicpo.drift import monitor_drift
-from dynamicpo.grid import kind_at, plan_cells, variant_of
+from dynamicpo.core.config import VARIANTS, DriftConfig, GridConfig, StudyConfig
+from dynamicpo.monitoring.drift import monitor_drift
+from dynamicpo.reports.charts.plots import curves, scaling
+from dynamicpo.reports.pages.evaluation import Report, comparison_page, evaluation_page
+from dynamicpo.reports.pages.study import study_page
+from dynamicpo.reports.pages.training import training_page
+from dynamicpo.study.grid import kind_at, plan_cells, variant_of
 from dynamicpo.study.report import make_report
 from dynamicpo.study.verdict import judge_all
 from tests.fixtures.cells import study_cells, users
 from tests.fixtures.folders import NUM_ITEMS, write_preferences
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WIDTHS = (400, 1400)
-HOSTILE = (
-    "<script>document.title='owned'</script><img src=https://example.invalid/x onerror=\"document.title='owned'\">"
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+WIDTHS = (400, 1400)
+HOSTILE = "<script>document.title='owned'</script><img src=https://example.invalid/x onerror=\"document.title='owned'\">"
 CUT_OFF = """
 [...document.querySelectorAll('svg')].flatMap(svg => {
   const frame = svg.getBoundingClientRect();
@@ -86,7 +89,9 @@ class Browser:
     """One tab of a headless Chromium, driven through its DevTools protocol."""
 
     def __init__(self, folder: Path) -> None:
-        websocket = pytest.importorskip("websocket", reason="websocket-client (it comes with kfp) is not installed")
+        websocket = pytest.importorskip(
+            "websocket", reason="websocket-client (it comes with kfp) is not installed"
+        )
         options = [
             "--headless",
             "--no-sandbox",
@@ -94,8 +99,15 @@ class Browser:
             "--disable-background-networking",
             "--hide-scrollbars",
         ]
-        options += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"]
-        self.process = subprocess.Popen([str(CHROMIUM), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        options += [
+            "--remote-debugging-port=0",
+            "--remote-allow-origins=*",
+            f"--user-data-dir={folder}",
+            "about:blank",
+        ]
+        self.process = subprocess.Popen(
+            [str(CHROMIUM), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         port_file, limit = folder / "DevToolsActivePort", time.monotonic() + 60
         while not (port_file.is_file() and port_file.read_text().count("\n")):
             if time.monotonic() > limit or self.process.poll() is not None:
@@ -113,7 +125,9 @@ class Browser:
     def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self.numbers)
         session = {"sessionId": self.session} if self.session else {}
-        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters, **session}))
+        self.socket.send(
+            json.dumps({"id": number, "method": method, "params": parameters, **session})
+        )
         while (message := json.loads(self.socket.recv())).get("id") != number:
             self.events.append(message)
         assert "error" not in message, message
@@ -122,17 +136,27 @@ class Browser:
     def open(self, path: Path, width: int) -> list[str]:
         """Show a page. Returns the addresses it asked for, its own aside."""
         self.events.clear()
-        self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         self("Page.navigate", url=path.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(json.loads(self.socket.recv()))
         requests = [
-            e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e.get("method") == "Network.requestWillBeSent"
         ]
         return [address for address in requests if address != path.as_uri()]
 
     def run(self, expression: str) -> Any:
-        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get(
+            "value"
+        )
 
     def screenshot(self, target: Path) -> None:
         image = self("Page.captureScreenshot", captureBeyondViewport=True)["data"]
@@ -155,10 +179,23 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def log(steps: int, seed: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
-    keys = ["loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "boundary_fraction"]
+    keys = [
+        "loss",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "boundary_fraction",
+    ]
     keys += ["violation_share", "boundary_beta", "boundary_gradient", "learning_rate", "grad_norm"]
-    scales = dict.fromkeys(keys, 1.0) | {"learning_rate": 1e-5, "grad_norm": 12345.6, "rewards/rejected": -123.0}
-    return [{"step": s + 1, **{k: v * rng.uniform() for k, v in scales.items()}} for s in range(steps)]
+    scales = dict.fromkeys(keys, 1.0) | {
+        "learning_rate": 1e-5,
+        "grad_norm": 12345.6,
+        "rewards/rejected": -123.0,
+    }
+    return [
+        {"step": s + 1, **{k: v * rng.uniform() for k, v in scales.items()}} for s in range(steps)
+    ]
 
 
 def comparison(names: list[str]) -> str:
@@ -166,11 +203,23 @@ def comparison(names: list[str]) -> str:
     measures = [f"test_{kind}_at_{k}" for k in (1, 3, 5, 10) for kind in ("hit_ratio", "ndcg")]
     bounds = {"": 0.0, "_low": -0.012, "_high": 0.012}
     metrics = {
-        name: {f"{m}{end}": 0.1 + 0.1 * place + shift for m in measures for end, shift in bounds.items()}
+        name: {
+            f"{m}{end}": 0.1 + 0.1 * place + shift
+            for m in measures
+            for end, shift in bounds.items()
+        }
         for place, name in enumerate(names)
     }
     pairs = [(names[0], other) for other in names[1:]]
-    numbers = {"difference": -0.05, "low": -0.062, "high": -0.038, "p": 1e-5, "p_holm": 0.04, "won": 100, "lost": 2310}
+    numbers = {
+        "difference": -0.05,
+        "low": -0.062,
+        "high": -0.038,
+        "p": 1e-5,
+        "p_holm": 0.04,
+        "won": 100,
+        "lost": 2310,
+    }
     example = {
         "history": [HOSTILE] * 5,
         "target": "x" * 300,
@@ -179,16 +228,26 @@ def comparison(names: list[str]) -> str:
         "top_a": HOSTILE,
         "top_b": "y",
     }
-    return pages.comparison_page(
-        pages.Report(
+    return comparison_page(
+        Report(
             title=HOSTILE,
             metrics=metrics,
             ranks={name: [9 - place, *[1] * 19] for place, name in enumerate(names)},
-            comparisons=[{"a": a, "b": b, "metric": m, **numbers} for a, b in pairs for m in measures[:2]],
+            comparisons=[
+                {"a": a, "b": b, "metric": m, **numbers} for a, b in pairs for m in measures[:2]
+            ],
             training={name: log(90, place) for place, name in enumerate(names)},
-            examples=[{"a": a, "b": b, "outcome": o, **example} for a, b in pairs[:2] for o in ("won", "lost")],
+            examples=[
+                {"a": a, "b": b, "outcome": o, **example}
+                for a, b in pairs[:2]
+                for o in ("won", "lost")
+            ],
             differences={"beta": dict(zip(names, range(len(names)), strict=True))},
-            runs={"image": dict.fromkeys(names[:2], "registry/dynamicpo@sha256:" + "0123456789abcdef" * 4)},
+            runs={
+                "image": dict.fromkeys(
+                    names[:2], "registry/dynamicpo@sha256:" + "0123456789abcdef" * 4
+                )
+            },
             facts={"protocol": {"split": "test"}, "fingerprint": "f" * 300},
             warnings=["w" * 300],
         )
@@ -198,19 +257,32 @@ def comparison(names: list[str]) -> str:
 def study(config: GridConfig) -> str:
     """The page of a study with all of a grid's cells; a hostile text among its facts."""
     kinds = {
-        kind_at(cell["loss"], variant_of(cell["dynamic"], cell["ablation"]), cell["num_negatives"]): cell
+        kind_at(
+            cell["loss"], variant_of(cell["dynamic"], cell["ablation"]), cell["num_negatives"]
+        ): cell
         for cell in plan_cells(config)
     }
-    shares = {kind: (0.3 + 0.01 * (place % 9), 0.1 + 0.01 * place) for place, kind in enumerate(kinds)}
+    shares = {
+        kind: (0.3 + 0.01 * (place % 9), 0.1 + 0.01 * place) for place, kind in enumerate(kinds)
+    }
     judged = judge_all(study_cells(shares, noise=0.01), users(), range(3), StudyConfig())
-    return pages.study_page(make_report(judged, {"popularity": 0.25}, {"protocol": {"split": HOSTILE}, "seeds": [0]}))
+    return study_page(
+        make_report(judged, {"popularity": 0.25}, {"protocol": {"split": HOSTILE}, "seeds": [0]})
+    )
 
 
 def drift() -> str:
     """Evidently's page, over titles and categories that are scripts."""
     with tempfile.TemporaryDirectory() as folder:
         names = [str(item) for item in range(NUM_ITEMS)]
-        items = pd.DataFrame({"item_id": names, "title": HOSTILE, "popularity": range(NUM_ITEMS), "category": HOSTILE})
+        items = pd.DataFrame(
+            {
+                "item_id": names,
+                "title": HOSTILE,
+                "popularity": range(NUM_ITEMS),
+                "category": HOSTILE,
+            }
+        )
         items["title"] += items["item_id"]
         items["category"] += (items["popularity"] % 3).astype(str)
         preferences = write_preferences(Path(folder) / "preferences", items=items)
@@ -218,20 +290,24 @@ def drift() -> str:
         return (Path(folder) / "drift" / "report.html").read_text(encoding="utf-8")
 
 
-LONG = [f"{name} with a rather long description of what was done, number {name}" for name in "abcdef"]
+LONG = [
+    f"{name} with a rather long description of what was done, number {name}" for name in "abcdef"
+]
 CASES: dict[str, Callable[[], str]] = {
     "comparison": lambda: comparison(["sft", "dmpo", HOSTILE, "dynamicpo-dmpo"]),
     "long names": lambda: comparison(LONG),
     "wide names": lambda: comparison(["W" * 40, "映画" * 30]),
-    "training": lambda: pages.training_page(log(300, 0), "Preference training", {"seed": 0}),
-    "one step": lambda: pages.training_page(log(1, 0), "Preference training", {}),
-    "evaluation": lambda: pages.evaluation_page({"a": {"mrr": 0.5}}, {"a": [*range(1682)]}, [], {}),
-    "nothing": lambda: pages.comparison_page(pages.Report(metrics={})),
+    "training": lambda: training_page(log(300, 0), "Preference training", {"seed": 0}),
+    "one step": lambda: training_page(log(1, 0), "Preference training", {}),
+    "evaluation": lambda: evaluation_page({"a": {"mrr": 0.5}}, {"a": [*range(1682)]}, [], {}),
+    "nothing": lambda: comparison_page(Report(metrics={})),
     "study": lambda: study(GridConfig()),
     "whole study": lambda: study(WHOLE),
     "study of one K": lambda: study(GridConfig(num_negatives="5", objectives="dmpo")),
 }
-WHOLE = GridConfig(num_negatives="1,3,5,10,15,19", objectives="dmpo,sdpo,mppo", variants=",".join(VARIANTS))
+WHOLE = GridConfig(
+    num_negatives="1,3,5,10,15,19", objectives="dmpo,sdpo,mppo", variants=",".join(VARIANTS)
+)
 
 
 @cache
@@ -271,14 +347,18 @@ def test_scripts_in_titles_stay_text(browser: Browser, tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_drift_page_fits_and_its_titles_stay_text(browser: Browser, tmp_path: Path, width: int) -> None:
+def test_the_drift_page_fits_and_its_titles_stay_text(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
     """Its charts are drawn by scripts of its own; those of the titles must not run."""
     path = tmp_path / "page.html"
     path.write_text(cached_drift(), encoding="utf-8")
     assert browser.open(path, width) == []
     wait = "new Promise(done => setTimeout(done, 3000))"
     browser("Runtime.evaluate", expression=wait, awaitPromise=True)
-    assert [event for event in browser.events if event.get("method") == "Network.requestWillBeSent"][1:] == []
+    assert [
+        event for event in browser.events if event.get("method") == "Network.requestWillBeSent"
+    ][1:] == []
     assert browser.run("document.title") != "owned"
     assert browser.run("document.querySelectorAll('img[src*=\"example.invalid\"]').length") == 0
     assert browser.run("document.documentElement.scrollWidth") <= width
@@ -290,7 +370,9 @@ def test_a_wide_table_scrolls_in_its_own_box(browser: Browser, tmp_path: Path) -
     path = tmp_path / "page.html"
     path.write_text(html("long names"), encoding="utf-8")
     browser.open(path, 400)
-    assert browser.run("document.querySelector('.scroll').scrollWidth > document.querySelector('.scroll').clientWidth")
+    assert browser.run(
+        "document.querySelector('.scroll').scrollWidth > document.querySelector('.scroll').clientWidth"
+    )
 
 
 def test_print_shows_the_facts_and_cuts_nothing(browser: Browser, tmp_path: Path) -> None:
@@ -306,16 +388,24 @@ def test_print_shows_the_facts_and_cuts_nothing(browser: Browser, tmp_path: Path
 
 
 LINES: dict[str, Callable[[], str]] = {
-    "curves": lambda: charts.curves({name: ([0, 100], [place, place]) for place, name in enumerate("abcdef")}, "t"),
-    "scaling": lambda: charts.scaling(
-        {name: [(k, place, place, place) for k in (1, 3, 5, 10, 15, 19)] for place, name in enumerate(VARIANTS)}, "t"
+    "curves": lambda: curves(
+        {name: ([0, 100], [place, place]) for place, name in enumerate("abcdef")}, "t"
+    ),
+    "scaling": lambda: scaling(
+        {
+            name: [(k, place, place, place) for k in (1, 3, 5, 10, 15, 19)]
+            for place, name in enumerate(VARIANTS)
+        },
+        "t",
     ),
 }
 
 
 @pytest.mark.parametrize("vision", ["achromatopsia", "deuteranopia", "protanopia", "tritanopia"])
 @pytest.mark.parametrize("kind", LINES)
-def test_lines_are_told_apart_without_colour(browser: Browser, tmp_path: Path, kind: str, vision: str) -> None:
+def test_lines_are_told_apart_without_colour(
+    browser: Browser, tmp_path: Path, kind: str, vision: str
+) -> None:
     """Level lines as a reader without some or all colours sees them: dark enough, and no two of one pattern."""
     path, image = tmp_path / "page.html", tmp_path / "page.png"
     path.write_text(f"<body style='margin:0'>{LINES[kind]()}</body>", encoding="utf-8")
@@ -326,11 +416,14 @@ def test_lines_are_told_apart_without_colour(browser: Browser, tmp_path: Path, k
     with Image.open(image) as picture:
         dark = np.asarray(picture.convert("L"))[:420, 100:740] < 200
     rows = [row for row in range(len(dark)) if dark[row].mean() > 0.3]
-    centres = [group[len(group) // 2] for group in np.split(rows, np.where(np.diff(rows) > 8)[0] + 1)]
+    centres = [
+        group[len(group) // 2] for group in np.split(rows, np.where(np.diff(rows) > 8)[0] + 1)
+    ]
     lines = 6 if kind == "curves" else 4
     centres = centres[:lines]
     patterns = {
-        (int(np.diff(dark[row].astype(int)).clip(0).sum()), round(dark[row].mean(), 1)) for row in centres[:lines]
+        (int(np.diff(dark[row].astype(int)).clip(0).sum()), round(dark[row].mean(), 1))
+        for row in centres[:lines]
     }
     assert len(patterns) == lines
 

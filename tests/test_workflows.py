@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from dynamicpo import cli
+from dynamicpo.cli.main import _parser
 from tests.conftest import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in FILES}
 WORKFLOWS: dict[str, dict[Any, Any]] = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
-JOBS = {(name, job): found for name, flow in WORKFLOWS.items() for job, found in flow["jobs"].items()}
+JOBS = {
+    (name, job): found for name, flow in WORKFLOWS.items() for job, found in flow["jobs"].items()
+}
 SCRIPTS = {
     f"{name}:{job}:{number}": step["run"]
     for (name, job), found in JOBS.items()
@@ -40,7 +42,9 @@ def test_the_three_kinds_are_there():
 
 
 def test_a_pull_request_is_tested_compiled_and_run():
-    said = "\n".join(text for place, text in SCRIPTS.items() if place.startswith("pull-request.yml"))
+    said = "\n".join(
+        text for place, text in SCRIPTS.items() if place.startswith("pull-request.yml")
+    )
     for command in (
         "make check\n",
         "make check-k8s",
@@ -50,12 +54,18 @@ def test_a_pull_request_is_tested_compiled_and_run():
         "make quickstart",
     ):
         assert command in said
-    assert "id-token" not in TEXTS["pull-request.yml"] and "google-github-actions" not in TEXTS["pull-request.yml"]
+    assert (
+        "id-token" not in TEXTS["pull-request.yml"]
+        and "google-github-actions" not in TEXTS["pull-request.yml"]
+    )
 
 
 def test_a_merge_builds_takes_the_digest_and_submits():
     (script,) = (text for place, text in SCRIPTS.items() if place.startswith("merge.yml"))
-    order = [script.index(words) for words in ("images/build.sh", "docker push", ".RepoDigests", "GITHUB_OUTPUT")]
+    order = [
+        script.index(words)
+        for words in ("images/build.sh", "docker push", ".RepoDigests", "GITHUB_OUTPUT")
+    ]
     assert order == sorted(order)
     given = WORKFLOWS["merge.yml"]["jobs"]["train"]
     assert given["needs"] == "images" and given["with"]["cpu"] == "${{ needs.images.outputs.cpu }}"
@@ -67,7 +77,8 @@ def test_actions_are_pinned_by_commit(name: str):
     assert used
     for action, comment in used:
         assert action.startswith("./.github/workflows/") or (
-            re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", action) and re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
+            re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", action)
+            and re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
         ), action
 
 
@@ -86,7 +97,10 @@ def test_a_workflow_may_only_read(name: str):
 @jobs
 def test_a_token_is_for_jobs_that_log_in(place: tuple[str, str]):
     job = JOBS[place]
-    logs_in = "google-github-actions/auth@" in str(job) or job.get("uses") == "./.github/workflows/train.yml"
+    logs_in = (
+        "google-github-actions/auth@" in str(job)
+        or job.get("uses") == "./.github/workflows/train.yml"
+    )
     wanted = {"contents": "read", "id-token": "write"} if logs_in else None
     assert job.get("permissions") == wanted
     assert "uses" in job or 0 < job["timeout-minutes"] <= 360
@@ -109,7 +123,9 @@ def test_scripts_parse_and_hold_no_expression(place: str, tmp_path: Path):
     file.write_text(SCRIPTS[place])
     assert subprocess.run(["bash", "-n", file], check=False).returncode == 0
     if shutil.which("shellcheck"):
-        done = subprocess.run(["shellcheck", "--shell=bash", file], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["shellcheck", "--shell=bash", file], capture_output=True, text=True, check=False
+        )
         assert done.stdout == ""
 
 
@@ -121,7 +137,9 @@ def test_commands_and_flags_exist(place: str):
     for program in re.findall(r"(?:images|k8s)/[\w/-]+\.sh", script):
         assert (ROOT / program).is_file()
     for command, words in re.findall(r"bin/dynamicpo ([a-z-]+)(.*)", script):
-        known = [flag for action in cli._parser()[1][command]._actions for flag in action.option_strings]
+        known = [
+            flag for action in _parser()[1][command]._actions for flag in action.option_strings
+        ]
         flags = re.findall(r"(?<= )--?[a-z][a-z-]*", words)
         assert flags and set(flags) <= set(known)
 

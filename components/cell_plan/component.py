@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -28,8 +28,8 @@ def plan_cells(
         ablation, num_negatives, seed.
     """
     arguments = dict(locals())
-    from dynamicpo.config import GridConfig
-    from dynamicpo.grid import plan_cells as run
-    from dynamicpo.runs.artifacts import config_of
+    from dynamicpo.core.config import GridConfig
+    from dynamicpo.runs.component_artifacts import config_of
+    from dynamicpo.study.grid import plan_cells as run
 
     return run(config_of(GridConfig, arguments))

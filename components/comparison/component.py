@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -26,8 +26,8 @@ def compare_evaluations(
     """
     from pathlib import Path
 
-    from dynamicpo.comparison import compare_evaluations as run
-    from dynamicpo.runs.artifacts import copy_file, copy_report
+    from dynamicpo.evaluation.comparison import compare_evaluations as run
+    from dynamicpo.runs.component_artifacts import copy_file, copy_report
 
     folders = [Path(artifact.path) for artifact in [baselines, *evaluations]]
     run(folders, Path(comparison.path))

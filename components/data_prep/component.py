@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -43,9 +43,9 @@ def prepare_data(
     arguments = dict(locals())
     from pathlib import Path
 
-    from dynamicpo.config import DataConfig
-    from dynamicpo.data import prepare_data as run
-    from dynamicpo.runs.artifacts import config_of, log_metrics
+    from dynamicpo.core.config import DataConfig
+    from dynamicpo.data.prepare import prepare_data as run
+    from dynamicpo.runs.component_artifacts import config_of, log_metrics
 
     manifest = run(interactions, items, Path(examples.path), config_of(DataConfig, arguments))
     log_metrics(metrics, manifest.counts)

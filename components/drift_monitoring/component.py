@@ -4,7 +4,7 @@ from typing import Optional
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -46,9 +46,9 @@ def monitor_drift(
     arguments = dict(locals())
     from pathlib import Path
 
-    from dynamicpo.config import DriftConfig
-    from dynamicpo.drift import monitor_drift as run
-    from dynamicpo.runs.artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.core.config import DriftConfig
+    from dynamicpo.monitoring.drift import monitor_drift as run
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
 
     scored = Path(model.path) if model else None
     config = config_of(DriftConfig, arguments)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -53,9 +53,9 @@ def evaluate(
     arguments = dict(locals())
     from pathlib import Path
 
-    from dynamicpo.config import EvaluationConfig
-    from dynamicpo.evaluation import evaluate as run
-    from dynamicpo.runs.artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.core.config import EvaluationConfig
+    from dynamicpo.evaluation.evaluate import evaluate as run
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
 
     folder = Path(evaluation.path)
     config = config_of(EvaluationConfig, arguments)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -38,9 +38,11 @@ def sample_negatives(
     arguments = dict(locals())
     from pathlib import Path
 
-    from dynamicpo.config import NegativesConfig
-    from dynamicpo.negatives import sample_negatives as run
-    from dynamicpo.runs.artifacts import config_of, log_metrics
+    from dynamicpo.core.config import NegativesConfig
+    from dynamicpo.negatives.sampling import sample_negatives as run
+    from dynamicpo.runs.component_artifacts import config_of, log_metrics
 
-    manifest = run(Path(examples.path), Path(preferences.path), config_of(NegativesConfig, arguments))
+    manifest = run(
+        Path(examples.path), Path(preferences.path), config_of(NegativesConfig, arguments)
+    )
     log_metrics(metrics, manifest.counts)

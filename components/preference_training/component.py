@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -64,9 +64,9 @@ def train_preferences(
     arguments = dict(locals())
     from pathlib import Path
 
-    from dynamicpo.config import PreferenceConfig
-    from dynamicpo.preference import train_preferences as run
-    from dynamicpo.runs.artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.core.config import PreferenceConfig
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.training.preference_training import train_preferences as run
 
     config = config_of(PreferenceConfig, arguments)
     manifest = run(Path(preferences.path), Path(adapter.path), Path(model.path), config)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -25,7 +25,7 @@ def summarize_run(
     """
     from pathlib import Path
 
-    from dynamicpo.runs.pods import summarize_run as run
+    from dynamicpo.runs.cluster.pods import summarize_run as run
 
     facts = {"state": status.state, "error_message": status.error_message or ""}
     run(run_id, facts, Path(summary.path), Path(logs.path), place=summary.uri)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -74,9 +74,9 @@ def fine_tune(
     arguments = dict(locals())
     from pathlib import Path
 
-    from dynamicpo.config import SFTConfig
-    from dynamicpo.runs.artifacts import config_of, copy_report, log_metrics
-    from dynamicpo.sft import fine_tune as run
+    from dynamicpo.core.config import SFTConfig
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.training.sft import fine_tune as run
 
     manifest = run(Path(preferences.path), Path(model.path), config_of(SFTConfig, arguments))
     log_metrics(metrics, manifest.counts)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import IMAGE
+from dynamicpo_components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -33,9 +33,9 @@ def judge_collapse(
     arguments = dict(locals())
     from pathlib import Path
 
-    from dynamicpo.config import StudyConfig
-    from dynamicpo.runs.artifacts import config_of, copy_file, copy_report, log_metrics
-    from dynamicpo.study import judge_collapse as run
+    from dynamicpo.core.config import StudyConfig
+    from dynamicpo.runs.component_artifacts import config_of, copy_file, copy_report, log_metrics
+    from dynamicpo.study.judge import judge_collapse as run
 
     folder, cells = Path(study.path), [Path(artifact.path) for artifact in evaluations]
     manifest = run(Path(baselines.path), cells, folder, config_of(StudyConfig, arguments))

@@ -5,10 +5,10 @@ from typing import Any
 import ibis
 import pandas as pd
 
-from dynamicpo import keyed
-from dynamicpo.config import DataConfig
-from dynamicpo.errors import DataError
-from dynamicpo.importers.reading import Table
+from dynamicpo.core import random_keys
+from dynamicpo.core.config import DataConfig
+from dynamicpo.core.errors import DataError
+from dynamicpo.data.sources.reading import Table
 
 SPLIT_SHARES = (0.8, 0.9)
 _PRIME = 2**31 - 1
@@ -16,7 +16,11 @@ _SHOWN = 3
 
 
 def filter_interactions(
-    connection: Any, interactions: Table, items: pd.DataFrame, config: DataConfig, counts: dict[str, Any]
+    connection: Any,
+    interactions: Table,
+    items: pd.DataFrame,
+    config: DataConfig,
+    counts: dict[str, Any],
 ) -> Table:
     """The interactions that count: known items, rating, one of each user and item, k-core.
 
@@ -36,7 +40,7 @@ def filter_interactions(
     Raises:
         DataError: Too many unknown items, or nothing is left.
     """
-    draws = keyed.bits(keyed.keys(0, "ties", items["item_id"].tolist()), 0) >> 33
+    draws = random_keys.bits(random_keys.keys(0, "ties", items["item_id"].tolist()), 0) >> 33
     catalogue = connection.create_table(
         "catalogue", ibis.memtable({"item_id": items["item_id"], "draw": draws.astype("int64")})
     )
@@ -52,7 +56,9 @@ def filter_interactions(
             f"{counts['dropped_unknown_items']} have unknown items and {counts['dropped_low_rating']} a rating below "
             f"{config.min_rating:g}. Lower min_rating or complete the items."
         )
-    first = liked.group_by(["user_id", "item_id", "draw"]).aggregate(timestamp=liked.timestamp.min())
+    first = liked.group_by(["user_id", "item_id", "draw"]).aggregate(
+        timestamp=liked.timestamp.min()
+    )
     events = liked.select("user_id", "item_id", "timestamp").distinct()
     counts["dropped_duplicates"] = _count(liked) - _count(events)
     counts["dropped_repeats"] = _count(events) - _count(first)
@@ -66,7 +72,9 @@ def _mixed(number: Any) -> Any:
     return (number % _PRIME) * (number % _PRIME) % _PRIME
 
 
-def _check_unknown(interactions: Table, catalogue: Table, config: DataConfig, counts: dict[str, Any]) -> None:
+def _check_unknown(
+    interactions: Table, catalogue: Table, config: DataConfig, counts: dict[str, Any]
+) -> None:
     total, unknown = counts["interactions_read"], counts["dropped_unknown_items"]
     if unknown <= config.max_unknown_share * total:
         return
@@ -79,7 +87,9 @@ def _check_unknown(interactions: Table, catalogue: Table, config: DataConfig, co
 
 
 def _some_ids(table: Table) -> str:
-    names = table.select("item_id").distinct().order_by("item_id").limit(_SHOWN).to_pandas()["item_id"]
+    names = (
+        table.select("item_id").distinct().order_by("item_id").limit(_SHOWN).to_pandas()["item_id"]
+    )
     return ", ".join(repr(name) for name in names)
 
 
@@ -121,11 +131,15 @@ def sequence(connection: Any, kept: Table, config: DataConfig) -> Table:
     Histories are the `max_history` items before, oldest first; null where there is none.
     """
     by_time = ibis.window(group_by="user_id", order_by=["timestamp", "tie", "item_id"])
-    numbered = kept.select("user_id", "item_id", "timestamp", position=ibis.row_number().over(by_time))
+    numbered = kept.select(
+        "user_id", "item_id", "timestamp", position=ibis.row_number().over(by_time)
+    )
     rule = _split_by_time if config.split == "time" else _split_by_user
     numbered = connection.create_table("numbered", rule(numbered))
     before = ibis.window(group_by="user_id", order_by="position", preceding=(config.max_history, 1))
-    return connection.create_table("sequences", numbered.mutate(history=numbered.item_id.collect().over(before)))
+    return connection.create_table(
+        "sequences", numbered.mutate(history=numbered.item_id.collect().over(before))
+    )
 
 
 def _split_by_time(numbered: Table) -> Table:
@@ -133,16 +147,21 @@ def _split_by_time(numbered: Table) -> Table:
     total = _count(numbered)
     ordered = numbered.order_by("timestamp").timestamp
     first, second = (
-        float(ordered.as_table().limit(1, offset=int(total * share)).execute().iloc[0, 0]) for share in SPLIT_SHARES
+        float(ordered.as_table().limit(1, offset=int(total * share)).execute().iloc[0, 0])
+        for share in SPLIT_SHARES
     )
     when = numbered.timestamp
-    return numbered.mutate(split=ibis.cases((when < first, "train"), (when < second, "validation"), else_="test"))
+    return numbered.mutate(
+        split=ibis.cases((when < first, "train"), (when < second, "validation"), else_="test")
+    )
 
 
 def _split_by_user(numbered: Table) -> Table:
     """A user's last interaction is for the test, the one before for validation."""
     after = numbered.count().over(group_by="user_id") - 1 - numbered.position
-    return numbered.mutate(split=ibis.cases((after == 0, "test"), (after == 1, "validation"), else_="train"))
+    return numbered.mutate(
+        split=ibis.cases((after == 0, "test"), (after == 1, "validation"), else_="train")
+    )
 
 
 def examples(sequences: Table, split: str, min_history: int) -> Table:

@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dynamicpo.config import EvaluationConfig
+from dynamicpo.core.config import EvaluationConfig
+from dynamicpo.core.progress import Progress
+from dynamicpo.core.records.rows import Row
+from dynamicpo.evaluation.rankings import Ranking, Scores, rank_listed
+from dynamicpo.evaluation.results import Answers
 from dynamicpo.evaluation.rows import Data
-from dynamicpo.generation import generate_answers
-from dynamicpo.metrics import named_candidate, substring_candidate
-from dynamicpo.modeling import Loaded
-from dynamicpo.progress import Progress
-from dynamicpo.prompts import Prompts, item_token
-from dynamicpo.rankings import Ranking, Scores, rank_listed
-from dynamicpo.records import Row
-from dynamicpo.results import Answers
-from dynamicpo.scoring import score_rows
-from dynamicpo.trie import catalogue_scores
+from dynamicpo.metrics.ranking import named_candidate, substring_candidate
+from dynamicpo.models.checkpoints import Loaded
+from dynamicpo.prompts.encoding import Prompts, item_token
+from dynamicpo.scoring.generation import generate_answers
+from dynamicpo.scoring.shared_prefix import score_rows
+from dynamicpo.scoring.token_trie import catalogue_scores
 
 _ITEMS_AT_ONCE = 32  # answers to one prompt without a history
 
@@ -35,30 +35,45 @@ def rank_with(loaded: Loaded, data: Data, config: EvaluationConfig, label: str) 
     """Rank each row's candidates, or every item, with a model, and generate where the configuration says so."""
     prompts = Prompts(loaded.tokenizer, data.items, loaded.settings)
     if data.codes is None:
-        ranking = data.ranking(_everything(loaded, prompts, data, config, f"ranking all with {label}"))
+        ranking = data.ranking(
+            _everything(loaded, prompts, data, config, f"ranking all with {label}")
+        )
         return Scored(ranking, None, prompts.cut_items)
     candidates: list[list[str]] = data.table["candidates"].to_pylist()
     columns = (data.rows.example_ids, data.table["history"].to_pylist(), candidates)
     prepared = [
-        prompts.row(example, history, listed, listed) for example, history, listed in zip(*columns, strict=True)
+        prompts.row(example, history, listed, listed)
+        for example, history, listed in zip(*columns, strict=True)
     ]
     with loaded.running(), torch.no_grad():
-        sums = score_rows(loaded.model, prepared, config.token_budget, config.backend, f"scoring with {label}")
+        sums = score_rows(
+            loaded.model, prepared, config.token_budget, config.backend, f"scoring with {label}"
+        )
         scores = sums.numpy().astype(np.float64)
         if config.score == "mean":
-            scores = scores / np.array([[len(answer) for answer in row.answer_ids] for row in prepared])
+            scores = scores / np.array(
+                [[len(answer) for answer in row.answer_ids] for row in prepared]
+            )
         elif config.score == "pmi":
             own = _own_scores(loaded, prompts, candidates, config)
             scores = scores - np.array([[own[item] for item in listed] for listed in candidates])
-        said = _generate(loaded, prompts, prepared, config.token_budget, label) if config.generate else None
+        said = (
+            _generate(loaded, prompts, prepared, config.token_budget, label)
+            if config.generate
+            else None
+        )
     ranking = rank_listed(scores, data.rows.target_index, data.codes)
     if said is None:
         return Scored(ranking, None, prompts.cut_items)
     form = loaded.settings.template.get("answer", "{title}")
-    return Scored(ranking, _answers(said, _texts(loaded, candidates, data.items), form), prompts.cut_items)
+    return Scored(
+        ranking, _answers(said, _texts(loaded, candidates, data.items), form), prompts.cut_items
+    )
 
 
-def _everything(loaded: Loaded, prompts: Prompts, data: Data, config: EvaluationConfig, label: str) -> Iterator[Scores]:
+def _everything(
+    loaded: Loaded, prompts: Prompts, data: Data, config: EvaluationConfig, label: str
+) -> Iterator[Scores]:
     """Scores of every item, (n, I) for some rows after the other."""
     names = data.items["item_id"].tolist()
     answers = prompts.answers(names)
@@ -88,11 +103,15 @@ def _own_scores(
     padded = items + items[: -len(items) % width]
     chunks = [padded[start : start + width] for start in range(0, len(padded), width)]
     prepared = [prompts.without_history(chunk) for chunk in chunks]
-    logps = score_rows(loaded.model, prepared, config.token_budget, config.backend, "scoring titles alone")
+    logps = score_rows(
+        loaded.model, prepared, config.token_budget, config.backend, "scoring titles alone"
+    )
     return dict(zip(padded, logps.flatten().tolist(), strict=True))
 
 
-def _texts(loaded: Loaded, candidates: Sequence[Sequence[str]], items: pd.DataFrame) -> list[list[str]]:
+def _texts(
+    loaded: Loaded, candidates: Sequence[Sequence[str]], items: pd.DataFrame
+) -> list[list[str]]:
     """What the model would have to say to name each candidate."""
     if loaded.settings.item_text == "token":
         return [[item_token(item) for item in listed] for listed in candidates]
@@ -100,11 +119,17 @@ def _texts(loaded: Loaded, candidates: Sequence[Sequence[str]], items: pd.DataFr
     return [[titles[item] for item in listed] for listed in candidates]
 
 
-def _generate(loaded: Loaded, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str) -> list[str]:
+def _generate(
+    loaded: Loaded, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str
+) -> list[str]:
     """The text of each row's answer, without the token that ends it."""
     end = loaded.tokenizer.eos_token_id
     said = generate_answers(
-        loaded.model, loaded.tokenizer, rows, token_budget=token_budget, label=f"generating with {label}"
+        loaded.model,
+        loaded.tokenizer,
+        rows,
+        token_budget=token_budget,
+        label=f"generating with {label}",
     )
     return [prompts.title_of([token for token in tokens if token != end]) for tokens in said]
 
@@ -119,5 +144,7 @@ def _answers(said: Sequence[str], texts: Sequence[Sequence[str]], form: str) -> 
     """
     wanted = [[form.replace("{title}", text) for text in listed] for listed in texts]
     named = [named_candidate(text, listed) for text, listed in zip(said, wanted, strict=True)]
-    substring = [substring_candidate(text, listed) for text, listed in zip(said, texts, strict=True)]
+    substring = [
+        substring_candidate(text, listed) for text, listed in zip(said, texts, strict=True)
+    ]
     return Answers(said, np.array(named, dtype=np.int64), np.array(substring, dtype=np.int64))

@@ -11,15 +11,16 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dynamicpo import keyed
-from dynamicpo.baselines import item_codes
-from dynamicpo.catalogue import encode_rows, make_catalogue
-from dynamicpo.config import EvaluationConfig
-from dynamicpo.errors import ConfigError, DataError
-from dynamicpo.exclusions import excluded_by, exclusions
-from dynamicpo.rankings import Codes, Ranking, Scores, joined, rank_all, rank_listed
-from dynamicpo.records import EXAMPLES, SPLITS, Manifest, canonical, fingerprint, read_items, read_rows
-from dynamicpo.results import Rows
+from dynamicpo.core import random_keys
+from dynamicpo.core.config import EvaluationConfig
+from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.records.manifest import Manifest, canonical, fingerprint
+from dynamicpo.core.records.rows import EXAMPLES, SPLITS, read_items, read_rows
+from dynamicpo.evaluation.baselines.simple import item_codes
+from dynamicpo.evaluation.rankings import Codes, Ranking, Scores, joined, rank_all, rank_listed
+from dynamicpo.evaluation.results import Rows
+from dynamicpo.negatives.catalogue import encode_rows, make_catalogue
+from dynamicpo.negatives.exclusions import excluded_by, exclusions
 
 _COLUMNS = ("example_id", "user_id", "history", "target", "candidates")
 _NAMES = {"uniform": "clean", "popularity": "clean, by popularity"}
@@ -72,14 +73,20 @@ class Data:
     def ranking(self, blocks: Iterable[Scores]) -> Ranking:
         """The ranking by scores of every item, in blocks of rows that follow each other, (n, I)."""
         parts, start = [], 0
-        keys = keyed.keys(0, f"equals/{self.rows.split}", self.rows.example_ids)
+        keys = random_keys.keys(0, f"equals/{self.rows.split}", self.rows.example_ids)
         for scores in blocks:
             here = slice(start, start := start + len(scores))
             targets = self.rows.target_index[here]
             if self.barred is not None:
-                parts.append(rank_all(scores, targets, self.barred.allowed(here, targets), keys[here]))
+                parts.append(
+                    rank_all(scores, targets, self.barred.allowed(here, targets), keys[here])
+                )
             elif self.codes is not None:
-                parts.append(rank_listed(np.take_along_axis(scores, self.codes[here], 1), targets, self.codes[here]))
+                parts.append(
+                    rank_listed(
+                        np.take_along_axis(scores, self.codes[here], 1), targets, self.codes[here]
+                    )
+                )
         return joined(parts)
 
 
@@ -90,19 +97,33 @@ def read_data(preferences: Path, source: Manifest, config: EvaluationConfig) -> 
         ConfigError: More rows than there are.
         DataError: No rows, or rows without their target among their candidates.
     """
-    table, items, where = read_rows(preferences, config.split), read_items(preferences), preferences / config.split
-    order = keyed.ranking(config.seed, f"evaluation/{config.split}", table["example_id"].to_pylist())
+    table, items, where = (
+        read_rows(preferences, config.split),
+        read_items(preferences),
+        preferences / config.split,
+    )
+    order = random_keys.ranking(
+        config.seed, f"evaluation/{config.split}", table["example_id"].to_pylist()
+    )
     if not len(order):
         raise DataError(f"{where}: must hold at least one row, got none. Evaluate another split.")
     if config.rows > len(order):
-        raise ConfigError(f"rows: must be <= {len(order)}, the rows of the {config.split} split, got {config.rows}.")
-    table = table.select(list(_COLUMNS)).take(pa.array(np.sort(order[: config.rows or len(order)]))).combine_chunks()
+        raise ConfigError(
+            f"rows: must be <= {len(order)}, the rows of the {config.split} split, got {config.rows}."
+        )
+    table = (
+        table.select(list(_COLUMNS))
+        .take(pa.array(np.sort(order[: config.rows or len(order)])))
+        .combine_chunks()
+    )
     if config.candidates == "catalogue":
         return _everything(table.drop_columns(["candidates"]), items, preferences, source, config)
     return _listed(table, items, where, source, config)
 
 
-def _listed(table: pa.Table, items: pd.DataFrame, where: Path, source: Manifest, config: EvaluationConfig) -> Data:
+def _listed(
+    table: pa.Table, items: pd.DataFrame, where: Path, source: Manifest, config: EvaluationConfig
+) -> Data:
     listed: list[list[str]] = table["candidates"].to_pylist()
     names, targets = table["example_id"].to_pylist(), table["target"].to_pylist()
     for name, target, candidates in zip(names, targets, listed, strict=True):
@@ -118,37 +139,56 @@ def _listed(table: pa.Table, items: pd.DataFrame, where: Path, source: Manifest,
     strategy = sampled.get("strategy", "unknown")
     if config.split != "train":
         strategy = sampled.get("held_out_strategy", strategy)
-    facts = {"strategy": strategy, "exclude": sampled.get("exclude", "unknown"), "num_candidates": codes.shape[1]}
+    facts = {
+        "strategy": strategy,
+        "exclude": sampled.get("exclude", "unknown"),
+        "num_candidates": codes.shape[1],
+    }
     name = _NAMES.get(strategy, strategy)
-    return Data(table, rows, items, codes, None, _protocol(name, table, facts, config, canonical(listed)))
+    return Data(
+        table, rows, items, codes, None, _protocol(name, table, facts, config, canonical(listed))
+    )
 
 
 def _everything(
-    table: pa.Table, items: pd.DataFrame, preferences: Path, source: Manifest, config: EvaluationConfig
+    table: pa.Table,
+    items: pd.DataFrame,
+    preferences: Path,
+    source: Manifest,
+    config: EvaluationConfig,
 ) -> Data:
     """Every item but what the sampling of negatives excludes: the history, the user's past, or all the user's items."""
     catalogue, exclude = make_catalogue(items), excluded_by(source.config)
     everyone = []
     if exclude != "window":
-        everyone = [encode_rows(read_rows(preferences, split, EXAMPLES), split, catalogue) for split in SPLITS]
+        everyone = [
+            encode_rows(read_rows(preferences, split, EXAMPLES), split, catalogue)
+            for split in SPLITS
+        ]
     chosen = encode_rows(table, config.split, catalogue)
     known, owners, moments = exclusions(exclude, [chosen, *everyone], catalogue)
     row, text = known.pairs(owners[0], moments[0])
     number = np.arange(len(chosen.targets))
     own = catalogue.texts[chosen.targets]  # so that nothing else that reads as the target is ranked
-    pairs = np.unique(np.concatenate([row, number]) * catalogue.num_texts + np.concatenate([text, own]))
+    pairs = np.unique(
+        np.concatenate([row, number]) * catalogue.num_texts + np.concatenate([text, own])
+    )
     row, text = np.divmod(pairs, catalogue.num_texts)
     barred = Barred(np.searchsorted(row, np.arange(len(number) + 1)), text, catalogue.texts)
     rows = Rows(config.split, chosen.example_ids, chosen.users, chosen.targets)
     facts = {"exclude": exclude, "num_candidates": len(items)}
     digest = hashlib.sha256(pairs.tobytes()).hexdigest() + canonical(items["item_id"].tolist())
-    return Data(table, rows, items, None, barred, _protocol("full-catalogue", table, facts, config, digest))
+    return Data(
+        table, rows, items, None, barred, _protocol("full-catalogue", table, facts, config, digest)
+    )
 
 
 def _protocol(
     name: str, table: pa.Table, facts: dict[str, Any], config: EvaluationConfig, candidates: str
 ) -> dict[str, Any]:
-    columns = [canonical(table[column].to_pylist()) for column in ("example_id", "history", "target")]
+    columns = [
+        canonical(table[column].to_pylist()) for column in ("example_id", "history", "target")
+    ]
     return {
         "candidates": name,
         "split": config.split,

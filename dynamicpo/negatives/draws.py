@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dynamicpo import keyed
-from dynamicpo.catalogue import Catalogue, Codes
-from dynamicpo.exclusions import Exclusions
+from dynamicpo.core import random_keys
+from dynamicpo.negatives.catalogue import Catalogue, Codes
+from dynamicpo.negatives.exclusions import Exclusions
 
 Keys = NDArray[np.uint64]
 
@@ -49,7 +49,9 @@ class Drawing:
             come only after all others.
     """
 
-    def __init__(self, catalogue: Catalogue, excluded: Exclusions, weights: NDArray[np.float64]) -> None:
+    def __init__(
+        self, catalogue: Catalogue, excluded: Exclusions, weights: NDArray[np.float64]
+    ) -> None:
         """Prepare the inverse of the cumulated weights."""
         self._catalogue, self._excluded = catalogue, excluded
         self._weights = weights if weights.any() else np.ones_like(weights)
@@ -69,7 +71,9 @@ class Drawing:
         for _ in range(_ROUNDS):
             rows = _open_rows(chosen)
             part = batch.take(rows)
-            chosen[rows] = self.accept(part, chosen[rows], self._proposals(part, first, width), chosen.shape[1])
+            chosen[rows] = self.accept(
+                part, chosen[rows], self._proposals(part, first, width), chosen.shape[1]
+            )
             first, width = first + width, 2 * width
         rows_at_once = max(1, _RACE_CELLS // len(self._weights))
         rows = _open_rows(chosen)
@@ -81,7 +85,7 @@ class Drawing:
 
     def _proposals(self, batch: Batch, first: int, many: int) -> Codes:
         draws = np.arange(first, first + many, dtype=np.uint64)
-        share = keyed.uniform(batch.keys[:, None], draws)
+        share = random_keys.uniform(batch.keys[:, None], draws)
         places: Codes = np.searchsorted(self._cumulated, share * self._cumulated[-1], side="right")
         return np.minimum(places, len(self._weights) - 1)
 
@@ -91,7 +95,7 @@ class Drawing:
         Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006).
         """
         items = np.arange(len(self._weights), dtype=np.uint64)
-        share = keyed.uniform(batch.keys[:, None], _RACE + items)
+        share = random_keys.uniform(batch.keys[:, None], _RACE + items)
         waiting = -np.log1p(-share) / np.where(self._weights > 0, self._weights, 1e-30)
         return np.argsort(waiting, axis=1, kind="stable")
 
@@ -109,9 +113,15 @@ class Drawing:
         """
         both = np.concatenate([chosen, proposals], axis=1)
         texts = np.where(both >= 0, self._catalogue.texts[both], -1)
-        good = (both >= 0) & ~_repeated(texts) & (texts != self._catalogue.texts[batch.targets][:, None])
+        good = (
+            (both >= 0)
+            & ~_repeated(texts)
+            & (texts != self._catalogue.texts[batch.targets][:, None])
+        )
         new = slice(chosen.shape[1], None)
-        good[:, new] &= ~self._excluded.contain(batch.owners[:, None], batch.moments[:, None], texts[:, new])
+        good[:, new] &= ~self._excluded.contain(
+            batch.owners[:, None], batch.moments[:, None], texts[:, new]
+        )
         good &= np.cumsum(good, axis=1) <= limit
         filled = np.full_like(chosen, -1)
         rows, columns = np.nonzero(good)
@@ -141,7 +151,7 @@ def shuffled(batch: Batch, codes: Codes, tiers: Codes | None = None) -> Codes:
         tiers: All of a lower tier come before those of a higher one. Shape (N, P).
     """
     draws = _NEIGHBOURS + np.arange(codes.shape[1], dtype=np.uint64)
-    order = keyed.uniform(batch.keys[:, None], draws) + (0 if tiers is None else tiers)
+    order = random_keys.uniform(batch.keys[:, None], draws) + (0 if tiers is None else tiers)
     order = np.where(codes >= 0, order, np.inf)
     return np.take_along_axis(codes, np.argsort(order, axis=1, kind="stable"), axis=1)
 
@@ -158,5 +168,5 @@ def rejected_order(keys: Keys, codes: Codes) -> Codes:
 
 def _shuffled(keys: Keys, codes: Codes, use: np.uint64) -> Codes:
     draws = use + np.arange(codes.shape[1], dtype=np.uint64)
-    order = np.argsort(keyed.uniform(keys[:, None], draws), axis=1, kind="stable")
+    order = np.argsort(random_keys.uniform(keys[:, None], draws), axis=1, kind="stable")
     return np.take_along_axis(codes, order, axis=1)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynamicpo.catalogue import Codes
+from dynamicpo.negatives.catalogue import Codes
 
 STRATUM = 3  # times the candidates of a row
 

@@ -4,31 +4,40 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dynamicpo.catalogue import Catalogue, Codes, Rows
-from dynamicpo.config import NegativesConfig
-from dynamicpo.exclusions import Exclusions
+from dynamicpo.core.config import NegativesConfig
+from dynamicpo.core.records.rows import SPLITS
+from dynamicpo.negatives.catalogue import Catalogue, Codes, Rows
+from dynamicpo.negatives.cooccurrence import nearest_items
 from dynamicpo.negatives.draws import Batch, Drawing, shuffled
-from dynamicpo.negatives.neighbours import nearest_items
+from dynamicpo.negatives.exclusions import Exclusions
 from dynamicpo.negatives.strata import STRATUM, make_strata
-from dynamicpo.records import SPLITS
 
 POPULARITY_POWER = 0.75
 _NEAREST = 50
-Draw = Callable[[Batch], tuple[Codes, dict[str, int]]]  # negatives, (N, K), and what is counted of them
+Draw = Callable[
+    [Batch], tuple[Codes, dict[str, int]]
+]  # negatives, (N, K), and what is counted of them
 
 
-def drawers(config: NegativesConfig, train: Rows, catalogue: Catalogue, excluded: Exclusions) -> dict[str, Draw]:
+def drawers(
+    config: NegativesConfig, train: Rows, catalogue: Catalogue, excluded: Exclusions
+) -> dict[str, Draw]:
     """The function of each split."""
     count = config.num_candidates - 1
     if config.strategy == "popularity":
-        draw = _weighted(Drawing(catalogue, excluded, catalogue.popularity.astype(float) ** POPULARITY_POWER), count)
+        draw = _weighted(
+            Drawing(catalogue, excluded, catalogue.popularity.astype(float) ** POPULARITY_POWER),
+            count,
+        )
         return dict.fromkeys(SPLITS, draw)
     drawing = Drawing(catalogue, excluded, np.ones(len(catalogue.texts)))
     if config.strategy == "popularity-matched":
         return dict.fromkeys(SPLITS, _matched(drawing, catalogue, count))
     draws = dict.fromkeys(SPLITS, _weighted(drawing, count))
     if config.strategy == "hard":
-        draws["train"] = _hard(drawing, train, len(catalogue.texts), count, round(config.hard_share * count))
+        draws["train"] = _hard(
+            drawing, train, len(catalogue.texts), count, round(config.hard_share * count)
+        )
     return draws
 
 

@@ -1,1 +1,0 @@
-"""Pipeline runs: start them on this machine, follow them, list them; compile pipelines for a cluster."""

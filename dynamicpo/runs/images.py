@@ -4,7 +4,7 @@ import logging
 import re
 
 from dynamicpo import __version__
-from dynamicpo.errors import ConfigError
+from dynamicpo.core.errors import ConfigError
 from dynamicpo.runs.registry import Repository
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,9 @@ def check_name(where: str, image: str, allow_tag: bool = False) -> None:
         ConfigError: It can't be used.
     """
     if not _NAME.fullmatch(image):
-        raise ConfigError(f"{where}: must be an image such as registry/name@sha256:..., got {image!r}.")
+        raise ConfigError(
+            f"{where}: must be an image such as registry/name@sha256:..., got {image!r}."
+        )
     if "@" not in image and not allow_tag:
         raise ConfigError(
             f"{where}: must be named by digest (NAME@sha256:...), got {image!r}. KFP's cache goes by this text: after "
@@ -61,4 +63,9 @@ def check_content(where: str, image: str) -> None:
         )
     found = labels.get(VERSION)
     if found != __version__:
-        log.warning("%s holds dynamicpo %s, this is %s: the tasks run what is inside", image, found, __version__)
+        log.warning(
+            "%s holds dynamicpo %s, this is %s: the tasks run what is inside",
+            image,
+            found,
+            __version__,
+        )

@@ -12,25 +12,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dynamicpo import config
-from dynamicpo.errors import ConfigError, DataError, unknown_name
-from dynamicpo.grid import plan_cells
+from dynamicpo.core.config import (
+    LOSSES,
+    DataConfig,
+    DriftConfig,
+    EvaluationConfig,
+    GridConfig,
+    NegativesConfig,
+    PreferenceConfig,
+    SFTConfig,
+    StudyConfig,
+)
+from dynamicpo.core.config_fields import from_mapping
+from dynamicpo.core.errors import ConfigError, DataError, unknown_name
+from dynamicpo.core.model_names import BASELINES
+from dynamicpo.prompts.loader import load_template
 from dynamicpo.runs import images
-from dynamicpo.templates import load_template
+from dynamicpo.study.grid import plan_cells
 
 # A pipeline's parameter is one of these prefixes and a field of the configuration.
 STAGES: dict[str, Any] = {
-    "data": config.DataConfig,
-    "negatives": config.NegativesConfig,
-    "sft": config.SFTConfig,
-    "preference": config.PreferenceConfig,
-    "evaluation": config.EvaluationConfig,
-    "drift": config.DriftConfig,
-    "grid": config.GridConfig,
-    "study": config.StudyConfig,
+    "data": DataConfig,
+    "negatives": NegativesConfig,
+    "sft": SFTConfig,
+    "preference": PreferenceConfig,
+    "evaluation": EvaluationConfig,
+    "drift": DriftConfig,
+    "grid": GridConfig,
+    "study": StudyConfig,
 }
 PATHS = ("data_interactions", "data_items")
-TAKEN = sorted((*config.BASELINES, "sft"))
+TAKEN = sorted((*BASELINES, "sft"))
 
 
 def pipeline_names() -> list[str]:
@@ -39,9 +51,11 @@ def pipeline_names() -> list[str]:
 
 
 def _folder() -> Path:
-    spec = importlib.util.find_spec("pipelines")
+    spec = importlib.util.find_spec("dynamicpo_pipelines")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError("pipelines: the package must be importable, but it is not. Install dynamicpo again.")
+        raise ConfigError(
+            "pipelines: the package must be importable, but it is not. Install dynamicpo again."
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -54,17 +68,21 @@ def pipeline_parameters(name: str) -> dict[str, Any]:
     if name not in pipeline_names():
         raise unknown_name("pipeline", name, pipeline_names())
     source = ast.parse((_folder() / name / "pipeline.py").read_text(encoding="utf-8"))
-    function = next(node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    function = next(
+        node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == name
+    )
     names = [argument.arg for argument in function.args.args]
     return dict(zip(names, map(ast.literal_eval, function.args.defaults), strict=True))
 
 
 def load_pipeline(name: str) -> Any:
     """The pipeline itself, a kfp graph component."""
-    return getattr(importlib.import_module(f"pipelines.{name}.pipeline"), name)
+    return getattr(importlib.import_module(f"dynamicpo_pipelines.{name}.pipeline"), name)
 
 
-def check_parameters(name: str, given: Mapping[str, Any], mounted: Sequence[str] | None = None) -> dict[str, Any]:
+def check_parameters(
+    name: str, given: Mapping[str, Any], mounted: Sequence[str] | None = None
+) -> dict[str, Any]:
     """All parameters of a run, checked as the stages would check them, before anything starts.
 
     Args:
@@ -113,16 +131,22 @@ def _collected(problems: list[str]) -> Iterator[None]:
         problems.append(str(error))
 
 
-def _check_stage(name: str, prefix: str, parameters: dict[str, Any], given: Mapping[str, Any]) -> None:
+def _check_stage(
+    name: str, prefix: str, parameters: dict[str, Any], given: Mapping[str, Any]
+) -> None:
     """Convert and check the parameters of one stage; messages name the parameter, not the field."""
     fields = {f"{prefix}_{field}": field for field in STAGES[prefix].__dataclass_fields__}
-    values = {field: {**parameters, **given}[key] for key, field in fields.items() if key in parameters}
+    values = {
+        field: {**parameters, **given}[key] for key, field in fields.items() if key in parameters
+    }
     try:
-        checked = config.from_mapping(STAGES[prefix], values, name)
+        checked = from_mapping(STAGES[prefix], values, name)
     except ConfigError as error:
         text = re.sub(rf"(?m)^((?:{name}: )?)(\w+)", rf"\1{prefix}_\2", str(error))
         raise ConfigError(text) from error
-    parameters.update({key: getattr(checked, field) for key, field in fields.items() if key in parameters})
+    parameters.update(
+        {key: getattr(checked, field) for key, field in fields.items() if key in parameters}
+    )
 
 
 def _list(key: str, value: Any) -> list[Any]:
@@ -131,7 +155,9 @@ def _list(key: str, value: Any) -> list[Any]:
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
         except ValueError as error:
-            raise ConfigError(f"{key}: must be a JSON list or names with commas, got {value!r}.") from error
+            raise ConfigError(
+                f"{key}: must be a JSON list or names with commas, got {value!r}."
+            ) from error
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{key}: must be a list with at least one entry, got {value!r}.")
     return value
@@ -140,45 +166,57 @@ def _list(key: str, value: Any) -> list[Any]:
 def objective(name: str) -> dict[str, Any]:
     """An objective by its short name: a loss, or `dynamicpo-` and a loss."""
     loss = name.removeprefix("dynamicpo-")
-    if loss not in config.LOSSES:
-        raise unknown_name("objectives", name, [*config.LOSSES, *(f"dynamicpo-{loss}" for loss in config.LOSSES)])
+    if loss not in LOSSES:
+        raise unknown_name("objectives", name, [*LOSSES, *(f"dynamicpo-{loss}" for loss in LOSSES)])
     return {"objective": name, "loss": loss, "dynamic": loss != name}
 
 
 def cells_of(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cells of a study's parameters."""
-    fields = config.GridConfig.__dataclass_fields__
-    return plan_cells(config.GridConfig(**{field: parameters[f"grid_{field}"] for field in fields}))
+    fields = GridConfig.__dataclass_fields__
+    return plan_cells(GridConfig(**{field: parameters[f"grid_{field}"] for field in fields}))
 
 
 def _check_cells(parameters: Mapping[str, Any]) -> None:
     """Refuse cells that preference training would refuse, or that have more negatives than there are candidates."""
     shared = _shared(parameters)
     for cell in cells_of(parameters):
-        config.PreferenceConfig(**{**shared, **{name: value for name, value in cell.items() if name != "cell"}})
+        PreferenceConfig(
+            **{**shared, **{name: value for name, value in cell.items() if name != "cell"}}
+        )
     most = max(cell["num_negatives"] for cell in cells_of(parameters))
     _check_negatives("grid_num_negatives", most, parameters)
 
 
 def _shared(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that all trainings of a run have in common."""
-    fields = config.PreferenceConfig.__dataclass_fields__
-    return {field: parameters[key] for field in fields if (key := f"preference_{field}") in parameters}
+    fields = PreferenceConfig.__dataclass_fields__
+    return {
+        field: parameters[key] for field in fields if (key := f"preference_{field}") in parameters
+    }
 
 
 def _objectives(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The objectives to train side by side, each with a name, a loss, and whether DynamicPO is on."""
     shared = _shared(parameters)
-    entries = [objective(entry.strip()) if isinstance(entry, str) else entry for entry in parameters["objectives"]]
+    entries = [
+        objective(entry.strip()) if isinstance(entry, str) else entry
+        for entry in parameters["objectives"]
+    ]
     for entry in entries:
         if not isinstance(entry, dict) or set(entry) != {"objective", "loss", "dynamic"}:
-            raise ConfigError(f'objectives: an entry must have "objective", "loss" and "dynamic", got {entry!r}.')
+            raise ConfigError(
+                f'objectives: an entry must have "objective", "loss" and "dynamic", got {entry!r}.'
+            )
         name = entry["objective"]
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or str(name).casefold() in TAKEN:
+        if (
+            not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII)
+            or str(name).casefold() in TAKEN
+        ):
             what = f"up to 64 letters, digits, '-', '_', '.' and not one of {', '.join(TAKEN)}"
             raise ConfigError(f"objectives: a name must be {what}, got {name!r}.")
         try:
-            config.PreferenceConfig(**{**shared, "loss": entry["loss"], "dynamic": entry["dynamic"]})
+            PreferenceConfig(**{**shared, "loss": entry["loss"], "dynamic": entry["dynamic"]})
         except ConfigError as error:
             raise ConfigError(f"objectives: {name}: {error}") from error
     names = [entry["objective"] for entry in entries]
@@ -189,7 +227,9 @@ def _objectives(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _check_template(parameters: Mapping[str, Any], mounted: Sequence[str] | None) -> None:
     """Whether the template can be used, where this machine sees it."""
-    if "sft_template" not in parameters or (mounted is not None and _is_path("sft_template", parameters)):
+    if "sft_template" not in parameters or (
+        mounted is not None and _is_path("sft_template", parameters)
+    ):
         return
     try:
         load_template(parameters["sft_template"], list_candidates=parameters["sft_list_candidates"])
@@ -209,7 +249,9 @@ def _check_files(parameters: Mapping[str, Any], mounted: Sequence[str] | None) -
         path = str(value) if isinstance(value, str) else ""
         if mounted is None:
             if key in PATHS and path and "://" not in path and not Path(path).exists():
-                raise DataError(f"{key}: must be a file or folder, but {path!r} does not exist. Give the right path.")
+                raise DataError(
+                    f"{key}: must be a file or folder, but {path!r} does not exist. Give the right path."
+                )
         elif (key in PATHS and path) or (path and _is_path(key, parameters)):
             places = ("gs://", *mounted)
             if not path.startswith(places):
@@ -225,8 +267,12 @@ def _check_together(parameters: Mapping[str, Any]) -> None:
         needed = PATHS if parameters["data_source"] == "table" else PATHS[:1]
         missing = [key for key in needed if not parameters[key]]
         if missing:
-            raise ConfigError(f"{' and '.join(missing)}: must be given for data_source {parameters['data_source']!r}.")
-    _check_negatives("preference_num_negatives", parameters.get("preference_num_negatives", 0), parameters)
+            raise ConfigError(
+                f"{' and '.join(missing)}: must be given for data_source {parameters['data_source']!r}."
+            )
+    _check_negatives(
+        "preference_num_negatives", parameters.get("preference_num_negatives", 0), parameters
+    )
 
 
 def _check_negatives(key: str, wanted: int, parameters: Mapping[str, Any]) -> None:
@@ -240,13 +286,17 @@ def _check_negatives(key: str, wanted: int, parameters: Mapping[str, Any]) -> No
 
 def load_placement(given: Mapping[str, Any]) -> Any:
     """A checked `pipelines.placement.Placement`, from some of its fields."""
-    from pipelines.placement import Placement
+    from dynamicpo_pipelines.placement import Placement
 
-    return config.from_mapping(Placement, given, "placement")
+    return from_mapping(Placement, given, "placement")
 
 
 def compile_pipeline(
-    name: str, output: Path, image: str, placement: Mapping[str, Any] | None = None, allow_tag: bool = False
+    name: str,
+    output: Path,
+    image: str,
+    placement: Mapping[str, Any] | None = None,
+    allow_tag: bool = False,
 ) -> None:
     """Write a pipeline as the YAML that a Kubeflow installation takes. It depends on the sources and the images alone.
 
@@ -267,8 +317,8 @@ def compile_pipeline(
     images.check_name("--image", image, allow_tag)
     from kfp import compiler
 
-    from components import IMAGE
-    from pipelines.placement import placed
+    from dynamicpo_components import IMAGE
+    from dynamicpo_pipelines.placement import placed
 
     where = load_placement(placement or {})
     if where.gpu_image:
@@ -279,11 +329,15 @@ def compile_pipeline(
         compiler.Compiler().compile(pipeline, str(source))
         lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp's comment in front shows dictionaries in an order that changes from process to process
-    text = "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines)).replace(IMAGE, image)
+    text = "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines)).replace(
+        IMAGE, image
+    )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_name(f".{output.name}.partial")
         partial.write_text(text, encoding="utf-8")
         partial.replace(output)
     except OSError as error:
-        raise DataError(f"{output}: must be writable, but {error.strerror}. Choose another file.") from error
+        raise DataError(
+            f"{output}: must be writable, but {error.strerror}. Choose another file."
+        ) from error

@@ -6,7 +6,7 @@ Credentials are those that `docker login` or a credential helper keeps.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynamicpo.errors import ConfigError
+from dynamicpo.core.errors import ConfigError
 
 TIMEOUT_SECONDS = 30
 _MANIFESTS = (
@@ -28,17 +28,25 @@ class Repository:
         from docker import auth, errors
 
         path, _, digest = name.partition("@")
-        rest, _, tag = path.rpartition(":") if ":" in path.rpartition("/")[2] else (path, "", "latest")
+        rest, _, tag = (
+            path.rpartition(":") if ":" in path.rpartition("/")[2] else (path, "", "latest")
+        )
         index, repository = auth.resolve_repository_name(rest)
         self._reference = digest or tag
         self.registry = "registry-1.docker.io" if index == "docker.io" else index
-        self._repository = f"library/{repository}" if index == "docker.io" and "/" not in repository else repository
+        self._repository = (
+            f"library/{repository}"
+            if index == "docker.io" and "/" not in repository
+            else repository
+        )
         local = self.registry.partition(":")[0] in ("localhost", "127.0.0.1")
         self._address = f"{'http' if local else 'https'}://{self.registry}/v2/{self._repository}"
         try:
             login = auth.load_config().resolve_authconfig(index) or {}
         except errors.DockerException as error:
-            raise ConfigError(f"{self.registry}: Docker's credentials can't be read: {error}") from error
+            raise ConfigError(
+                f"{self.registry}: Docker's credentials can't be read: {error}"
+            ) from error
         self._login = {key.lower(): value for key, value in login.items()}
         self._session = requests.Session()
 
@@ -59,14 +67,20 @@ class Repository:
 
         headers = {"Accept": accept}
         try:
-            answer = self._session.get(f"{self._address}/{path}", headers=headers, timeout=TIMEOUT_SECONDS)
+            answer = self._session.get(
+                f"{self._address}/{path}", headers=headers, timeout=TIMEOUT_SECONDS
+            )
             if answer.status_code == 401:
                 self._authorize(answer.headers.get("WWW-Authenticate", ""))
-                answer = self._session.get(f"{self._address}/{path}", headers=headers, timeout=TIMEOUT_SECONDS)
+                answer = self._session.get(
+                    f"{self._address}/{path}", headers=headers, timeout=TIMEOUT_SECONDS
+                )
             answer.raise_for_status()
             return dict(answer.json())
         except (requests.RequestException, ValueError) as error:
-            raise ConfigError(f"{self.registry}: can't be asked for {self._repository}: {error}") from error
+            raise ConfigError(
+                f"{self.registry}: can't be asked for {self._repository}: {error}"
+            ) from error
 
     def _authorize(self, challenge: str) -> None:
         """Log in as the registry asks for it: with a token of its token service, or with the password itself."""
@@ -83,10 +97,14 @@ class Repository:
         answer = self._session.get(where, params=asked, auth=auth, timeout=TIMEOUT_SECONDS)
         answer.raise_for_status()
         token = answer.json()
-        self._session.headers["Authorization"] = f"Bearer {token.get('token') or token.get('access_token')}"
+        self._session.headers["Authorization"] = (
+            f"Bearer {token.get('token') or token.get('access_token')}"
+        )
 
 
 def _of_cluster(manifests: Sequence[Mapping[str, Any]]) -> str:
     """The digest of the manifest for the nodes of k8s/: Linux on amd64, or else the first one."""
-    fitting = [item for item in manifests if item.get("platform", {}).get("architecture") == "amd64"]
+    fitting = [
+        item for item in manifests if item.get("platform", {}).get("architecture") == "amd64"
+    ]
     return str((fitting or manifests)[0]["digest"])

@@ -6,17 +6,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynamicpo.config import BASELINES
-from dynamicpo.errors import DataError
-from dynamicpo.evaluations import Entry, models_of, read_entry
-from dynamicpo.grid import kind_at, variant_of
-from dynamicpo.metrics import row_metrics
-from dynamicpo.records import Manifest
-from dynamicpo.results import COMPARED, Result
-from dynamicpo.steps import GRADIENT, RELATIVE, last, relative_gradient
+from dynamicpo.core.errors import DataError
+from dynamicpo.core.model_names import BASELINES
+from dynamicpo.core.records.manifest import Manifest
+from dynamicpo.evaluation.results import COMPARED, Result
+from dynamicpo.evaluation.saved import Entry, models_of, read_entry
+from dynamicpo.metrics.ranking import row_metrics
+from dynamicpo.reports.training_log import GRADIENT, RELATIVE, last, relative_gradient
+from dynamicpo.study.grid import kind_at, variant_of
 from dynamicpo.study.verdict import SFT, Cells, Floats, Kind, kind_name, order
 
-_FREE = {"loss", "dynamic", "ablation", "num_negatives", "seed"}  # in what the cells of a study may differ
+_FREE = {
+    "loss",
+    "dynamic",
+    "ablation",
+    "num_negatives",
+    "seed",
+}  # in what the cells of a study may differ
 
 
 class Found(NamedTuple):
@@ -57,11 +63,17 @@ def read_cells(paths: Sequence[Path], sources: Sequence[Manifest]) -> Found:
             kind = kind_at(config["loss"], variant, config["num_negatives"])
             trained.setdefault(kind, {})[config["seed"]] = entries[-1]
     if not entries:
-        raise DataError("study: needs at least one cell, got none. Give the evaluations of trained models.")
+        raise DataError(
+            "study: needs at least one cell, got none. Give the evaluations of trained models."
+        )
     seeds = _seeds(trained)
-    cells = {kind: _cells([trained[kind][seed] for seed in seeds]) for kind in sorted(trained, key=order)}
+    cells = {
+        kind: _cells([trained[kind][seed] for seed in seeds]) for kind in sorted(trained, key=order)
+    }
     facts = entries[0].facts
-    shared = {name: value for name, value in facts["config"].items() if name not in _FREE} | facts["inputs"]
+    shared = {name: value for name, value in facts["config"].items() if name not in _FREE} | facts[
+        "inputs"
+    ]
     return Found(cells, entries[0].result.rows.users, seeds, facts["inputs"]["adapter"], shared)
 
 
@@ -102,12 +114,15 @@ def _checked(place: Path, entry: Entry, first: Sequence[Entry]) -> Entry:
         )
     for other in first:
         before, now = (
-            {**item["config"], **item["inputs"], "backbone": item["backbone"]} for item in (other.facts, facts)
+            {**item["config"], **item["inputs"], "backbone": item["backbone"]}
+            for item in (other.facts, facts)
         )
         names = [name for name in before if name not in _FREE and before[name] != now.get(name)]
         if names:
             values = ", ".join(f"{name} ({before[name]} and {now.get(name)})" for name in names)
-            raise DataError(f"{place}: cells must be alike in all that is not studied, but differ in {values}.")
+            raise DataError(
+                f"{place}: cells must be alike in all that is not studied, but differ in {values}."
+            )
     return entry
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dynamicpo.charts import interval, number
-from dynamicpo.grid import kind_at
-from dynamicpo.intervals import LEVEL
-from dynamicpo.pages import Cell, StudyReport, Table
-from dynamicpo.pages.tables import p_value, signed
-from dynamicpo.steps import RELATIVE
+from dynamicpo.metrics.intervals import LEVEL
+from dynamicpo.reports.charts.numbers import interval, number
+from dynamicpo.reports.pages.study import StudyReport
+from dynamicpo.reports.pages.tables import Cell, Table, p_value, signed
+from dynamicpo.reports.training_log import RELATIVE
 from dynamicpo.study import sentences
+from dynamicpo.study.grid import kind_at
 from dynamicpo.study.verdict import (
     LOSSES,
     SFT,
@@ -39,7 +39,10 @@ _OUTCOMES = {
 
 
 def make_report(
-    study: Study, baselines: Mapping[str, float], facts: Mapping[str, Any], warnings: Sequence[str] = ()
+    study: Study,
+    baselines: Mapping[str, float],
+    facts: Mapping[str, Any],
+    warnings: Sequence[str] = (),
 ) -> StudyReport:
     """What the page shows.
 
@@ -52,7 +55,11 @@ def make_report(
     references = {"SFT": float(study.cells[SFT].hits.mean())}
     if "popularity" in baselines:
         references["popularity"] = baselines["popularity"]
-    alone = ["One seed only: intervals and p know nothing of how training varies."] if len(study.seeds) == 1 else []
+    alone = (
+        ["One seed only: intervals and p know nothing of how training varies."]
+        if len(study.seeds) == 1
+        else []
+    )
     return StudyReport(
         headline=sentences.verdict_in_words(study),
         test=sentences.test_in_words(study.config, len(study.contrasts)),
@@ -88,7 +95,13 @@ def plain(study: Study) -> dict[str, Any]:
     return {
         "seeds": list(study.seeds),
         "cells": [
-            {**_named(kind), **{name: [float(value) for value in values] for name, values in _values(cells).items()}}
+            {
+                **_named(kind),
+                **{
+                    name: [float(value) for value in values]
+                    for name, values in _values(cells).items()
+                },
+            }
             for kind, cells in study.cells.items()
         ],
         "comparisons": [_contrast(entry) for entry in study.contrasts],
@@ -99,7 +112,11 @@ def plain(study: Study) -> dict[str, Any]:
                 "outcome": verdict.outcome,
                 **{
                     name: _contrast(entry) if entry else None
-                    for name, entry in (("fall", verdict.fall), ("gain", verdict.gain), ("own", verdict.own))
+                    for name, entry in (
+                        ("fall", verdict.fall),
+                        ("gain", verdict.gain),
+                        ("own", verdict.own),
+                    )
                 },
             }
             for verdict in study.verdicts
@@ -113,7 +130,9 @@ def over_seeds(values: Floats) -> tuple[float, float, float]:
     mean = float(values.mean())
     if len(values) < 2:
         return mean, math.nan, math.nan
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    reach = float(
+        stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    )
     return mean, mean - reach, mean + reach
 
 
@@ -129,7 +148,9 @@ def _contrast(entry: Contrast) -> dict[str, Any]:
     return {**entry._asdict(), "a": _named(entry.a), "b": _named(entry.b)}
 
 
-def _curves(study: Study, loss: str) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
+def _curves(
+    study: Study, loss: str
+) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
     """For every measure and variant its points K, mean, low, high; the bounds are those over seeds."""
     counts = sorted({count for _, _, count in study.cells if count})
     curves: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
@@ -147,7 +168,16 @@ def _curves(study: Study, loss: str) -> dict[str, dict[str, list[tuple[float, fl
 
 
 def _verdicts(study: Study) -> Table:
-    heads = ["objective", "from K", "to K", "HitRatio@1", "change", "p (Holm)", "loss, share of start", "verdict"]
+    heads = [
+        "objective",
+        "from K",
+        "to K",
+        "HitRatio@1",
+        "change",
+        "p (Holm)",
+        "loss, share of start",
+        "verdict",
+    ]
     rows = [_verdict(verdict, study) for verdict in study.verdicts]
     return Table([*heads, "DynamicPO there", "DynamicPO"], rows, (0, 7, 9))
 
@@ -175,8 +205,24 @@ def _verdict(verdict: Verdict, study: Study) -> list[Cell]:
 
 
 def _cells(study: Study) -> Table:
-    heads = ["", "K", "HitRatio@1", "final loss", "loss, share of start", "boundary gradient", "boundary gradient left"]
-    names = (_HITS, "final_loss", "loss_share", "boundary_gradient", RELATIVE, "boundary_fraction", "violation_share")
+    heads = [
+        "",
+        "K",
+        "HitRatio@1",
+        "final loss",
+        "loss, share of start",
+        "boundary gradient",
+        "boundary gradient left",
+    ]
+    names = (
+        _HITS,
+        "final_loss",
+        "loss_share",
+        "boundary_gradient",
+        RELATIVE,
+        "boundary_fraction",
+        "violation_share",
+    )
     rows = []
     for kind, cells in study.cells.items():
         values = _values(cells)

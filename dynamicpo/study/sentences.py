@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from dynamicpo.charts import interval, number
-from dynamicpo.config import StudyConfig
-from dynamicpo.grid import kind_at
-from dynamicpo.pages.tables import p_value, signed
+from dynamicpo.core.config import StudyConfig
+from dynamicpo.reports.charts.numbers import interval, number
+from dynamicpo.reports.pages.tables import p_value, signed
+from dynamicpo.study.grid import kind_at
 from dynamicpo.study.verdict import LOSSES, VARIANTS, Cells, Contrast, Study, Verdict, is_clear
 
 
@@ -50,7 +50,9 @@ def sentences(verdict: Verdict, study: Study) -> list[str]:
     said = [f"{name}: HitRatio@1 {way} {which}{places}, {ends}."]
     if verdict.gain is not None:
         treated = f"{_hits(cells[verdict.gain.a])} at K = {verdict.gain.a[2]}"
-        said.append(f"With DynamicPO it was {treated}, {numbers(verdict.gain)} against plain {name}.")
+        said.append(
+            f"With DynamicPO it was {treated}, {numbers(verdict.gain)} against plain {name}."
+        )
     if verdict.own is not None:
         said.append(f"From K = {fall.b[2]} on, DynamicPO itself changed by {numbers(verdict.own)}.")
     return said + _halves(verdict, study)
@@ -60,7 +62,9 @@ def _halves(verdict: Verdict, study: Study) -> list[str]:
     """What one half of DynamicPO does at the same place."""
     place = verdict.gain.a[2] if verdict.gain else verdict.fall.a[2]
     plain = kind_at(verdict.objective, "plain", place)
-    found = {entry.a[1]: entry for entry in study.contrasts if entry.b == plain and entry.a[2] == place}
+    found = {
+        entry.a[1]: entry for entry in study.contrasts if entry.b == plain and entry.a[2] == place
+    }
     parts = [
         f"{VARIANTS[variant]} reached {_hits(study.cells[found[variant].a])} ({numbers(found[variant])})"
         for variant in ("selection", "beta")

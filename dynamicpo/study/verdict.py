@@ -16,13 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from dynamicpo.config import StudyConfig
-from dynamicpo.grid import kind_at
-from dynamicpo.intervals import LEVEL, holm
+from dynamicpo.core.config import StudyConfig
+from dynamicpo.metrics.intervals import LEVEL, holm
+from dynamicpo.study.grid import kind_at
 
 Floats = NDArray[np.float64]
 Kind = tuple[str, str, int]  # loss, variant, number of negatives
-LOSSES = {"dpo": "DPO", "dmpo": "DMPO", "sdpo": "S-DPO", "mppo": "MPPO", "simpo": "SimPO", "sft": "SFT"}
+LOSSES = {
+    "dpo": "DPO",
+    "dmpo": "DMPO",
+    "sdpo": "S-DPO",
+    "mppo": "MPPO",
+    "simpo": "SimPO",
+    "sft": "SFT",
+}
 VARIANTS = {
     "plain": "plain",
     "dynamicpo": "DynamicPO",
@@ -104,7 +111,9 @@ class Study(NamedTuple):
     config: StudyConfig
 
 
-def judge_all(cells: Mapping[Kind, Cells], users: Sequence[str], seeds: Sequence[int], config: StudyConfig) -> Study:
+def judge_all(
+    cells: Mapping[Kind, Cells], users: Sequence[str], seeds: Sequence[int], config: StudyConfig
+) -> Study:
     """Compare all cells of a study, and judge every objective.
 
     Args:
@@ -117,7 +126,14 @@ def judge_all(cells: Mapping[Kind, Cells], users: Sequence[str], seeds: Sequence
     objectives = [loss for loss in LOSSES if loss in known] or ["dpo"]
     contrasts = compare(cells, pairs_of(cells, objectives), users)
     verdicts = [judge(loss, cells, contrasts, config) for loss in objectives]
-    return Study(cells, seeds, objectives, contrasts, [found for found in verdicts if found is not None], config)
+    return Study(
+        cells,
+        seeds,
+        objectives,
+        contrasts,
+        [found for found in verdicts if found is not None],
+        config,
+    )
 
 
 def order(kind: Kind) -> tuple[int, int, int]:
@@ -132,7 +148,9 @@ def kind_name(kind: Kind) -> str:
     return f"{front}, K = {count}" if count else front
 
 
-def contrast(a: Floats, b: Floats, users: Sequence[str]) -> tuple[float, float | None, float | None, float | None]:
+def contrast(
+    a: Floats, b: Floats, users: Sequence[str]
+) -> tuple[float, float | None, float | None, float | None]:
     """Difference, bounds and p of two kinds on the same rows.
 
     Args:
@@ -153,12 +171,16 @@ def contrast(a: Floats, b: Floats, users: Sequence[str]) -> tuple[float, float |
     error = math.sqrt(of_users + of_seeds)
     if error == 0:
         return mean, mean, mean, float(mean == 0)
-    freedom = error**4 / (of_users**2 / (num_users - 1) + (of_seeds**2 / (num_seeds - 1) if num_seeds > 1 else 0))
+    freedom = error**4 / (
+        of_users**2 / (num_users - 1) + (of_seeds**2 / (num_seeds - 1) if num_seeds > 1 else 0)
+    )
     reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     return mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, freedom))
 
 
-def compare(cells: Mapping[Kind, Cells], pairs: Sequence[tuple[Kind, Kind]], users: Sequence[str]) -> list[Contrast]:
+def compare(
+    cells: Mapping[Kind, Cells], pairs: Sequence[tuple[Kind, Kind]], users: Sequence[str]
+) -> list[Contrast]:
     """The family of comparisons, with p corrected for their number."""
     found = [Contrast(a, b, *contrast(cells[a].hits, cells[b].hits, users)) for a, b in pairs]
     known = [entry for entry in found if entry.p is not None]
@@ -207,11 +229,15 @@ def judge(
     return Verdict(objective, fall, bool(collapses), outcome, gain, own)
 
 
-def _falls(objective: str, variant: str, known: Mapping[tuple[Kind, Kind], Contrast]) -> list[Contrast]:
+def _falls(
+    objective: str, variant: str, known: Mapping[tuple[Kind, Kind], Contrast]
+) -> list[Contrast]:
     return [
         entry
         for (a, b), entry in known.items()
-        if a == kind_at(objective, variant, a[2]) and b == kind_at(objective, variant, b[2]) and 0 < b[2] < a[2]
+        if a == kind_at(objective, variant, a[2])
+        and b == kind_at(objective, variant, b[2])
+        and 0 < b[2] < a[2]
     ]
 
 

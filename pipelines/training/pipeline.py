@@ -2,16 +2,16 @@
 
 from kfp import dsl
 
-from components.comparison.component import compare_evaluations
-from components.data_prep.component import prepare_data
-from components.drift_monitoring.component import monitor_drift
-from components.evaluation.component import evaluate
-from components.negative_sampling.component import sample_negatives
-from components.preference_training.component import train_preferences
-from components.run_summary.component import summarize_run
-from components.sft.component import fine_tune
-from pipelines import grouped
-from pipelines.placement import on_cpu, on_gpu, reported
+from dynamicpo_components.comparison.component import compare_evaluations
+from dynamicpo_components.data_prep.component import prepare_data
+from dynamicpo_components.drift_monitoring.component import monitor_drift
+from dynamicpo_components.evaluation.component import evaluate
+from dynamicpo_components.negative_sampling.component import sample_negatives
+from dynamicpo_components.preference_training.component import train_preferences
+from dynamicpo_components.run_summary.component import summarize_run
+from dynamicpo_components.sft.component import fine_tune
+from dynamicpo_pipelines import grouped
+from dynamicpo_pipelines.placement import on_cpu, on_gpu, reported
 
 
 @dsl.pipeline(name="training")
@@ -185,7 +185,9 @@ def training(
         examples = on_cpu(prepare_data(**grouped(arguments, "data"))).outputs["examples"]
         sampled = on_cpu(sample_negatives(examples=examples, **grouped(arguments, "negatives")))
         preferences = sampled.outputs["preferences"]
-        sft = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft"))).outputs["model"]
+        sft = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft"))).outputs[
+            "model"
+        ]
         settings = grouped(arguments, "evaluation")
         baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
         baselines.set_display_name("evaluate sft")
@@ -200,11 +202,15 @@ def training(
                 **grouped(arguments, "preference"),
             )
             model = on_gpu(trained).outputs["model"]
-            evaluated = on_gpu(evaluate(preferences=preferences, model=model, name=entry.objective, **settings))
+            evaluated = on_gpu(
+                evaluate(preferences=preferences, model=model, name=entry.objective, **settings)
+            )
             evaluated.set_display_name("evaluate")
         compared = compare_evaluations(
             baselines=baselines.outputs["evaluation"],
             evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
         )
         on_cpu(compared)
-        on_cpu(monitor_drift(reference=preferences, current=preferences, **grouped(arguments, "drift")))
+        on_cpu(
+            monitor_drift(reference=preferences, current=preferences, **grouped(arguments, "drift"))
+        )

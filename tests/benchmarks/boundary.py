@@ -15,18 +15,22 @@ import torch
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from dynamicpo.boundary import boundary_negatives
-from dynamicpo.objective import preference_losses
+from dynamicpo.objective.boundary import boundary_negatives
+from dynamicpo.objective.dynamicpo import preference_losses
 
 ROWS = 64
 KS = (3, 5, 10, 15, 19, 32, 50, 64, 96, 128)
 REPORT = Path("build/benchmarks/boundary.json")
-SMOLLM_ROW_SECONDS = 0.89  # SmolLM2-135M, a LastFM row at K = 15, forward and backward on two cores: DESIGN.md
+SMOLLM_ROW_SECONDS = (
+    0.89  # SmolLM2-135M, a LastFM row at K = 15, forward and backward on two cores: DESIGN.md
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Cost of the boundary selection")
-    parser.add_argument("--row-seconds", type=float, default=SMOLLM_ROW_SECONDS, help="time to train a row")
+    parser.add_argument(
+        "--row-seconds", type=float, default=SMOLLM_ROW_SECONDS, help="time to train a row"
+    )
     row_seconds = parser.parse_args(argv).row_seconds
     torch.set_num_threads(1)
     with threadpool_limits(1):
@@ -74,7 +78,9 @@ def seconds_per_row(run: Callable[[], object], repeats: int = 25) -> float:
 
 def show(lines: list[dict[str, float]], row_seconds: float) -> None:
     print(f"batch of {ROWS} rows on one core; share of {row_seconds:g} s a row")
-    print(f"{'K':>4} {'selection':>12} {'share':>9} {'DynamicPO':>12} {'share':>9} {'KMeans':>12} {'ratio':>7}")
+    print(
+        f"{'K':>4} {'selection':>12} {'share':>9} {'DynamicPO':>12} {'share':>9} {'KMeans':>12} {'ratio':>7}"
+    )
     for line in lines:
         selection, added, kmeans = (
             1e6 * line[f"{name}_seconds_per_row"] for name in ("selection", "dynamicpo", "kmeans")

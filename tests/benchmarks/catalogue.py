@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from dynamicpo import backbones
-from dynamicpo.backbones import Base
-from dynamicpo.config import DataConfig
-from dynamicpo.data import prepare_data
-from dynamicpo.prompts import Prompts, PromptSettings
-from dynamicpo.records import EXAMPLES, Row, read_items, read_rows
-from dynamicpo.scoring import answer_logps
-from dynamicpo.templates import load_template
-from dynamicpo.trie import catalogue_scores, make_trie
+from dynamicpo.core.config import DataConfig
+from dynamicpo.core.records.rows import EXAMPLES, Row, read_items, read_rows
+from dynamicpo.data.prepare import prepare_data
+from dynamicpo.models import backbones
+from dynamicpo.models.backbones import Base
+from dynamicpo.prompts.encoding import Prompts, PromptSettings
+from dynamicpo.prompts.loader import load_template
+from dynamicpo.scoring.shared_prefix import answer_logps
+from dynamicpo.scoring.token_trie import catalogue_scores, make_trie
 from tests.benchmarks.measure import CLOCKS
 
 REPORT = Path("build/benchmarks/catalogue.json")
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Cost of ranking every item of a catalogue")
     parser.add_argument("--rounds", type=int, default=3, help="rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu, with one thread, on a busy machine")
+    parser.add_argument(
+        "--clock", choices=[*CLOCKS], default="wall", help="cpu, with one thread, on a busy machine"
+    )
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     model, tokenizer = backbones.load_base_model(Base(backbones.SMOLLM2))
@@ -83,13 +85,18 @@ def load_rows(tokenizer: Any, number: int) -> tuple[list[list[int]], list[list[i
     answers = built.answers(names)
     longest = max(map(len, answers))
     rows = table.take(random.Random(0).sample(range(len(table)), 200)).to_pylist()
-    made = [(built.prompt(row["example_id"], row["history"], longest), names.index(row["target"])) for row in rows]
+    made = [
+        (built.prompt(row["example_id"], row["history"], longest), names.index(row["target"]))
+        for row in rows
+    ]
     middle = statistics.median(len(prompt) for prompt, _ in made)
     chosen = sorted(made, key=lambda each: abs(len(each[0]) - middle))[:number]
     return [prompt for prompt, _ in chosen], answers, [target for _, target in chosen]
 
 
-def measure(model: nn.Module, prompt: list[int], answers: list[list[int]], target: int, clock: str) -> dict[str, float]:
+def measure(
+    model: nn.Module, prompt: list[int], answers: list[list[int]], target: int, clock: str
+) -> dict[str, float]:
     """Seconds of one row in every way, and the target's rank."""
     some = random.Random(0).sample(answers, SEPARATE)
     runs = {
@@ -112,14 +119,18 @@ def measure(model: nn.Module, prompt: list[int], answers: list[list[int]], targe
 
 
 @torch.no_grad()
-def alone(model: nn.Module, prompt: list[int], answers: Sequence[list[int]], backend: str) -> Floats:
+def alone(
+    model: nn.Module, prompt: list[int], answers: Sequence[list[int]], backend: str
+) -> Floats:
     """Without a tree; parts of as many answers as fit into one pass."""
     parts, room = [[]], TOKENS_AT_ONCE - len(prompt)
     for answer in answers:
         if sum(map(len, parts[-1])) + len(answer) > room:
             parts.append([])
         parts[-1].append(answer)
-    return torch.cat([answer_logps(model, [Row(prompt, part)], backend, TOKENS_AT_ONCE)[0] for part in parts]).numpy()
+    return torch.cat(
+        [answer_logps(model, [Row(prompt, part)], backend, TOKENS_AT_ONCE)[0] for part in parts]
+    ).numpy()
 
 
 def show(report: dict[str, Any]) -> None:

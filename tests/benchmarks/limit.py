@@ -19,11 +19,19 @@ from typing import Any
 
 import torch
 
-from dynamicpo.packing import packed_length
-from dynamicpo.records import Row
-from dynamicpo.scoring import TOKEN_BUDGET, answer_logps
+from dynamicpo.core.records.rows import Row
+from dynamicpo.scoring.packing import packed_length
+from dynamicpo.scoring.shared_prefix import TOKEN_BUDGET, answer_logps
 from tests.benchmarks.measure import Limit, seconds
-from tests.benchmarks.workload import data_sets, load, load_rows, predicting, step, typical, with_negatives
+from tests.benchmarks.workload import (
+    data_sets,
+    load,
+    load_rows,
+    predicting,
+    step,
+    typical,
+    with_negatives,
+)
 
 REPORT = Path("build/benchmarks/limit.json")
 MOST_SECONDS = 900  # that processes wait for each other
@@ -45,10 +53,14 @@ def main(argv: list[str] | None = None) -> int:
             batch = typical(few, max(1, TOKEN_BUDGET // packed_length(typical(few, 1)[0])))
             for processes in sorted({1, options.cores}):
                 line = {"data": name, "num_negatives": number, "processes": processes}
-                lines.append(line | together(batch, processes, options.cores // processes, options.rounds))
+                lines.append(
+                    line | together(batch, processes, options.cores // processes, options.rounds)
+                )
     show(lines)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps({"rounds": options.rounds, "results": lines}, indent=2) + "\n", encoding="utf-8")
+    REPORT.write_text(
+        json.dumps({"rounds": options.rounds, "results": lines}, indent=2) + "\n", encoding="utf-8"
+    )
     return 0
 
 
@@ -95,7 +107,10 @@ def _measure(batch: list[Row], rounds: int) -> list[dict[str, float]]:
         taken = seconds(ours)
         result.append(
             {
-                "share": limit.operations(tokens, tokens) / limit.operations(tokens, places) * floor / taken,
+                "share": limit.operations(tokens, tokens)
+                / limit.operations(tokens, places)
+                * floor
+                / taken,
                 "share_predicting": floor / taken,
                 "step_seconds": taken,
                 "products_per_second": limit.operations(tokens, places) / floor,

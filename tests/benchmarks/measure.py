@@ -43,12 +43,16 @@ class Limit:
         """Count the model's own shapes."""
         head = model.get_base_model().get_output_embeddings().weight.shape
         linear = [
-            module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "lora_" not in name
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and "lora_" not in name
         ]
         self.shapes = Counter(tuple(module.weight.shape) for module in linear)
         self.shapes[tuple(head)] -= 1
         self.head = tuple(head)
-        self.parameters = sum(rows * columns * number for (rows, columns), number in self.shapes.items())
+        self.parameters = sum(
+            rows * columns * number for (rows, columns), number in self.shapes.items()
+        )
         self.head_parameters = head[0] * head[1]
 
     def operations(self, tokens: int, places: int) -> int:
@@ -62,7 +66,11 @@ class Limit:
 
 
 def _both(shape: tuple[int, ...], rows: int) -> Callable[[], float]:
-    weight, inputs, outputs = torch.randn(shape), torch.randn(rows, shape[1]), torch.randn(rows, shape[0])
+    weight, inputs, outputs = (
+        torch.randn(shape),
+        torch.randn(rows, shape[1]),
+        torch.randn(rows, shape[0]),
+    )
     there, back = torch.empty(rows, shape[0]), torch.empty(rows, shape[1])
 
     @torch.no_grad()

@@ -20,11 +20,20 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dynamicpo.generation import generate_answers
-from dynamicpo.packing import packed_length
-from dynamicpo.scoring import Row, answer_logps, score_rows
+from dynamicpo.core.records.rows import Row
+from dynamicpo.scoring.generation import generate_answers
+from dynamicpo.scoring.packing import packed_length
+from dynamicpo.scoring.shared_prefix import answer_logps, score_rows
 from tests.benchmarks.measure import peak_bytes, seconds
-from tests.benchmarks.workload import data_sets, load, load_rows, shared_beginnings, step, typical, with_negatives
+from tests.benchmarks.workload import (
+    data_sets,
+    load,
+    load_rows,
+    shared_beginnings,
+    step,
+    typical,
+    with_negatives,
+)
 
 REPORTS = Path("build/benchmarks")
 BATCH = 2
@@ -33,22 +42,35 @@ MOST_PUBLISHED = 19  # negatives of a row whose logits of every token still fit 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Cost of scoring with shared and with repeated prompts")
+    parser = argparse.ArgumentParser(
+        description="Cost of scoring with shared and with repeated prompts"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="repeats of every measure")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
-        "--clock", choices=["wall", "cpu"], default="wall", help="cpu, with one thread, on a busy machine"
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu, with one thread, on a busy machine",
     )
     parser.add_argument("--negatives", type=int, nargs="+", default=[1, 5, 15, 19, 50], metavar="K")
     parser.add_argument("--data", nargs="+", default=data_sets())
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     model, tokenizer = load()
-    report: dict[str, Any] = {"threads": options.threads, "clock": options.clock, "rounds": options.rounds, "data": {}}
+    report: dict[str, Any] = {
+        "threads": options.threads,
+        "clock": options.clock,
+        "rounds": options.rounds,
+        "data": {},
+    }
     for name in options.data:
         rows = load_rows(name, tokenizer)
         lines = [training(model, rows, number, options) for number in options.negatives]
-        result = {"training": lines, "trie_saving": shared_beginnings([with_negatives(row, 15) for row in rows])}
+        result = {
+            "training": lines,
+            "trie_saving": shared_beginnings([with_negatives(row, 15) for row in rows]),
+        }
         result["line"] = cost_line(lines, REPORTS / f"scoring-{name}.svg", name)
         result["evaluation"] = evaluation(
             model, tokenizer, rows, load_rows(name, tokenizer, list_candidates=False), options
@@ -69,7 +91,9 @@ def published_logps(model: nn.Module, row: Row) -> Tensor:
     return picked[:, len(row.prompt_ids) - 1 :].sum(1)[None]
 
 
-def training(model: nn.Module, rows: list[Row], num_negatives: int, options: Any) -> dict[str, float]:
+def training(
+    model: nn.Module, rows: list[Row], num_negatives: int, options: Any
+) -> dict[str, float]:
     """All measures of a K: medians over the rounds."""
     batch = typical([with_negatives(row, num_negatives) for row in rows], BATCH)
 
@@ -87,27 +111,49 @@ def training(model: nn.Module, rows: list[Row], num_negatives: int, options: Any
             published_logps(model, batch[0])
 
     fits = num_negatives <= MOST_PUBLISHED
-    memory = {"shared_bytes": peak_bytes(lambda: shared(batch[:1])), "plain_bytes": peak_bytes(plain)}
+    memory = {
+        "shared_bytes": peak_bytes(lambda: shared(batch[:1])),
+        "plain_bytes": peak_bytes(plain),
+    }
     if fits:
         memory["published_bytes"] = peak_bytes(published)
     shared()
     rounds = []
     for _ in range(options.rounds):
-        times = {"shared": seconds(shared, options.clock) / BATCH, "plain": seconds(plain, options.clock)}
+        times = {
+            "shared": seconds(shared, options.clock) / BATCH,
+            "plain": seconds(plain, options.clock),
+        }
         if fits:
             times["published"] = seconds(published, options.clock)
-            times["published_with_reference"] = times["published"] + seconds(reference, options.clock)
-        ratios = {f"faster_than_{name}": taken / times["shared"] for name, taken in times.items() if name != "shared"}
+            times["published_with_reference"] = times["published"] + seconds(
+                reference, options.clock
+            )
+        ratios = {
+            f"faster_than_{name}": taken / times["shared"]
+            for name, taken in times.items()
+            if name != "shared"
+        }
         rounds.append({**{f"{name}_seconds": taken for name, taken in times.items()}, **ratios})
     medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     sizes = {
         "num_negatives": num_negatives,
         "prompt_tokens": sum(len(row.prompt_ids) for row in batch) / BATCH,
         "tokens": sum(map(packed_length, batch)) / BATCH,
-        "plain_tokens": sum(len(row.prompt_ids) + len(ids) - 1 for row in batch for ids in row.answer_ids) / BATCH,
+        "plain_tokens": sum(
+            len(row.prompt_ids) + len(ids) - 1 for row in batch for ids in row.answer_ids
+        )
+        / BATCH,
     }
-    ratios = {f"{name}_memory_ratio": taken / memory["shared_bytes"] for name, taken in memory.items()}
-    return {**sizes, **medians, **memory, **{name.replace("_bytes", ""): ratio for name, ratio in ratios.items()}}
+    ratios = {
+        f"{name}_memory_ratio": taken / memory["shared_bytes"] for name, taken in memory.items()
+    }
+    return {
+        **sizes,
+        **medians,
+        **memory,
+        **{name.replace("_bytes", ""): ratio for name, ratio in ratios.items()},
+    }
 
 
 def cost_line(lines: list[dict[str, float]], path: Path, name: str) -> dict[str, float]:
@@ -120,11 +166,20 @@ def cost_line(lines: list[dict[str, float]], path: Path, name: str) -> dict[str,
     slope, start = np.polyfit(fed, times, 1)
     error = float(((times - slope * fed - start) ** 2).sum() / ((times - times.mean()) ** 2).sum())
     axes = Figure(figsize=(6, 4), layout="constrained").subplots()
-    axes.plot(fed, slope * fed + start, color="0.6", label=f"{start:.3f} s + {1e3 * slope:.2f} ms a token")
+    axes.plot(
+        fed, slope * fed + start, color="0.6", label=f"{start:.3f} s + {1e3 * slope:.2f} ms a token"
+    )
     axes.plot(fed, times, "o", color="tab:blue", label="measured")
     for line, x, y in zip(lines, fed, times, strict=True):
-        axes.annotate(f"K = {line['num_negatives']}", (x, y), xytext=(4, -12), textcoords="offset points")
-    axes.set(xlabel="answer tokens of a row", ylabel="seconds a row, forward and backward", ylim=(0, None), title=name)
+        axes.annotate(
+            f"K = {line['num_negatives']}", (x, y), xytext=(4, -12), textcoords="offset points"
+        )
+    axes.set(
+        xlabel="answer tokens of a row",
+        ylabel="seconds a row, forward and backward",
+        ylim=(0, None),
+        title=name,
+    )
     axes.legend()
     axes.figure.savefig(path)
     prompt = float(np.mean([line["prompt_tokens"] for line in lines]))
@@ -142,9 +197,13 @@ def evaluation(
     answer), to rank the same 20, and to rank them as we do by default, where the prompt needn't list them."""
     result = {}
     for size in (1, 8):
-        rows, short = (typical([with_negatives(row, 19) for row in which], size) for which in (listed, plain))
+        rows, short = (
+            typical([with_negatives(row, 19) for row in which], size) for which in (listed, plain)
+        )
         ways: dict[str, Callable[[], Any]] = {
-            "generate": lambda rows=rows: generate_answers(model, tokenizer, rows, constrained=True),
+            "generate": lambda rows=rows: generate_answers(
+                model, tokenizer, rows, constrained=True
+            ),
             "rank_listed": lambda rows=rows: score_rows(model, rows),
             "rank": lambda rows=short: score_rows(model, rows),
         }
@@ -152,7 +211,9 @@ def evaluation(
         for _ in range(options.rounds + 1):
             for name, way in ways.items():
                 times[name].append(seconds(way, options.clock) / size)
-        result[f"batch_{size}"] = {name: statistics.median(values[1:]) for name, values in times.items()}
+        result[f"batch_{size}"] = {
+            name: statistics.median(values[1:]) for name, values in times.items()
+        }
     return result
 
 
@@ -178,8 +239,13 @@ def show(name: str, result: dict[str, Any]) -> None:
     widths = {column: int(form.split(".")[0]) for column, (_, form) in COLUMNS.items()}
     print(" ".join(f"{title:>{widths[column]}}" for column, (title, _) in COLUMNS.items()))
     for line in result["training"]:
-        cells = [f"{line[column]:{form}}" if column in line else "-" for column, (_, form) in COLUMNS.items()]
-        print(" ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths.values(), strict=True)))
+        cells = [
+            f"{line[column]:{form}}" if column in line else "-"
+            for column, (_, form) in COLUMNS.items()
+        ]
+        print(
+            " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths.values(), strict=True))
+        )
     if line := result["line"]:
         print(
             f"a row: {1e3 * line['seconds_per_prompt_token']:.2f} ms a prompt token, "

@@ -11,15 +11,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from dynamicpo import backbones
-from dynamicpo.backbones import Base
-from dynamicpo.config import DataConfig, NegativesConfig
-from dynamicpo.data import prepare_data
-from dynamicpo.negatives import sample_negatives
-from dynamicpo.objective import preference_losses
-from dynamicpo.packing import packed_length
-from dynamicpo.prompts import Prompts, PromptSettings
-from dynamicpo.records import Row, read_items, read_rows
+from dynamicpo.core.config import DataConfig, NegativesConfig
+from dynamicpo.core.records.rows import Row, read_items, read_rows
+from dynamicpo.data.prepare import prepare_data
+from dynamicpo.models import backbones
+from dynamicpo.models.backbones import Base
+from dynamicpo.negatives.sampling import sample_negatives
+from dynamicpo.objective.dynamicpo import preference_losses
+from dynamicpo.prompts.encoding import Prompts, PromptSettings
+from dynamicpo.scoring.packing import packed_length
 from tests.conftest import SHARED
 
 LASTFM = SHARED / "data" / "lastfm"
@@ -46,7 +46,9 @@ def load() -> tuple[nn.Module, Any]:
     """The model in float32, ready for training, and its tokenizer."""
     model, tokenizer = backbones.load_base_model(Base(backbones.SMOLLM2))
     torch.manual_seed(0)
-    lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"])
+    lora = LoraConfig(
+        task_type="CAUSAL_LM", r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"]
+    )
     return get_peft_model(model, lora).train(), tokenizer
 
 
@@ -64,9 +66,14 @@ def load_rows(name: str, tokenizer: Any, *, list_candidates: bool = True) -> lis
         else:
             prepare_data("", "", folder / "examples", DataConfig(source="movielens"))
         strategy = "published" if name == "lastfm" else "uniform"
-        config = NegativesConfig(strategy=strategy, allow_leak=name == "lastfm")  # its published lists leak
+        config = NegativesConfig(
+            strategy=strategy, allow_leak=name == "lastfm"
+        )  # its published lists leak
         sample_negatives(folder / "examples", folder / "preferences", config)
-        table, items = read_rows(folder / "preferences", "train"), read_items(folder / "preferences")
+        table, items = (
+            read_rows(folder / "preferences", "train"),
+            read_items(folder / "preferences"),
+        )
     draw = random.Random(0)
     chosen = table.take(draw.sample(range(len(table)), min(400, len(table)))).to_pylist()
     prompts = Prompts(tokenizer, items, settings(name, list_candidates))
@@ -74,7 +81,10 @@ def load_rows(name: str, tokenizer: Any, *, list_candidates: bool = True) -> lis
 
 
 def settings(name: str, list_candidates: bool) -> PromptSettings:
-    texts = {key: [TEMPLATE[key][0].format(**WORDS[name])] for key in ("prompts", "prompts_with_candidates")}
+    texts = {
+        key: [TEMPLATE[key][0].format(**WORDS[name])]
+        for key in ("prompts", "prompts_with_candidates")
+    }
     return PromptSettings("title", {**TEMPLATE, **texts}, list_candidates, 512)
 
 
@@ -100,7 +110,9 @@ def typical(rows: list[Row], number: int) -> list[Row]:
 
 def shared_beginnings(rows: list[Row]) -> float:
     """The share of answer tokens that a token trie would save."""
-    fed = [[tuple(ids[:end]) for ids in row.answer_ids for end in range(1, len(ids))] for row in rows]
+    fed = [
+        [tuple(ids[:end]) for ids in row.answer_ids for end in range(1, len(ids))] for row in rows
+    ]
     return 1 - sum(len(set(tokens)) for tokens in fed) / sum(map(len, fed))
 
 

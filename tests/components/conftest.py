@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components import readme
+from dynamicpo_components import readme
 from tests.fixtures.tables import write_tables
 
-KINDS = {f"system.{kind.__name__}@0.0.1": kind for kind in (dsl.Artifact, dsl.Dataset, dsl.HTML, dsl.Markdown)}
+KINDS = {
+    f"system.{kind.__name__}@0.0.1": kind
+    for kind in (dsl.Artifact, dsl.Dataset, dsl.HTML, dsl.Markdown)
+}
 KINDS |= {f"system.{kind.__name__}@0.0.1": kind for kind in (dsl.Metrics, dsl.Model)}
 Call = Callable[..., SimpleNamespace]
 
@@ -28,7 +31,9 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
             for name, item in spec.outputs.items()
             if item.type in KINDS
         }
-        defaults = {name: item.default for name, item in (spec.inputs or {}).items() if item.optional}
+        defaults = {
+            name: item.default for name, item in (spec.inputs or {}).items() if item.optional
+        }
         returned = component.python_func(**made, **{**defaults, **given})
         return SimpleNamespace(**made, returned=returned)
 
@@ -53,11 +58,13 @@ def tuned(call: Call, sampled: SimpleNamespace) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def evaluated(call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace) -> SimpleNamespace:
-    return call("evaluation", preferences=sampled.preferences, model=tuned.model, name="sft", resamples=100)
+    return call(
+        "evaluation", preferences=sampled.preferences, model=tuned.model, name="sft", resamples=100
+    )
 
 
 def manifest_of(artifact: Any) -> Any:
     """The manifest of what a component made."""
-    from dynamicpo.records import read_manifest
+    from dynamicpo.core.records.manifest import read_manifest
 
     return read_manifest(Path(artifact.path))

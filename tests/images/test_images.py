@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pipelines.placement import USER
+from dynamicpo_pipelines.placement import USER
 from tests.conftest import IMAGE, ROOT
 
 IMAGES = ROOT / "images"
@@ -28,7 +28,13 @@ def test_the_gpu_lock_is_the_cpu_lock_and_what_cuda_needs():
     cpu, gpu = locked(ROOT / "requirements.lock"), locked(IMAGES / "gpu/requirements.lock")
     assert {name: gpu.get(name) for name in cpu} == cpu, "run images/lock.sh"
     more = set(gpu) - set(cpu)
-    assert {"bitsandbytes", "triton", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"} <= more
+    assert {
+        "bitsandbytes",
+        "triton",
+        "nvidia-cublas",
+        "nvidia-cudnn-cu13",
+        "nvidia-nccl-cu13",
+    } <= more
     assert all(re.match(r"bitsandbytes|triton|nvidia-|cuda-", name) for name in more)
 
 
@@ -48,20 +54,28 @@ def test_dockerfiles_run_as_a_numeric_user_and_carry_labels(runtime: str):
     assert final.startswith("FROM runtime") and "COPY --from=smoke" in final
     for label in ("source", "revision", "version", "licenses"):
         assert f"org.opencontainers.image.{label}=" in final
-    assert text.startswith("#") and "ARG BASE_IMAGE=" in text and "PYTHONDONTWRITEBYTECODE=1" in text
+    assert (
+        text.startswith("#") and "ARG BASE_IMAGE=" in text and "PYTHONDONTWRITEBYTECODE=1" in text
+    )
 
 
 def test_the_two_dockerfiles_differ_where_they_must():
-    cpu, gpu = ((IMAGES / runtime / "Dockerfile").read_text().splitlines() for runtime in ("cpu", "gpu"))
+    cpu, gpu = (
+        (IMAGES / runtime / "Dockerfile").read_text().splitlines() for runtime in ("cpu", "gpu")
+    )
     only_cpu = [line for line in cpu if line not in gpu]
-    assert [line for line in only_cpu if "CPU" not in line and "smoke.py cpu" not in line and "#" not in line] == [
-        "    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1"
-    ]
+    assert [
+        line
+        for line in only_cpu
+        if "CPU" not in line and "smoke.py cpu" not in line and "#" not in line
+    ] == ["    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1"]
 
 
 def build(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     given = {**os.environ, **environment}
-    return subprocess.run([IMAGES / "build.sh", *arguments], capture_output=True, text=True, env=given, check=False)
+    return subprocess.run(
+        [IMAGES / "build.sh", *arguments], capture_output=True, text=True, env=given, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +105,9 @@ def docker(image: str) -> Docker:
     """Calls the Docker client."""
 
     def run(*arguments: str) -> str:
-        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["docker", *arguments], capture_output=True, text=True, check=True
+        ).stdout
 
     return run
 
@@ -106,9 +122,14 @@ def inside(docker: Docker, *command: str, user: str = f"{USER}:0") -> str:
 def test_the_image_holds_the_locked_packages_and_nothing_else(docker: Docker):
     """Any two builds of a commit hold the same packages, because each holds those of its lock files."""
     listed = inside(docker, "cat", "/usr/share/dynamicpo/packages.txt").splitlines()
-    found = {name: version.partition("+")[0] for name, version in (line.split("==") for line in listed)}
+    found = {
+        name: version.partition("+")[0] for name, version in (line.split("==") for line in listed)
+    }
     version = found.pop("dynamicpo")
-    assert found == {**locked(ROOT / "requirements.lock"), **locked(ROOT / "requirements-data.lock")}
+    assert found == {
+        **locked(ROOT / "requirements.lock"),
+        **locked(ROOT / "requirements-data.lock"),
+    }
     assert "torch==2.13.0+cpu" in listed
     assert inside(docker, "dynamicpo", "--version").split()[-1] == version
 
@@ -118,12 +139,17 @@ def test_the_image_holds_the_locked_packages_and_nothing_else(docker: Docker):
 def test_the_bill_of_materials_names_every_package(docker: Docker):
     bill = json.loads(inside(docker, "cat", "/usr/share/dynamicpo/sbom.cdx.json"))
     assert bill["bomFormat"] == "CycloneDX"
-    named = {f"{re.sub('[-_.]+', '-', item['name'].lower())}=={item['version']}" for item in bill["components"]}
+    named = {
+        f"{re.sub('[-_.]+', '-', item['name'].lower())}=={item['version']}"
+        for item in bill["components"]
+    }
     listed = set(inside(docker, "cat", "/usr/share/dynamicpo/packages.txt").split())
     assert {line.replace(".", "-").partition("==")[0] for line in listed} == {
         line.replace(".", "-").partition("==")[0] for line in named
     }
-    assert {line for line in listed if line.partition("==")[0] in ("torch", "kfp", "dynamicpo")} <= named
+    assert {
+        line for line in listed if line.partition("==")[0] in ("torch", "kfp", "dynamicpo")
+    } <= named
 
 
 @pytest.mark.docker
@@ -132,9 +158,17 @@ def test_the_image_is_small_and_runs_as_nobody_special(docker: Docker):
     (image,) = json.loads(docker("image", "inspect", IMAGE))
     assert image["Size"] < MOST_BYTES
     assert image["Config"]["User"] == f"{USER}:0"
-    assert set(image["Config"]["Labels"]) >= {f"org.opencontainers.image.{label}" for label in ("version", "revision")}
+    assert set(image["Config"]["Labels"]) >= {
+        f"org.opencontainers.image.{label}" for label in ("version", "revision")
+    }
     for user in (f"{USER}:0", "1234:5678"):  # a cluster, or kfp's DockerRunner, may choose any
-        said = inside(docker, "sh", "-ec", "touch /tmp/x; id -u; touch /opt/x 2>/dev/null || echo refused", user=user)
+        said = inside(
+            docker,
+            "sh",
+            "-ec",
+            "touch /tmp/x; id -u; touch /opt/x 2>/dev/null || echo refused",
+            user=user,
+        )
         assert said.split() == [user.partition(":")[0], "refused"]
 
 
@@ -142,4 +176,6 @@ def test_the_image_is_small_and_runs_as_nobody_special(docker: Docker):
 @pytest.mark.xdist_group("docker")
 def test_the_image_has_no_compiler_cache_or_bytecode(docker: Docker):
     search = "for p in gcc g++ cc make pip; do command -v $p || true; done; find /opt/dynamicpo /root -name '*.pyc'"
-    assert inside(docker, "sh", "-ec", f"{search} -o -name '.cache' 2>/dev/null || true").split() == []
+    assert (
+        inside(docker, "sh", "-ec", f"{search} -o -name '.cache' 2>/dev/null || true").split() == []
+    )

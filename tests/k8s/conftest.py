@@ -21,9 +21,13 @@ Documents = list[dict[str, Any]]
 @pytest.fixture(scope="session")
 def kubectl() -> str:
     """The path of kubectl, or a skip."""
-    found = shutil.which("kubectl", path=f"{ROOT / 'build' / 'tools'}{os.pathsep}{os.environ['PATH']}")
+    found = shutil.which(
+        "kubectl", path=f"{ROOT / 'build' / 'tools'}{os.pathsep}{os.environ['PATH']}"
+    )
     if found is None:
-        pytest.skip("no kubectl on PATH or in build/tools: overlays can't be rendered on this machine")
+        pytest.skip(
+            "no kubectl on PATH or in build/tools: overlays can't be rendered on this machine"
+        )
     return found
 
 
@@ -34,7 +38,10 @@ def render(kubectl: str) -> Callable[[str], Documents]:
     @functools.cache
     def run(overlay: str) -> Documents:
         text = subprocess.run(
-            [kubectl, "kustomize", str(K8S / "overlays" / overlay)], check=True, capture_output=True, text=True
+            [kubectl, "kustomize", str(K8S / "overlays" / overlay)],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         return [document for document in yaml.safe_load_all(text) if document]
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from kfp import compiler
 
-from dynamicpo.config import from_mapping
-from pipelines.placement import Placement, placed
+from dynamicpo.core.config_fields import from_mapping
+from dynamicpo_pipelines.placement import Placement, placed
 from tests.k8s.conftest import K8S, OVERLAYS, Documents, of_kind
 from tests.pipelines.conftest import sample
 
@@ -43,7 +43,17 @@ def placement_of(overlay: str, name: str) -> Placement:
 
 
 def pools(*arguments: str) -> str:
-    command = [K8S / "gke/node-pools.sh", "create", "--project", "p", "--cluster", "c", "--location", "l", "--dry-run"]
+    command = [
+        K8S / "gke/node-pools.sh",
+        "create",
+        "--project",
+        "p",
+        "--cluster",
+        "c",
+        "--location",
+        "l",
+        "--dry-run",
+    ]
     return subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout
 
 
@@ -56,30 +66,46 @@ def test_each_overlay_fits_its_placements(render: Render, tmp_path: Path, overla
 
 def found(documents: Documents, folder: Path, commands: str = "", **fields: Any) -> str:
     given = {"queue": "gpu", "priority": "dynamicpo-experiment", **fields}
-    return "\n".join(consistency.problems(compiled(folder, Placement(**given)), documents, commands))
+    return "\n".join(
+        consistency.problems(compiled(folder, Placement(**given)), documents, commands)
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({"queue": "gpus"}, "exec-train: queue 'gpus': no LocalQueue of this name"),
-        ({"priority": "urgent"}, "exec-train: priority 'urgent': no WorkloadPriorityClass of this name"),
+        (
+            {"priority": "urgent"},
+            "exec-train: priority 'urgent': no WorkloadPriorityClass of this name",
+        ),
         ({"gpu_count": 5}, "exec-train: 5 GPUs: more than the quota ever admits (4)"),
         (
             {"gpu_node_selector": "cloud.google.com/gke-accelerator=nvidia-a100"},
             "exec-train: node selector cloud.google.com/gke-accelerator=nvidia-a100: "
             "the nodes have cloud.google.com/gke-accelerator=nvidia-l4",
         ),
-        ({"gpu_node_selector": "pool=gpu"}, "exec-train: node selector pool=gpu: no nodes have this label"),
-        ({"gpu_tolerations": "gpu:NoSchedule"}, "exec-train: taint nvidia.com/gpu=present:NoSchedule: not tolerated"),
+        (
+            {"gpu_node_selector": "pool=gpu"},
+            "exec-train: node selector pool=gpu: no nodes have this label",
+        ),
+        (
+            {"gpu_tolerations": "gpu:NoSchedule"},
+            "exec-train: taint nvidia.com/gpu=present:NoSchedule: not tolerated",
+        ),
         (
             {"spot": True, "queue": "gpu-spot", "spot_tolerations": ""},
             "exec-train: taint cloud.google.com/gke-spot=true:NoSchedule: not tolerated",
         ),
-        ({"spot": True, "queue": "gpu"}, "node selector cloud.google.com/gke-spot=true: no nodes have this label"),
+        (
+            {"spot": True, "queue": "gpu"},
+            "node selector cloud.google.com/gke-spot=true: no nodes have this label",
+        ),
     ],
 )
-def test_a_broken_placement_is_found(render: Render, tmp_path: Path, fields: dict[str, Any], said: str):
+def test_a_broken_placement_is_found(
+    render: Render, tmp_path: Path, fields: dict[str, Any], said: str
+):
     assert found(render("gke"), tmp_path) == ""
     assert said in found(render("gke"), tmp_path, **fields)
 
@@ -98,7 +124,9 @@ def without(documents: Documents, kind: str, name: str) -> Documents:
         ("WorkloadPriorityClass", "dynamicpo-experiment", "priority 'dynamicpo-experiment'"),
     ],
 )
-def test_a_resource_that_is_gone_is_found(render: Render, tmp_path: Path, kind: str, name: str, said: str):
+def test_a_resource_that_is_gone_is_found(
+    render: Render, tmp_path: Path, kind: str, name: str, said: str
+):
     assert said in found(without(render("gke"), kind, name), tmp_path)
 
 
@@ -118,18 +146,24 @@ def test_node_pools_of_another_gpu_or_taint_are_found(render: Render, tmp_path: 
     other = found(documents, tmp_path, pools("--gpu", "nvidia-tesla-t4"))
     assert "dynamicpo-nvidia-tesla-t4-1-on-demand: node selector" in other
     tainted = pools().replace("nvidia.com/gpu=present:NoSchedule", "team=a:NoSchedule")
-    assert "1-on-demand: taint team=a:NoSchedule: not tolerated" in found(documents, tmp_path, tainted)
+    assert "1-on-demand: taint team=a:NoSchedule: not tolerated" in found(
+        documents, tmp_path, tainted
+    )
 
 
 def test_another_user_than_the_images_is_found(render: Render, tmp_path: Path):
     pipeline = compiled(tmp_path, Placement())
     executor = pipeline[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-prepare"]
     executor["securityContext"]["runAsUser"] = "0"
-    assert "exec-prepare: user 0: must be the images' (10001)" in list(consistency.problems(pipeline, render("gke")))
+    assert "exec-prepare: user 0: must be the images' (10001)" in list(
+        consistency.problems(pipeline, render("gke"))
+    )
 
 
 @pytest.mark.parametrize("image", ["dynamicpo-python:local", "registry.invalid/dynamicpo:v1"])
-def test_a_pipeline_that_was_compiled_without_an_image_is_found(render: Render, tmp_path: Path, image: str):
+def test_a_pipeline_that_was_compiled_without_an_image_is_found(
+    render: Render, tmp_path: Path, image: str
+):
     pipeline = compiled(tmp_path, Placement())
     pipeline[0]["deploymentSpec"]["executors"]["exec-prepare"]["container"]["image"] = image
     (said,) = consistency.problems(pipeline, render("gke"))
@@ -150,6 +184,16 @@ def test_the_command_ends_with_3_and_names_both_files(render: Render, tmp_path: 
     manifests.write_text(yaml.safe_dump_all(render("gke")))
     for queue, code in (("gpu", 0), ("gpus", 3)):
         compiled(tmp_path, Placement(queue=queue))
-        command = [sys.executable, K8S / "consistency.py", "--manifests", manifests, "--pipelines", pipeline]
+        command = [
+            sys.executable,
+            K8S / "consistency.py",
+            "--manifests",
+            manifests,
+            "--pipelines",
+            pipeline,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, "sample.yaml, gke.yaml: exec-train: queue" in done.stdout) == (code, code == 3)
+        assert (done.returncode, "sample.yaml, gke.yaml: exec-train: queue" in done.stdout) == (
+            code,
+            code == 3,
+        )

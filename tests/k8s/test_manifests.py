@@ -13,12 +13,18 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.placement import SERVICE_ACCOUNT, USER
+from dynamicpo_pipelines.placement import SERVICE_ACCOUNT, USER
 from tests.k8s.conftest import GPU_OVERLAYS, K8S, OVERLAYS, Documents, of_kind
 
 Render = Callable[[str], Documents]
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
-CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
+CLUSTER_WIDE = {
+    "Namespace",
+    "PriorityClass",
+    "ClusterQueue",
+    "ResourceFlavor",
+    "WorkloadPriorityClass",
+}
 OTHERS = {"kueue.x-k8s.io/v1beta2", "trainer.kubeflow.org/v1alpha1"}
 GOOGLES = "monitoring.googleapis.com/v1"
 # What GKE's definition of a PodMonitoring asks for, as far as we use it (GoogleCloudPlatform/prometheus-engine,
@@ -39,7 +45,12 @@ POD_MONITORING = {
                 "selector": {
                     "type": "object",
                     "additionalProperties": False,
-                    "properties": {"matchLabels": {"type": "object", "additionalProperties": {"type": "string"}}},
+                    "properties": {
+                        "matchLabels": {
+                            "type": "object",
+                            "additionalProperties": {"type": "string"},
+                        }
+                    },
                 },
                 "endpoints": {
                     "type": "array",
@@ -75,7 +86,9 @@ def test_an_unknown_field_is_found(render: Render):
         kubernetes_validate.validate({**role, "rule": []}, "1.36", strict=True)
 
 
-def test_the_definitions_of_custom_resources_accept_every_one(render: Render, shared: Path, tmp_path: Path):
+def test_the_definitions_of_custom_resources_accept_every_one(
+    render: Render, shared: Path, tmp_path: Path
+):
     """One call for all overlays (reading the definitions takes seconds), with a broken copy of each kind at its end."""
     examples = [yaml.safe_load(path.read_text()) for path in (K8S / "examples").glob("*.yaml")]
     documents = [
@@ -89,7 +102,9 @@ def test_the_definitions_of_custom_resources_accept_every_one(render: Render, sh
     definitions = sorted(shared.glob("schemas/*_*.yaml"))
     command = [sys.executable, shared / "tools" / "crdcheck.py", *definitions, "--"]
     command += [tmp_path / "good.yaml", tmp_path / "bad.yaml"]
-    said = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False
+    ).stdout
     assert said.splitlines()[-1] == f"{len(documents)} passed, {len(broken)} failed", said
     assert len(broken) == 6 and "SKIP" not in said
 
@@ -98,30 +113,49 @@ def test_the_definitions_of_custom_resources_accept_every_one(render: Render, sh
 def test_googles_definition_accepts_the_pod_monitoring(render: Render, overlay: str):
     (found,) = [item for item in render(overlay) if item["apiVersion"] == GOOGLES]
     jsonschema.validate(found, POD_MONITORING)
-    endpoints = ([], [{"interval": "5m"}], [{"port": "metrics"}], [{"port": "metrics", "interval": "often"}])
-    for broken in ({"endpoint": [{"port": 1}]}, {"selector": "app"}, *({"endpoints": item} for item in endpoints)):
+    endpoints = (
+        [],
+        [{"interval": "5m"}],
+        [{"port": "metrics"}],
+        [{"port": "metrics", "interval": "often"}],
+    )
+    for broken in (
+        {"endpoint": [{"port": 1}]},
+        {"selector": "app"},
+        *({"endpoints": item} for item in endpoints),
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**found, "spec": {**found["spec"], **broken}}, POD_MONITORING)
 
 
 @overlays
-def test_cluster_wide_resources_have_no_namespace_and_all_others_the_same(render: Render, overlay: str):
+def test_cluster_wide_resources_have_no_namespace_and_all_others_the_same(
+    render: Render, overlay: str
+):
     documents = render(overlay)
     (namespace,) = of_kind(documents, "Namespace")
     for document in documents:
         wanted = None if document["kind"] in CLUSTER_WIDE else namespace
         assert document["metadata"].get("namespace") == wanted, document["metadata"]["name"]
-    subjects = [subject for item in of_kind(documents, "RoleBinding").values() for subject in item["subjects"]]
+    subjects = [
+        subject
+        for item in of_kind(documents, "RoleBinding").values()
+        for subject in item["subjects"]
+    ]
     assert {subject["namespace"] for subject in subjects} == {namespace}
     for queue in of_kind(documents, "ClusterQueue").values():
-        assert queue["spec"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+        assert queue["spec"]["namespaceSelector"]["matchLabels"] == {
+            "kubernetes.io/metadata.name": namespace
+        }
 
 
 @overlays
 def test_pod_security_is_enforced(render: Render, overlay: str):
     (namespace,) = of_kind(render(overlay), "Namespace").values()
     labels = namespace["metadata"]["labels"]
-    levels = {mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")}
+    levels = {
+        mode: labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")
+    }
     assert levels == {"enforce": "baseline", "warn": "restricted", "audit": "restricted"}
 
 
@@ -151,13 +185,21 @@ def test_roles_hold_the_least(render: Render, overlay: str):
             assert set(rule["verbs"]) <= ALLOWED[group, resource]
             if resource in ("configmaps", "secrets"):
                 assert len(rule["resourceNames"]) == 1
-    subjects = [subject["name"] for item in of_kind(documents, "RoleBinding").values() for subject in item["subjects"]]
+    subjects = [
+        subject["name"]
+        for item in of_kind(documents, "RoleBinding").values()
+        for subject in item["subjects"]
+    ]
     assert set(subjects) == {SERVICE_ACCOUNT}
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted(K8S.glob("**/*.yaml")) if re.search("(?m)^kind: (Cluster)?Role$", path.read_text())],
+    [
+        path
+        for path in sorted(K8S.glob("**/*.yaml"))
+        if re.search("(?m)^kind: (Cluster)?Role$", path.read_text())
+    ],
     ids=lambda path: path.name,
 )
 def test_every_rule_gives_its_reason(path: Path):
@@ -170,7 +212,9 @@ def test_every_rule_gives_its_reason(path: Path):
 def test_nothing_is_let_in_or_out_but_by_a_policy(render: Render, overlay: str):
     policies = of_kind(render(overlay), "NetworkPolicy")
     deny = policies.pop("default-deny")["spec"]
-    workflows = {"matchExpressions": [{"key": "workflows.argoproj.io/workflow", "operator": "Exists"}]}
+    workflows = {
+        "matchExpressions": [{"key": "workflows.argoproj.io/workflow", "operator": "Exists"}]
+    }
     selector = workflows if overlay in ("kind", "gke-standalone", "generic-gpu-standalone") else {}
     assert deny == {"podSelector": selector, "policyTypes": ["Ingress", "Egress"]}
     peers = policies.pop("allow-training-peers", None)
@@ -196,14 +240,23 @@ def test_names_are_asked_of_the_clusters_dns_and_of_the_nodes_caches(render: Ren
     policies = of_kind(render(overlay), "NetworkPolicy")
     (rule,) = policies["allow-dns"]["spec"]["egress"]
     (peer,) = rule["to"]
-    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
+    assert peer["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": "kube-system"
+    }
     (pods,) = peer["podSelector"]["matchExpressions"]
-    assert (pods["key"], pods["operator"], set(pods["values"])) == ("k8s-app", "In", {"kube-dns", "node-local-dns"})
+    assert (pods["key"], pods["operator"], set(pods["values"])) == (
+        "k8s-app",
+        "In",
+        {"kube-dns", "node-local-dns"},
+    )
     ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     assert rule["ports"] == ports
     if overlay.startswith("gke"):
         (rule,) = policies["allow-node-local-dns"]["spec"]["egress"]
-        assert [peer["ipBlock"]["cidr"] for peer in rule["to"]] == ["169.254.20.10/32", "169.254.169.254/32"]
+        assert [peer["ipBlock"]["cidr"] for peer in rule["to"]] == [
+            "169.254.20.10/32",
+            "169.254.169.254/32",
+        ]
         assert rule["ports"] == ports
 
 
@@ -211,7 +264,9 @@ def test_names_are_asked_of_the_clusters_dns_and_of_the_nodes_caches(render: Ren
 def test_pods_of_ours_meet_restricted(render: Render, overlay: str):
     (runtime,) = of_kind(render(overlay), "TrainingRuntime").values()
     (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    pods = [item["spec"]["template"]["spec"] for item in of_kind(render(overlay), "Deployment").values()]
+    pods = [
+        item["spec"]["template"]["spec"] for item in of_kind(render(overlay), "Deployment").values()
+    ]
     assert len(pods) == overlay.startswith("gke")
     for pod in [job["template"]["spec"]["template"]["spec"], *pods]:
         check_restricted(pod)
@@ -237,9 +292,14 @@ def check_restricted(pod: dict[str, Any]) -> None:
 def test_queues_lead_to_flavors_that_exist(render: Render, overlay: str):
     documents = render(overlay)
     queues, flavors = of_kind(documents, "ClusterQueue"), of_kind(documents, "ResourceFlavor")
-    assert {item["spec"]["clusterQueue"] for item in of_kind(documents, "LocalQueue").values()} == set(queues)
+    assert {
+        item["spec"]["clusterQueue"] for item in of_kind(documents, "LocalQueue").values()
+    } == set(queues)
     used = [
-        flavor["name"] for q in queues.values() for group in q["spec"]["resourceGroups"] for flavor in group["flavors"]
+        flavor["name"]
+        for q in queues.values()
+        for group in q["spec"]["resourceGroups"]
+        for flavor in group["flavors"]
     ]
     assert sorted(used) == sorted(flavors)
 
@@ -249,7 +309,9 @@ def test_drift_figures_are_scraped(render: Render, overlay: str):
     documents = render(overlay)
     pod = of_kind(documents, "Deployment")["drift-exporter"]["spec"]["template"]
     (monitoring,) = of_kind(documents, "PodMonitoring").values()
-    assert monitoring["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert (
+        monitoring["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    )
     (container,) = pod["spec"]["containers"]
     (port,) = container["ports"]
     assert [endpoint["port"] for endpoint in monitoring["spec"]["endpoints"]] == [port["name"]]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from dynamicpo import cli
+from dynamicpo.cli.main import main
 from tests.k8s.conftest import GPU_OVERLAYS, K8S, Documents, of_kind
 
 Render = Callable[[str], Documents]
@@ -16,7 +16,10 @@ Render = Callable[[str], Documents]
 def test_what_pods_and_the_example_name_is_there(render: Render, overlay: str):
     documents = render(overlay)
     text = yaml.safe_dump_all(documents)
-    for field, kind in (("serviceAccountName", "ServiceAccount"), ("priorityClassName", "PriorityClass")):
+    for field, kind in (
+        ("serviceAccountName", "ServiceAccount"),
+        ("priorityClassName", "PriorityClass"),
+    ):
         named = set(re.findall(rf"{field}: (\S+)", text))
         assert named and named <= set(of_kind(documents, kind))
     example = yaml.safe_load((K8S / "examples/train-job.yaml").read_text())
@@ -29,6 +32,6 @@ def test_what_pods_and_the_example_name_is_there(render: Render, overlay: str):
 def test_the_examples_command_and_flags_exist(capsys: pytest.CaptureFixture[str]):
     trainer = yaml.safe_load((K8S / "examples/train-job.yaml").read_text())["spec"]["trainer"]
     command, *flags = trainer["args"][trainer["args"].index("dynamicpo") + 1 :]
-    assert cli.main([command, "--help"]) == 0
+    assert main([command, "--help"]) == 0
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     assert len(flags) == 3 and {flag.partition("=")[0] for flag in flags} <= known

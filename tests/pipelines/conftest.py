@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
-from pipelines.placement import Placement, on_cpu, on_gpu, placed, reported
+from dynamicpo_pipelines.placement import Placement, on_cpu, on_gpu, placed, reported
 
 Compile = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from dynamicpo.errors import ConfigError, RunFailedError
-from dynamicpo.runs import containers, local, summary
-from dynamicpo.runs.jobs import Container
-from dynamicpo.runs.watch import Task, Watch
+from dynamicpo.core.errors import ConfigError, RunFailedError
+from dynamicpo.runs.local import containers, run, summary
+from dynamicpo.runs.local.jobs import Container
+from dynamicpo.runs.local.task_runner import Task, Watch
 from tests.fixtures.tables import write_tables
 from tests.pipelines.test_training import TINY
 
@@ -52,8 +52,8 @@ def runs(image: str, client: Any, tmp_path_factory: pytest.TempPathFactory) -> d
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("HF_HUB_OFFLINE")
-        local.run_pipeline("training", given, folder / "docker", workers=2, image=image)
-        local.run_pipeline("training", given, folder / "subprocess", workers=2)
+        run.run_pipeline("training", given, folder / "docker", workers=2, image=image)
+        run.run_pipeline("training", given, folder / "subprocess", workers=2)
     return {name: folder / name for name in ("docker", "subprocess")}
 
 
@@ -68,7 +68,9 @@ def test_artifacts_equal_those_of_processes(runs: dict[str, Path]):
         for name, run in runs.items()
     }
     assert found["docker"].keys() == found["subprocess"].keys()
-    assert [path for path, content in found["docker"].items() if found["subprocess"][path] != content] == []
+    assert [
+        path for path, content in found["docker"].items() if found["subprocess"][path] != content
+    ] == []
     models = [path for path in found["docker"] if path.endswith("model.safetensors")]
     assert len(models) == 3 and "artifacts/compare-evaluations/report" in found["docker"]
 
@@ -85,7 +87,9 @@ def test_the_summary_says_what_the_tasks_ran_in(runs: dict[str, Path], image: st
 
 @pytest.mark.pipeline
 def test_no_task_ran_as_root(runs: dict[str, Path]):
-    owners = {path.stat().st_uid for path in (runs["docker"] / "artifacts").rglob("*") if path.is_file()}
+    owners = {
+        path.stat().st_uid for path in (runs["docker"] / "artifacts").rglob("*") if path.is_file()
+    }
     assert owners == {os.getuid() or containers.IMAGES_USER[0]}
 
 
@@ -108,7 +112,9 @@ def test_a_container_has_no_rights_and_no_network(image: str, client: Any, tmp_p
     data.write_text("a row")
     data.chmod(0o666)
     arguments = containers.runner({"data_interactions": str(data)}, tmp_path).container_run_args
-    container = Container(client, image, ["python3", "-c", LOOK.replace("DATA", str(data))], **arguments)
+    container = Container(
+        client, image, ["python3", "-c", LOOK.replace("DATA", str(data))], **arguments
+    )
     said = list(container.lines())
     assert container.wait() == 0
     uid = os.getuid() or containers.IMAGES_USER[0]
@@ -116,7 +122,8 @@ def test_a_container_has_no_rights_and_no_network(image: str, client: Any, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "killed"), [("exit 3", 3, False), ("kill -9 $$", 137, True), ("true", 0, False)]
+    ("command", "code", "killed"),
+    [("exit 3", 3, False), ("kill -9 $$", 137, True), ("true", 0, False)],
 )
 def test_the_exit_code_is_the_containers_own(
     image: str, client: Any, tmp_path: Path, command: str, code: int, killed: bool
@@ -126,7 +133,11 @@ def test_the_exit_code_is_the_containers_own(
     task = watch._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
     words = ["sh", "-c", f"echo one; echo two; {command}"]
     assert watch.run_container(client, "python:local", words, init=True) == code
-    assert (task.killed, task.log_path.read_text(), list(task.tail)) == (killed, "one\ntwo\n", ["one", "two"])
+    assert (task.killed, task.log_path.read_text(), list(task.tail)) == (
+        killed,
+        "one\ntwo\n",
+        ["one", "two"],
+    )
 
 
 def bad_tables(folder: Path) -> dict[str, str]:
@@ -137,19 +148,31 @@ def bad_tables(folder: Path) -> dict[str, str]:
 
 def test_a_failed_task_ends_the_run_with_its_own_message(image: str, client: Any, tmp_path: Path):
     with pytest.raises(RunFailedError, match="^prepare-data failed: .*user_id"):
-        local.run_pipeline("training", bad_tables(tmp_path), tmp_path / "run", image=image)
+        run.run_pipeline("training", bad_tables(tmp_path), tmp_path / "run", image=image)
     assert summary.read(tmp_path / "run")["state"] == "failed"
 
 
 def command(folder: Path, image: str, **parameters: str) -> list[str]:
-    words = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())", "run", "training"]
+    words = [
+        sys.executable,
+        "-c",
+        "from dynamicpo.cli import main; raise SystemExit(main())",
+        "run",
+        "training",
+    ]
     words += ["--runner", "docker", "--image", image, "--output", str(folder / "run")]
-    return [*words, *(word for name, value in parameters.items() for word in ("--param", f"{name}={value}"))]
+    return [
+        *words,
+        *(word for name, value in parameters.items() for word in ("--param", f"{name}={value}")),
+    ]
 
 
 def test_an_interrupted_run_leaves_no_container_behind(image: str, client: Any, tmp_path: Path):
     with subprocess.Popen(
-        command(tmp_path, image, data_source="movielens"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command(tmp_path, image, data_source="movielens"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr
         for line in process.stderr:
@@ -163,7 +186,9 @@ def test_an_interrupted_run_leaves_no_container_behind(image: str, client: Any, 
     assert left_behind(client, image) == []
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as somebody else; all tests here run as such a one")
+@pytest.mark.skipif(
+    os.getuid() != 0, reason="only root can act as somebody else; all tests here run as such a one"
+)
 def test_somebody_who_is_not_root_owns_what_the_tasks_made(image: str, client: Any):
     group = Path("/var/run/docker.sock").stat().st_gid
     who: dict[str, Any] = {"user": SOMEBODY, "group": SOMEBODY, "extra_groups": [group]}
@@ -176,9 +201,18 @@ def test_somebody_who_is_not_root_owns_what_the_tasks_made(image: str, client: A
         interactions, items = write_tables(folder)
         folder.chmod(0o755)
         os.chown(folder, SOMEBODY, SOMEBODY)
-        parameters = {"data_interactions": "interactions.csv", "data_items": items, "sft_backbone": "/nowhere"}
+        parameters = {
+            "data_interactions": "interactions.csv",
+            "data_items": items,
+            "sft_backbone": "/nowhere",
+        }
         done = subprocess.run(
-            command(folder, image, **parameters), capture_output=True, text=True, check=False, cwd=folder, **who
+            command(folder, image, **parameters),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            **who,
         )
         assert "fine-tune failed" in done.stderr, done.stderr
         made = [path for path in (folder / "run" / "artifacts").rglob("*") if path.is_file()]
@@ -189,10 +223,14 @@ def test_an_image_without_dynamicpo_is_found_before_anything_starts(client: Any,
     empty = io.BytesIO()
     tarfile.open(fileobj=empty, mode="w").close()
     name = f"dynamicpo-empty:{os.getpid()}"
-    subprocess.run(["docker", "import", "-", name], input=empty.getvalue(), check=True, capture_output=True)
+    subprocess.run(
+        ["docker", "import", "-", name], input=empty.getvalue(), check=True, capture_output=True
+    )
     try:
-        with pytest.raises(ConfigError, match=rf"--image: {name} must hold dynamicpo, but .*images/build.sh"):
-            local.run_pipeline("training", {"data_source": "movielens"}, tmp_path / "run", image=name)
+        with pytest.raises(
+            ConfigError, match=rf"--image: {name} must hold dynamicpo, but .*images/build.sh"
+        ):
+            run.run_pipeline("training", {"data_source": "movielens"}, tmp_path / "run", image=name)
         assert client.containers.list(all=True, filters={"ancestor": name}) == []
     finally:
         client.images.remove(name)
@@ -201,5 +239,7 @@ def test_an_image_without_dynamicpo_is_found_before_anything_starts(client: Any,
 
 def test_files_elsewhere_are_refused(image: str, client: Any, tmp_path: Path):
     given = {"data_interactions": "gs://bucket/i.csv", "data_items": "gs://bucket/items.csv"}
-    with pytest.raises(ConfigError, match="data_interactions: must be on this machine for --runner docker"):
-        local.run_pipeline("training", given, tmp_path / "run", image=image)
+    with pytest.raises(
+        ConfigError, match="data_interactions: must be on this machine for --runner docker"
+    ):
+        run.run_pipeline("training", given, tmp_path / "run", image=image)

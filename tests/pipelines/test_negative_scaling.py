@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dynamicpo import cli
-from dynamicpo.config import GridConfig
-from dynamicpo.grid import plan_cells
-from dynamicpo.runs import local, summary
+from dynamicpo.cli.main import main
+from dynamicpo.core.config import GridConfig
+from dynamicpo.runs.local import run, summary
 from dynamicpo.runs.pipelines import cells_of, check_parameters, load_pipeline, pipeline_parameters
+from dynamicpo.study.grid import plan_cells
 from tests.fixtures.tables import write_tables
 from tests.pipelines.test_training import DIGEST, feeds
 
@@ -25,8 +25,17 @@ STUDIES = Path(__file__).parents[2] / "pipelines" / "negative_scaling" / "studie
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("compiled") / "study.yaml"
-    argv = ["compile", "negative_scaling", "--image", DIGEST, "--place", "gpu_count=2", "-o", str(path)]
-    assert cli.main(argv) == 0
+    argv = [
+        "compile",
+        "negative_scaling",
+        "--image",
+        DIGEST,
+        "--place",
+        "gpu_count=2",
+        "-o",
+        str(path),
+    ]
+    assert main(argv) == 0
     return dict(next(yaml.safe_load_all(path.read_text())))
 
 
@@ -35,7 +44,10 @@ def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
     assert feeds(tasks["fine-tune"], "preferences") == "sample-negatives"
     assert feeds(tasks["judge-collapse"], "baselines") == "evaluate"
     assert feeds(tasks["judge-collapse"], "evaluations") == "for-loop-2"
-    assert tasks["for-loop-2"]["parameterIterator"]["items"]["inputParameter"] == "pipelinechannel--plan-cells-Output"
+    assert (
+        tasks["for-loop-2"]["parameterIterator"]["items"]["inputParameter"]
+        == "pipelinechannel--plan-cells-Output"
+    )
     loop = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
     assert set(loop) == {"train-preferences", "evaluate-2"}
     assert feeds(loop["evaluate-2"], "model") == "train-preferences"
@@ -71,7 +83,9 @@ def test_a_cell_sets_all_of_its_settings(compiled: dict[str, Any]):
 
 def test_only_models_take_gpus(compiled: dict[str, Any]):
     containers = compiled["deploymentSpec"]["executors"]
-    gpus = {name for name, item in containers.items() if "accelerator" in item["container"]["resources"]}
+    gpus = {
+        name for name, item in containers.items() if "accelerator" in item["container"]["resources"]
+    }
     assert gpus == {"exec-fine-tune", "exec-train-preferences", "exec-evaluate", "exec-evaluate-2"}
 
 
@@ -82,7 +96,7 @@ def test_shipped_parameters_are_valid(path: Path):
     cells = cells_of(checked)
     assert len(cells) == {"reproduce": 30, "full": 192, "text": 4}[path.stem]
     assert checked["evaluation_split"] == "test"
-    total = local.count_tasks(load_pipeline("negative_scaling").pipeline_spec, checked)
+    total = run.count_tasks(load_pipeline("negative_scaling").pipeline_spec, checked)
     assert total == 6 + 2 * len(cells)
 
 
@@ -91,9 +105,12 @@ def test_more_negatives_than_candidates_offer_are_refused_before_anything_starts
 ):
     data = write_tables(tmp_path)
     argv = command(tmp_path / "run", data) + ["--param", "grid_num_negatives=1,6"]
-    assert cli.main(argv) == 2
+    assert main(argv) == 2
     err = capsys.readouterr().err
-    assert "grid_num_negatives: must be <= negatives_num_candidates - 1 (5), got 6" in err and "Traceback" not in err
+    assert (
+        "grid_num_negatives: must be <= negatives_num_candidates - 1 (5), got 6" in err
+        and "Traceback" not in err
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -125,7 +142,9 @@ def test_an_interrupted_study_goes_on_and_ends_in_a_verdict(
     data = write_tables(tmp_path)
     program = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())"]
     arguments = [*program, *command(tmp_path / "first", data)]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stderr
         for line in process.stderr:
             if f"evaluate {CELLS[0]}: succeeded" in line:
@@ -133,12 +152,23 @@ def test_an_interrupted_study_goes_on_and_ends_in_a_verdict(
                 break
         process.communicate(timeout=60)
     assert process.returncode == 130
-    done = {task["task"] for task in summary.read(tmp_path / "first")["tasks"] if task["state"] == "succeeded"}
+    done = {
+        task["task"]
+        for task in summary.read(tmp_path / "first")["tasks"]
+        if task["state"] == "succeeded"
+    }
 
-    assert cli.main(command(tmp_path / "second", data)) == 0
+    assert main(command(tmp_path / "second", data)) == 0
     out, err = capfd.readouterr()
     found = json.loads((tmp_path / "second" / "summary.json").read_text())
-    expected = {"prepare-data", "sample-negatives", "fine-tune", "evaluate sft", "plan-cells", "judge-collapse"}
+    expected = {
+        "prepare-data",
+        "sample-negatives",
+        "fine-tune",
+        "evaluate sft",
+        "plan-cells",
+        "judge-collapse",
+    }
     expected |= {f"{task} {cell}" for cell in CELLS for task in ("train-preferences", "evaluate")}
     assert {task["task"] for task in found["tasks"]} == expected
     assert {task["task"] for task in found["tasks"] if task["cached"]} == done
@@ -159,4 +189,7 @@ def check_verdict(folder: Path, out: str) -> None:
     assert study["sentences"][0] in (place / "verdict").read_text()
     assert out.splitlines()[-1] == str(folder / "report.html")
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "DMPO against the number of negatives" in page and "S-DPO against the number of negatives" in page
+    assert (
+        "DMPO against the number of negatives" in page
+        and "S-DPO against the number of negatives" in page
+    )

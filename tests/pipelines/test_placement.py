@@ -7,8 +7,8 @@ import pytest
 import yaml
 from kfp import compiler
 
-from dynamicpo.errors import ConfigError
-from pipelines.placement import Placement
+from dynamicpo.core.errors import ConfigError
+from dynamicpo_pipelines.placement import Placement
 from tests.pipelines.conftest import Compile, sample
 
 GPU_TASKS = ("exec-train", "exec-train-2")
@@ -22,22 +22,31 @@ def container(spec: dict[str, Any], name: str) -> dict[str, Any]:
 
 def tasks(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     dags = [spec["root"], *spec["components"].values()]
-    return {name: task for dag in dags for name, task in dag.get("dag", {}).get("tasks", {}).items()}
+    return {
+        name: task for dag in dags for name, task in dag.get("dag", {}).get("tasks", {}).items()
+    }
 
 
 def test_an_unplaced_pipeline_has_no_kubernetes_part(tmp_path: Path):
     compiler.Compiler().compile(sample, str(tmp_path / "sample.yaml"))
     (spec,) = yaml.safe_load_all((tmp_path / "sample.yaml").read_text())
     assert "exec-report" not in spec["deploymentSpec"]["executors"]
-    assert not [name for name in ("exec-prepare", *GPU_TASKS) if "resources" in container(spec, name)]
+    assert not [
+        name for name in ("exec-prepare", *GPU_TASKS) if "resources" in container(spec, name)
+    ]
 
 
 def test_gpus_with_selector_and_toleration_by_default(compile_placed: Compile):
     spec, executors = compile_placed()
     for name in GPU_TASKS:
         accelerator = container(spec, name)["resources"]["accelerator"]
-        assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "1")
-        assert executors[name]["nodeSelector"]["labels"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+        assert (accelerator["resourceType"], accelerator["resourceCount"]) == (
+            "nvidia.com/gpu",
+            "1",
+        )
+        assert executors[name]["nodeSelector"]["labels"] == {
+            "cloud.google.com/gke-accelerator": "nvidia-l4"
+        }
         tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
         assert executors[name]["tolerations"] == tolerations
 
@@ -49,7 +58,9 @@ def test_cpu_tasks_keep_off_gpu_nodes(compile_placed: Compile):
         assert not {"tolerations", "nodeSelector"} & set(executors[name])
         assert "kueue.x-k8s.io/queue-name" not in executors[name]["podMetadata"]["labels"]
         (term,) = executors[name]["nodeAffinity"]
-        avoided = {item["key"] for item in term["matchExpressions"] if item["operator"] == "DoesNotExist"}
+        avoided = {
+            item["key"] for item in term["matchExpressions"] if item["operator"] == "DoesNotExist"
+        }
         assert avoided == {"cloud.google.com/gke-accelerator", "nvidia.com/gpu.present"}
 
 
@@ -58,22 +69,39 @@ def test_spot_nodes_are_chosen_and_tolerated(compile_placed: Compile):
     for name in GPU_TASKS:
         labels = {"pool": "a", "kind": "b", "cloud.google.com/gke-spot": "true"}
         assert executors[name]["nodeSelector"]["labels"] == labels
-        spot = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        spot = {
+            "key": "cloud.google.com/gke-spot",
+            "operator": "Equal",
+            "value": "true",
+            "effect": "NoSchedule",
+        }
         assert spot in executors[name]["tolerations"]
 
 
 def test_resources_of_every_task(compile_placed: Compile):
-    given = {"gpu_count": 2, "gpu_cpu": "6", "gpu_cpu_limit": "12", "gpu_memory": "40Gi", "gpu_memory_limit": "80Gi"}
+    given = {
+        "gpu_count": 2,
+        "gpu_cpu": "6",
+        "gpu_cpu_limit": "12",
+        "gpu_memory": "40Gi",
+        "gpu_memory_limit": "80Gi",
+    }
     spec, _ = compile_placed(**given, task_cpu="500m", task_memory_limit="5Gi")
     for name in GPU_TASKS:
         resources = container(spec, name)["resources"]
         assert resources["accelerator"]["resourceCount"] == "2"
         assert (resources["resourceCpuRequest"], resources["resourceCpuLimit"]) == ("6", "12")
-        assert (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]) == ("40Gi", "80Gi")
+        assert (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]) == (
+            "40Gi",
+            "80Gi",
+        )
     for name in CPU_TASKS:
         resources = container(spec, name)["resources"]
         assert (resources["resourceCpuRequest"], resources["resourceCpuLimit"]) == ("500m", "4")
-        assert (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]) == ("4Gi", "5Gi")
+        assert (resources["resourceMemoryRequest"], resources["resourceMemoryLimit"]) == (
+            "4Gi",
+            "5Gi",
+        )
 
 
 def test_shared_memory_and_scratch(compile_placed: Compile):
@@ -92,8 +120,15 @@ def test_time_limits(compile_placed: Compile):
 
 def test_every_task_is_tried_again_with_backoff(compile_placed: Compile):
     spec, _ = compile_placed(retries=5, retry_seconds=10, retry_factor=3.0, retry_max_seconds=90)
-    policy = {"maxRetryCount": 5, "backoffDuration": "10s", "backoffFactor": 3.0, "backoffMaxDuration": "90s"}
-    found = {name: task.get("retryPolicy") for name, task in tasks(spec).items() if "dag" not in name}
+    policy = {
+        "maxRetryCount": 5,
+        "backoffDuration": "10s",
+        "backoffFactor": 3.0,
+        "backoffMaxDuration": "90s",
+    }
+    found = {
+        name: task.get("retryPolicy") for name, task in tasks(spec).items() if "dag" not in name
+    }
     groups = {name for name in found if name.startswith(("for-loop", "exit-handler"))}
     assert len(groups) == 2
     assert all(found[name] == policy for name in set(found) - groups)
@@ -119,12 +154,17 @@ def test_the_token_comes_from_a_secret_that_may_be_absent(compile_placed: Compil
 
 
 def test_volumes_for_models_and_data(compile_placed: Compile):
-    spec, executors = compile_placed(cache_claim="models", data_claim="rows", checkpoint_prefix="/data/checkpoints")
+    spec, executors = compile_placed(
+        cache_claim="models", data_claim="rows", checkpoint_prefix="/data/checkpoints"
+    )
     for name in GPU_TASKS:
         mounts = {mount["mountPath"]: mount["constant"] for mount in executors[name]["pvcMount"]}
         assert mounts == {"/cache": "models", "/data": "rows"}
         given = {item["name"]: item["value"] for item in container(spec, name)["env"]}
-        assert given == {"HF_HOME": "/cache/huggingface", "DYNAMICPO_CHECKPOINT_PREFIX": "/data/checkpoints"}
+        assert given == {
+            "HF_HOME": "/cache/huggingface",
+            "DYNAMICPO_CHECKPOINT_PREFIX": "/data/checkpoints",
+        }
     for name in CPU_TASKS:
         assert [mount["constant"] for mount in executors[name]["pvcMount"]] == ["rows"]
     assert "pvcMount" not in str(compile_placed()[1])
@@ -133,9 +173,10 @@ def test_volumes_for_models_and_data(compile_placed: Compile):
 def test_the_checkpoint_prefix_is_a_constant_and_so_the_same_on_a_retry(compile_placed: Compile):
     spec, _ = compile_placed(checkpoint_prefix="gs://bucket/checkpoints")
     for name in GPU_TASKS:
-        assert {"name": "DYNAMICPO_CHECKPOINT_PREFIX", "value": "gs://bucket/checkpoints"} in container(spec, name)[
-            "env"
-        ]
+        assert {
+            "name": "DYNAMICPO_CHECKPOINT_PREFIX",
+            "value": "gs://bucket/checkpoints",
+        } in container(spec, name)["env"]
 
 
 def test_all_tasks_run_as_the_images_user(compile_placed: Compile):
@@ -166,7 +207,10 @@ def test_the_exit_handler_runs_whatever_happened(compile_placed: Compile):
     assert given["run_id"]["runtimeValue"]["constant"] == "{{$.pipeline_job_uuid}}"
     assert given["status"]["taskFinalStatus"]["producerTask"] == "exit-handler-1"
     assert not last["cachingOptions"].get("enableCache")
-    assert spec["root"]["dag"]["tasks"]["exit-handler-1"]["componentRef"]["name"] == "comp-exit-handler-1"
+    assert (
+        spec["root"]["dag"]["tasks"]["exit-handler-1"]["componentRef"]["name"]
+        == "comp-exit-handler-1"
+    )
     inside = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert set(spec["root"]["dag"]["tasks"]) == {"exit-handler-1", "report"} and "prepare" in inside
 

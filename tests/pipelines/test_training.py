@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components import IMAGE
-from dynamicpo import cli
+from dynamicpo.cli.main import main
 from dynamicpo.runs.pipelines import check_parameters, pipeline_names, pipeline_parameters
+from dynamicpo_components import IMAGE
 from tests.fixtures.tables import write_tables
 
 QUICKSTART = Path(__file__).parents[2] / "pipelines" / "training" / "quickstart"
@@ -22,7 +22,7 @@ DIGEST = "python@sha256:" + 64 * "a"
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("compiled") / "training.yaml"
-    assert cli.main(["compile", "training", "--image", DIGEST, "-o", str(path)]) == 0
+    assert main(["compile", "training", "--image", DIGEST, "-o", str(path)]) == 0
     text = path.read_text()
     assert IMAGE not in text
     return dict(next(yaml.safe_load_all(text)))
@@ -35,14 +35,19 @@ def test_compiles_to_the_same_bytes_in_every_process(name: str, tmp_path: Path):
         path = tmp_path / f"{seed}.yaml"
         command = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())"]
         command += ["compile", name, "--image", DIGEST, "-o", str(path)]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=tmp_path)
+        subprocess.run(
+            command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=tmp_path
+        )
         texts.append(path.read_bytes())
     assert texts[0] == texts[1]
     assert next(yaml.safe_load_all(texts[0]))["pipelineInfo"]["name"] == name.replace("_", "-")
 
 
 def test_every_task_runs_in_the_given_image(compiled: dict[str, Any]):
-    images = {executor["container"]["image"] for executor in compiled["deploymentSpec"]["executors"].values()}
+    images = {
+        executor["container"]["image"]
+        for executor in compiled["deploymentSpec"]["executors"].values()
+    }
     assert images == {DIGEST}
 
 
@@ -63,7 +68,11 @@ def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
     assert feeds(tasks["sample-negatives"], "examples") == "prepare-data"
     assert feeds(tasks["fine-tune"], "preferences") == "sample-negatives"
     assert feeds(tasks["evaluate"], "model") == "fine-tune"
-    assert feeds(tasks["monitor-drift"], "reference") == feeds(tasks["monitor-drift"], "current") == "sample-negatives"
+    assert (
+        feeds(tasks["monitor-drift"], "reference")
+        == feeds(tasks["monitor-drift"], "current")
+        == "sample-negatives"
+    )
     assert feeds(tasks["compare-evaluations"], "baselines") == "evaluate"
     assert feeds(tasks["compare-evaluations"], "evaluations") == "for-loop-2"
     loop = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
@@ -77,9 +86,13 @@ def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]
     """No parameter is left out or crossed over on its way to a task."""
     tasks = {
         "data": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["prepare-data"],
-        "negatives": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["sample-negatives"],
+        "negatives": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"][
+            "sample-negatives"
+        ],
         "sft": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["fine-tune"],
-        "preference": compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]["train-preferences"],
+        "preference": compiled["components"]["comp-for-loop-2"]["dag"]["tasks"][
+            "train-preferences"
+        ],
         "evaluation": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["evaluate"],
         "drift": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["monitor-drift"],
     }
@@ -90,7 +103,9 @@ def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]
 
 
 def test_objectives_set_loss_and_dynamic(compiled: dict[str, Any]):
-    inputs = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]["train-preferences"]["inputs"]["parameters"]
+    inputs = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]["train-preferences"][
+        "inputs"
+    ]["parameters"]
     for name in ("loss", "dynamic"):
         assert inputs[name]["parameterExpressionSelector"] == f'parseJson(string_value)["{name}"]'
 
@@ -114,9 +129,13 @@ TINY = {
 }
 
 
-def run(folder: Path, capfd: pytest.CaptureFixture[str], *arguments: str, **more: str) -> tuple[int, str, str]:
-    given = [word for name, value in {**TINY, **more}.items() for word in ("--param", f"{name}={value}")]
-    code = cli.main(["run", "training", "--output", str(folder), *given, *arguments])
+def run(
+    folder: Path, capfd: pytest.CaptureFixture[str], *arguments: str, **more: str
+) -> tuple[int, str, str]:
+    given = [
+        word for name, value in {**TINY, **more}.items() for word in ("--param", f"{name}={value}")
+    ]
+    code = main(["run", "training", "--output", str(folder), *given, *arguments])
     return code, *capfd.readouterr()
 
 
@@ -162,42 +181,74 @@ def check_report(folder: Path, names: list[str]) -> None:
 def test_every_task_of_every_pipeline_is_placed(name: str, tmp_path: Path):
     """What a placement becomes is tested in test_placement.py; here: no task of a real pipeline was forgotten."""
     path = tmp_path / "pipeline.yaml"
-    places = ["gpu_count=2", "queue=gpu", "data_claim=rows", "cache_claim=models", "checkpoint_prefix=/data/c"]
+    places = [
+        "gpu_count=2",
+        "queue=gpu",
+        "data_claim=rows",
+        "cache_claim=models",
+        "checkpoint_prefix=/data/c",
+    ]
     words = [word for place in places for word in ("--place", place)]
-    assert cli.main(["compile", name, "--image", DIGEST, *words, "-o", str(path)]) == 0
+    assert main(["compile", name, "--image", DIGEST, *words, "-o", str(path)]) == 0
     spec, platform = yaml.safe_load_all(path.read_text())
-    containers = {task: item["container"] for task, item in spec["deploymentSpec"]["executors"].items()}
+    containers = {
+        task: item["container"] for task, item in spec["deploymentSpec"]["executors"].items()
+    }
     placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(placed) == set(containers)
     gpus = {task for task, item in containers.items() if "accelerator" in item["resources"]}
     for task, found in placed.items():
         amounts = {key for key in containers[task]["resources"] if key.startswith("resource")}
-        assert amounts == {f"resource{kind}{end}" for kind in ("Cpu", "Memory") for end in ("Request", "Limit")}
-        assert int(found["activeDeadlineSeconds"]) > 0 and found["securityContext"]["runAsNonRoot"] is True
+        assert amounts == {
+            f"resource{kind}{end}" for kind in ("Cpu", "Memory") for end in ("Request", "Limit")
+        }
+        assert (
+            int(found["activeDeadlineSeconds"]) > 0
+            and found["securityContext"]["runAsNonRoot"] is True
+        )
         mounts = {item["mountPath"] for item in [*found["emptyDirMounts"], *found["pvcMount"]]}
         assert mounts == {"/tmp", "/data", *(("/dev/shm", "/cache") if task in gpus else ())}
-        assert ("nodeSelector" in found, "tolerations" in found, "secretAsEnv" in found) == 3 * (task in gpus,)
+        assert ("nodeSelector" in found, "tolerations" in found, "secretAsEnv" in found) == 3 * (
+            task in gpus,
+        )
         assert ("nodeAffinity" in found) == (task not in gpus)
-        prefixes = [item["value"] for item in containers[task].get("env", []) if item["name"].endswith("_PREFIX")]
+        prefixes = [
+            item["value"]
+            for item in containers[task].get("env", [])
+            if item["name"].endswith("_PREFIX")
+        ]
         assert prefixes == (["/data/c"] if task in gpus else [])
     dags = [spec["root"], *spec["components"].values()]
     tasks = [task for dag in dags for task in dag.get("dag", {}).get("tasks", {}).values()]
-    runs = [task for task in tasks if "executorLabel" in spec["components"][task["componentRef"]["name"]]]
-    assert len(runs) >= len(containers) and all(task["retryPolicy"]["maxRetryCount"] == 3 for task in runs)
+    runs = [
+        task
+        for task in tasks
+        if "executorLabel" in spec["components"][task["componentRef"]["name"]]
+    ]
+    assert len(runs) >= len(containers) and all(
+        task["retryPolicy"]["maxRetryCount"] == 3 for task in runs
+    )
 
 
 def test_only_tasks_with_models_take_gpus(tmp_path: Path):
     path = tmp_path / "training.yaml"
-    assert cli.main(["compile", "training", "--image", DIGEST, "-o", str(path)]) == 0
+    assert main(["compile", "training", "--image", DIGEST, "-o", str(path)]) == 0
     spec = next(yaml.safe_load_all(path.read_text()))
     found = spec["deploymentSpec"]["executors"].items()
     gpus = {name for name, item in found if "accelerator" in item["container"]["resources"]}
     assert gpus == {"exec-fine-tune", "exec-train-preferences", "exec-evaluate", "exec-evaluate-2"}
 
 
-def test_a_placement_that_can_not_be_used_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_placement_that_can_not_be_used_leaves_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     path = tmp_path / "training.yaml"
-    for given, said in (("gpu_cont=2", "Did you mean 'gpu_count'?"), ("gpu_memory=lots", "gpu_memory: must be")):
-        assert cli.main(["compile", "training", "--image", DIGEST, "--place", given, "-o", str(path)]) == 2
+    for given, said in (
+        ("gpu_cont=2", "Did you mean 'gpu_count'?"),
+        ("gpu_memory=lots", "gpu_memory: must be"),
+    ):
+        assert (
+            main(["compile", "training", "--image", DIGEST, "--place", given, "-o", str(path)]) == 2
+        )
         assert said in capsys.readouterr().err
     assert not path.exists()

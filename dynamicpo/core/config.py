@@ -1,0 +1,327 @@
+"""One frozen dataclass per stage: the defaults, the checks, and the words every face of a stage uses.
+
+The command line makes its flags from these fields, a KFP component has a parameter for each, and a
+stage writes the configuration it ran with into its manifest. A comment behind a field is the help text.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamicpo.core.config_fields import Checked, check_fields, from_mapping, setting
+from dynamicpo.core.errors import ConfigError, unknown_name
+from dynamicpo.core.model_names import BASELINES, check_model_names
+
+__all__ = [
+    "ABLATIONS",
+    "BACKBONES",
+    "BACKENDS",
+    "BASELINES",
+    "CANDIDATES",
+    "EXCLUDES",
+    "LOSSES",
+    "SCORES",
+    "SOURCES",
+    "SPLITS",
+    "STRATEGIES",
+    "VARIANTS",
+    "Checked",
+    "DataConfig",
+    "DriftConfig",
+    "EvaluationConfig",
+    "GridConfig",
+    "NegativesConfig",
+    "PreferenceConfig",
+    "SFTConfig",
+    "StudyConfig",
+    "check_fields",
+    "check_model_names",
+    "from_mapping",
+    "setting",
+]
+
+SOURCES = ("table", "movielens", "published")
+BACKBONES = ("compact", "smollm2-135m")
+SPLITS = ("train", "validation", "test")
+STRATEGIES = ("uniform", "popularity", "popularity-matched", "hard", "published")
+EXCLUDES = ("window", "past", "all")
+CANDIDATES = ("listed", "catalogue")
+BACKENDS = ("auto", "sdpa", "flex", "plain")
+SCORES = ("sum", "mean", "pmi")
+LOSSES = ("dpo", "dmpo", "mppo", "sdpo", "simpo")
+ABLATIONS = ("none", "selection", "beta")
+VARIANTS = ("plain", "dynamicpo", "selection", "beta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked):
+    """Interactions to examples."""
+
+    source: str = setting(
+        "table",
+        "what the input is: two tables, MovieLens' own files, or published rows",
+        choices=SOURCES,
+    )
+    min_rating: float = setting(0.0, "keep interactions with at least this rating (0: all)", low=0)
+    k_core: int = setting(
+        5, "drop users and items with fewer interactions, until none is left (1: keep all)", low=1
+    )
+    split: str = setting(
+        "time",
+        "8:1:1 by time over all interactions, or the last two of every user",
+        choices=("time", "leave-one-out"),
+    )
+    min_history: int = setting(3, "shortest history of an example, in items", low=1)
+    max_history: int = setting(10, "longest history of an example, in items", low=1)
+    max_unknown_share: float = setting(
+        0.01,
+        "largest share of interactions with items that are not in the items table",
+        low=0,
+        high=1,
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields, then the two that depend on each other."""
+        check_fields(self)
+        if self.max_history < self.min_history:
+            raise ConfigError(
+                f"max_history: must be >= min_history ({self.min_history}), got {self.max_history}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesConfig(Checked):
+    """Examples to preference rows."""
+
+    num_candidates: int = setting(20, "candidates per row, the target included", low=2, high=1000)
+    strategy: str = setting(
+        "uniform",
+        "how negatives are drawn; 'hard' in training rows only, 'published' keeps the lists the rows came with",
+        choices=STRATEGIES,
+    )
+    hard_share: float = setting(
+        0.5, "share of 'hard' negatives; the others are uniform", low=0, high=1
+    )
+    exclude: str = setting(
+        "window",
+        "what negatives exclude: the row's history, the user's past, or all the user's items",
+        choices=EXCLUDES,
+    )
+    allow_leak: bool = setting(
+        False, "accept candidate lists that give the answer away; every report says so in red"
+    )
+    seed: int = setting(0, "seed of every draw", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(Checked):
+    """Supervised fine-tuning. What it says of prompts is kept with the model and used by every later stage."""
+
+    backbone: str = setting(
+        "compact",
+        "'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs:// prefix",
+    )
+    revision: str = setting("main", "revision of a Hugging Face model")
+    trust_remote_code: bool = setting(
+        False, "run code that comes with the model; only for models you trust"
+    )
+    item_text: str = setting(
+        "auto",
+        "how items are written: titles, or one token each",
+        choices=("auto", "title", "token"),
+    )
+    template: str = setting(
+        "movies", "prompt templates: movies, music, books, games, or a YAML file"
+    )
+    list_candidates: bool = setting(False, "list the candidates in the prompt, as published")
+    max_length: int = setting(
+        512, "longest prompt plus answer, in tokens; the oldest history items are cut", low=16
+    )
+    tuning: str = setting(
+        "auto", "train a LoRA adapter or all weights", choices=("auto", "lora", "full")
+    )
+    quantization: str = setting(
+        "none", "weights of the base model in memory", choices=("none", "4bit")
+    )
+    precision: str = setting(
+        "auto",
+        "matrix products; auto: bfloat16 where the processor has it, but float32 for compact",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    loss_on: str = setting("answer", "tokens that carry the loss", choices=("answer", "history"))
+    rows: int = setting(0, "train on this many rows, chosen by key (0: all)", low=0)
+    epochs: float = setting(1.0, "passes over the rows", above=0)
+    max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
+    batch_size: int = setting(64, "rows per step", low=1)
+    micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
+    learning_rate: float = setting(
+        0.0, "peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights)", low=0
+    )
+    warmup_share: float = setting(
+        0.05, "share of the steps with a rising learning rate", low=0, high=1
+    )
+    max_grad_norm: float = setting(1.0, "gradient clipping", low=0)
+    lora_rank: int = setting(16, "rank of the adapter", low=1)
+    lora_alpha: int = setting(32, "scale of the adapter", low=1)
+    lora_dropout: float = setting(0.0, "dropout of the adapter", low=0, high=1)
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    seed: int = setting(0, "seed of weights, order and templates", low=0)
+
+    def __post_init__(self) -> None:
+        """Check the fields, then whether the backbone is one of ours with a slip in its name."""
+        check_fields(self)
+        near = difflib.get_close_matches(self.backbone, BACKBONES, n=1, cutoff=0.8)
+        if near and self.backbone not in BACKBONES and not Path(self.backbone).exists():
+            raise ConfigError(
+                f"backbone: must be {', '.join(BACKBONES)} or a causal LM, got {self.backbone!r}. "
+                f"Did you mean {near[0]!r}?"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(Checked):
+    """DynamicPO preference training (arXiv 2605.00327), from an SFT model."""
+
+    loss: str = setting("dmpo", "base objective", choices=LOSSES)
+    dynamic: bool = setting(True, "DynamicPO: boundary negatives and a beta of their own")
+    ablation: str = setting(
+        "none", "keep one half of DynamicPO: 'selection' or 'beta'", choices=ABLATIONS
+    )
+    beta: float = setting(1.0, "strength of the pull to the reference", low=1e-6)
+    margin: float = setting(6.0, "margin constant of the dynamic beta, nats", low=0)
+    simpo_gamma: float = setting(0.0, "target margin of SimPO, nats", low=0)
+    num_negatives: int = setting(
+        15, "negatives per row: the first ones of the row's rejected items", low=1
+    )
+    rows: int = setting(
+        0, "train on this many rows, disjoint from SFT's when both are given (0: all)", low=0
+    )
+    epochs: float = setting(1.0, "passes over the rows", above=0)
+    max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
+    batch_size: int = setting(64, "rows per step", low=1)
+    micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
+    learning_rate: float = setting(
+        0.0, "peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all weights)", low=0
+    )
+    warmup_share: float = setting(
+        0.05, "share of the steps with a rising learning rate", low=0, high=1
+    )
+    max_grad_norm: float = setting(1.0, "gradient clipping", low=0)
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
+    seed: int = setting(0, "seed of the order", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Checked):
+    """Models and baselines on the same held-out rows."""
+
+    split: str = setting("test", "split to evaluate", choices=SPLITS)
+    candidates: str = setting(
+        "listed",
+        "what is ranked: a row's own list, or the whole catalogue but what is excluded",
+        choices=CANDIDATES,
+    )
+    score: str = setting(
+        "sum",
+        "an item's score: log-probability, its mean per token, or less the title's own",
+        choices=SCORES,
+    )
+    rows: int = setting(0, "evaluate this many rows, chosen by key (0: all)", low=0)
+    generate: bool = setting(False, "also generate an answer for each row (HitRatio@1, ValidRatio)")
+    base: bool = setting(False, "also evaluate the untrained base model")
+    sasrec: bool = setting(
+        True, "also train and evaluate SASRec, a sequential recommender without language"
+    )
+    allow_leak: bool = setting(
+        False, "accept candidate lists that give the answer away; every report says so in red"
+    )
+    token_budget: int = setting(8192, "tokens scored at once", low=64)
+    resamples: int = setting(2000, "bootstrap resamples of users", low=100)
+    backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
+    seed: int = setting(0, "seed of the bootstrap, of the rows and of SASRec", low=0)
+
+    def __post_init__(self) -> None:
+        """Check the fields, then the two that exclude each other."""
+        check_fields(self)
+        if self.generate and self.candidates == "catalogue":
+            raise ConfigError(
+                "generate: an answer is looked for in a row's own list, but candidates is 'catalogue'. Leave one out."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig(Checked):
+    """A current window of rows against a reference window."""
+
+    split: str = setting(
+        "test",
+        "split of the current window that is compared with the reference's training split",
+        choices=SPLITS,
+    )
+    threshold: float = setting(0.1, "a column has drifted when its distance reaches this", low=0)
+    drift_share: float = setting(
+        0.5, "drifted when at least this share of the columns has drifted", low=0, high=1
+    )
+    rows: int = setting(5000, "rows of each window, chosen by key (0: all)", low=0)
+    seed: int = setting(0, "seed of the choice of rows", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig(Checked):
+    """The cells of the collapse study: what is trained, each from the same SFT model. Lists are text with commas."""
+
+    num_negatives: str = setting("1,5,19", "numbers of negatives K", low=1)
+    objectives: str = setting("dmpo,sdpo", "base objectives", choices=LOSSES[1:])
+    variants: str = setting(
+        "plain,dynamicpo", "DynamicPO off, on, or one half of it", choices=VARIANTS
+    )
+    seeds: str = setting("0,1,2", "seeds of preference training", low=0)
+
+    def __post_init__(self) -> None:
+        """Check every list, all at once."""
+        problems = [
+            problem for item in dataclasses.fields(self) if (problem := self._list_problem(item))
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def _list_problem(self, item: "dataclasses.Field[Any]") -> str:
+        value, choices, low = (
+            getattr(self, item.name),
+            item.metadata["choices"],
+            item.metadata["low"],
+        )
+        entries = self.listed(item.name) if isinstance(value, str) else [""]
+        if choices:
+            wrong = [entry for entry in entries if entry and entry not in choices]
+            if wrong:
+                return str(unknown_name(item.name, wrong[0], choices))
+        elif all(entry.isascii() and entry.isdigit() and int(entry) >= low for entry in entries):
+            entries = [str(int(entry)) for entry in entries]
+        else:
+            return f"{item.name}: must be whole numbers >= {low} with commas, got {value!r}."
+        if "" in entries or len({*entries}) < len(entries):
+            return f"{item.name}: must be a list with commas, each entry once, got {value!r}."
+        return ""
+
+    def listed(self, name: str) -> list[str]:
+        """The entries of a field."""
+        return [entry.strip() for entry in getattr(self, name).split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Checked):
+    """When more negatives count as a collapse."""
+
+    min_drop: float = setting(
+        0.02, "smallest fall of HitRatio@1 that counts as a collapse", low=0, high=1
+    )
+    level: float = setting(
+        0.05,
+        "a difference is clear where p, after Holm's correction, is below this",
+        low=1e-6,
+        high=0.5,
+    )

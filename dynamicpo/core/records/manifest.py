@@ -1,0 +1,117 @@
+"""The manifest: what determines a stage's result, and a checksum of each file of it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dynamicpo.core.errors import DataError
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: keys sorted, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_checksum(folder: Path) -> str:
+    """Names the content of all files in a folder and below it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint({str(path.relative_to(folder)): file_checksum(path) for path in files})
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that name a JSON value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Manifest:
+    """What determines a stage's result, and what the result is.
+
+    Attributes:
+        stage: The stage's name.
+        config: Its configuration, field by field.
+        inputs: A checksum for each input (for a folder of ours: its `fingerprint`).
+        counts: Numbers of rows, kept and dropped, by reason.
+        extra: What later stages need to know (prompt settings, base model, protocol).
+        files: SHA-256 of each file of the output.
+    """
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    counts: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cause(self) -> str:
+        """Names what was asked for: stage, configuration and inputs."""
+        return fingerprint({"stage": self.stage, "config": self.config, "inputs": self.inputs})
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the output's content."""
+        return fingerprint(dataclasses.asdict(self))
+
+
+def read_manifest(folder: Path, stage: str = "") -> Manifest:
+    """The manifest of a finished output.
+
+    Args:
+        folder: An output folder of a stage.
+        stage: The stage it must come from ("" for any).
+
+    Raises:
+        DataError: No such folder, an unfinished one, or one of another stage.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        what = "is not finished (it has no manifest.json)" if folder.is_dir() else "does not exist"
+        raise DataError(
+            f"{folder}: must be the finished output of {stage or 'a stage'}, but it {what}. Run that stage first."
+        )
+    try:
+        manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: must be a manifest, but it can't be read ({error}). Run the stage again."
+        ) from error
+    if stage and manifest.stage != stage:
+        raise DataError(
+            f"{folder}: must be the output of {stage}, but it comes from {manifest.stage}. Give the right folder."
+        )
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(
+        json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    partial.replace(path)
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A config as it stands in a manifest."""
+    return dataclasses.asdict(config)
+
+
+def input_fingerprint(folder: Path) -> str:
+    """What names an input folder of ours in a manifest."""
+    return read_manifest(folder).fingerprint
+
+
+def keep_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain copy, as JSON gives it back (tuples become lists)."""
+    return dict(json.loads(canonical(values)))

@@ -1,0 +1,90 @@
+"""Rows and items as Parquet files, and their schemas."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dynamicpo.core.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+EXAMPLES = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("user_id", pa.string()),
+        ("history", pa.list_(pa.string())),
+        ("target", pa.string()),
+        ("timestamp", pa.float64()),
+    ]
+)
+CANDIDATES = pa.field("candidates", pa.list_(pa.string()))
+PREFERENCES = pa.schema([*EXAMPLES, CANDIDATES, pa.field("rejected", pa.list_(pa.string()))])
+ITEMS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("title", pa.string()),
+        ("popularity", pa.int64()),
+        ("category", pa.string()),
+    ]
+)
+_PART_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of a prompt and of the answers to it, scored exactly as given.
+
+    Attributes:
+        prompt_ids: The prompt. At least one token.
+        answer_ids: Each answer, with its end-of-sequence token where it has one. At least one token each.
+    """
+
+    prompt_ids: Sequence[int]
+    answer_ids: Sequence[Sequence[int]]
+
+
+def write_rows(folder: Path, split: str, rows: pa.Table) -> None:
+    """Write a split as `part-*.parquet` of at most 100,000 rows each. The same rows give the same bytes."""
+    (folder / split).mkdir(parents=True)
+    for part in range(max(1, -(-len(rows) // _PART_ROWS))):
+        piece = rows.slice(part * _PART_ROWS, _PART_ROWS).combine_chunks()
+        pq.write_table(piece, folder / split / f"part-{part:05d}.parquet", compression="zstd")
+
+
+def read_rows(folder: Path, split: str, schema: pa.Schema = PREFERENCES) -> pa.Table:
+    """A split's rows, with at least the columns of `schema`.
+
+    Raises:
+        DataError: No such split, or a column is missing.
+    """
+    parts = sorted((folder / split).glob("part-*.parquet"))
+    if not parts:
+        raise DataError(
+            f"{folder / split}: must hold part-*.parquet files, but none is there. Run the stage before this one."
+        )
+    table = pa.concat_tables([pq.read_table(part) for part in parts])
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{folder / split}: must have the columns {', '.join(schema.names)}, but {', '.join(missing)} is missing. "
+            "Give the output of the stage before this one."
+        )
+    return table
+
+
+def write_items(folder: Path, items: pd.DataFrame) -> None:
+    """Write `items.parquet`, sorted by item id."""
+    table = pa.Table.from_pandas(items.sort_values("item_id"), schema=ITEMS, preserve_index=False)
+    pq.write_table(table, folder / "items.parquet", compression="zstd")
+
+
+def read_items(folder: Path) -> pd.DataFrame:
+    """The items table: `item_id`, `title`, `popularity` (training split only), `category`; sorted by item id."""
+    path = folder / "items.parquet"
+    if not path.is_file():
+        raise DataError(f"{path}: must be there, but it is missing. Run the stage before this one.")
+    items: pd.DataFrame = pq.read_table(path).to_pandas()
+    return items

@@ -1,1 +1,0 @@
-"""Where interactions come from: two tables, MovieLens' own files, or the published rows."""

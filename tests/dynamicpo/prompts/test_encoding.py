@@ -1,0 +1,171 @@
+"""Prompts: the same tokens everywhere, the oldest items cut and never the answer."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.storage import put
+from dynamicpo.prompts.encoding import PLAIN_TEMPLATE, Prompts, PromptSettings, item_token
+from dynamicpo.prompts.loader import load_template
+
+WORDS = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "Seen:",
+    "Next:",
+    "One",
+    "of:",
+    "Alien",
+    "Brazil",
+    "Clue",
+    "Dark",
+    "City",
+    "<item:b>",
+]
+ITEMS = pd.DataFrame(
+    {"item_id": ["a", "b", "c", "d"], "title": ["Alien", "Brazil", "Clue", "Dark City"]}
+)
+TEMPLATE = {
+    "name": "test",
+    "separator": " ",
+    "answer": "{title}",
+    "prompts": ["Seen: {history}Next: "],
+    "prompts_with_candidates": ["Seen: {history}One of: {candidates}Next: "],
+}
+
+
+def tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(
+        WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
+    inner.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", **special)
+
+
+def prompts(
+    max_length: int = 64, *, list_candidates: bool = False, template: dict | None = None
+) -> Prompts:
+    return Prompts(
+        tokenizer(),
+        ITEMS,
+        PromptSettings("title", template or TEMPLATE, list_candidates, max_length),
+    )
+
+
+def words(token_ids: list[int]) -> str:
+    return " ".join(WORDS[token] for token in token_ids)
+
+
+def test_row_holds_prompt_and_answers_that_end_the_sequence() -> None:
+    row = prompts().row("u:1", ["a", "d"], ["b", "d"])
+    assert words(row.prompt_ids) == "Seen: Alien Dark City Next:"
+    assert [words(ids) for ids in row.answer_ids] == ["Brazil </s>", "Dark City </s>"]
+
+
+def test_candidates_are_listed_in_their_order() -> None:
+    row = prompts(list_candidates=True).row("u:1", ["a"], ["b"], ["c", "b"])
+    assert words(row.prompt_ids) == "Seen: Alien One of: Clue Brazil Next:"
+
+
+def test_start_token_comes_first_where_the_tokenizer_has_one() -> None:
+    built = Prompts(tokenizer(bos_token="<s>"), ITEMS, PromptSettings("title", TEMPLATE, False, 64))
+    assert words(built.row("u:1", ["a"], ["b"]).prompt_ids) == "<s> Seen: Alien Next:"
+
+
+def test_training_row_is_the_scored_row_as_one_sequence() -> None:
+    built = prompts()
+    row = built.row("u:1", ["a", "d"], ["b"])
+    tokens, kinds = built.training_row("u:1", ["a", "d"], "b")
+    assert tokens == [*row.prompt_ids, *row.answer_ids[0]]
+    assert kinds == ["text", "history", "history", "history", "text", "answer", "answer"]
+
+
+def test_oldest_items_are_cut_and_the_answer_never() -> None:
+    built = prompts(
+        max_length=7
+    )  # two texts, the answer's three tokens: room for two tokens of history
+    row = built.row("u:1", ["a", "b", "c"], ["d"])
+    assert words(row.prompt_ids) == "Seen: Brazil Clue Next:"
+    assert words(row.answer_ids[0]) == "Dark City </s>"
+    assert built.cut_items == 1
+
+
+def test_a_prompt_that_never_fits_is_an_error_that_says_what_it_needs() -> None:
+    with pytest.raises(
+        DataError, match=r"row u:1: .*max_length = 5 tokens, but they need 6 .*Raise max_length"
+    ):
+        prompts(max_length=5).row("u:1", ["a"], ["d"])
+
+
+def test_an_item_the_model_does_not_know_is_named() -> None:
+    with pytest.raises(DataError, match="row u:7: .*item 'zz'"):
+        prompts().row("u:7", ["a"], ["zz"])
+
+
+def test_without_history_keeps_the_template_and_the_answers() -> None:
+    row = prompts().without_history(["b"])
+    assert words(row.prompt_ids) == "Seen: Next:" and words(row.answer_ids[0]) == "Brazil </s>"
+
+
+def test_template_of_a_row_depends_on_its_id_alone() -> None:
+    two = {**TEMPLATE, "prompts": ["Seen: {history}Next: ", "{history}Next: "]}
+    built = prompts(template=two)
+    ids = [f"u:{number}" for number in range(200)]
+    starts = {name: len(built.row(name, ["a"], ["b"]).prompt_ids) for name in ids}
+    again = {
+        name: len(prompts(template=two).row(name, ["a"], ["b"]).prompt_ids)
+        for name in reversed(ids)
+    }
+    assert starts == again
+    assert 60 < sum(size == 3 for size in starts.values()) < 140
+
+
+def test_items_as_tokens_use_one_token_each() -> None:
+    settings = PromptSettings("token", PLAIN_TEMPLATE, False, 64)
+    row = Prompts(tokenizer(), ITEMS, settings).row("u:1", ["b"], ["b"])
+    assert row.prompt_ids == [WORDS.index(item_token("b"))]
+
+
+@pytest.mark.parametrize("name", ["movies", "music", "books", "games", "titles"])
+@pytest.mark.parametrize("list_candidates", [False, True])
+def test_shipped_templates_can_be_used(name: str, list_candidates: bool) -> None:
+    assert load_template(name, list_candidates=list_candidates)["answer"] == "{title}"
+
+
+def test_an_unknown_template_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown name 'movie'; .*Did you mean 'movies'\?"):
+        load_template("movie")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prompts: ['no hole']", "must hold {history} once"),
+        ("prompts: ['{history} {history}']", "must hold {history} once"),
+        ("prompts: ['{history}']\nanswer: x", "answer must hold {title}"),
+        ("prompts: ['{history}']\nseperator: x", "Did you mean 'separator'"),
+        ("prompts: [3]", "must be text .*, got 3"),
+        ("prompts: '{history}'", "prompts a list of texts"),
+        ("prompts: ['{history}']\nseparator: 1", "must be text .*, got 1"),
+        ("- a list", "must be a mapping"),
+        ("prompts: [", "must be YAML"),
+    ],
+)
+def test_a_template_file_that_cannot_be_used_says_why(tmp_path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message.replace("{", r"\{").replace("}", r"\}")):
+        load_template(str(path))
+
+
+def test_a_template_may_be_in_a_bucket(tmp_path: Path, object_store: str) -> None:
+    (tmp_path / "mine.yaml").write_text("prompts: ['{history}?']")
+    put(tmp_path / "mine.yaml", f"{object_store}/{tmp_path.name}/mine.yaml")
+    assert load_template(f"{object_store}/{tmp_path.name}/mine.yaml") == {"prompts": ["{history}?"]}

@@ -1,0 +1,427 @@
+"""`dynamicpo compare`: runs of this machine and of a Kubeflow installation, and what can't be compared."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+from safetensors.torch import load_file, save_file
+
+from dynamicpo.cli.main import main
+from dynamicpo.core import storage
+from dynamicpo.core.config import EvaluationConfig
+from dynamicpo.core.records.manifest import read_manifest
+from dynamicpo.evaluation.evaluate import evaluate
+from dynamicpo.runs.local import summary
+from dynamicpo.runs.local.task_runner import Task
+from tests.fixtures.folders import NUM_CANDIDATES, preference_rows, write_model, write_preferences
+from tests.fixtures.kubeflow import Installation, earlier_run
+
+CONFIG = EvaluationConfig(sasrec=False, resamples=100)
+Capture = pytest.CaptureFixture[str]
+MONDAY, FRIDAY = "0a0a0a0a-0000-4000-8000-000000000001", "0a0a0a0a-0000-4000-8000-000000000002"
+
+
+def write_run(
+    folder: Path, evaluations: Sequence[Path], state: str = "succeeded", **parameters: Any
+) -> Path:
+    """A run's folder, as a run leaves it."""
+    (folder / "logs").mkdir(parents=True)
+    tasks = []
+    for number, evaluation in enumerate(evaluations):
+        artifact = dsl.Artifact(name="evaluation", uri=str(evaluation))
+        tasks.append(
+            Task(f"evaluate {number}", folder / "logs" / f"{number}.log", state="succeeded")
+        )
+        tasks[-1].outputs = {"evaluation": artifact}
+    origin = {
+        "commit": f"commit of {folder.name}",
+        "image": "local processes",
+        "package_version": "0.1.0",
+    }
+    facts = {"pipeline": "training", "parameters": {"sft_seed": 0, **parameters}, **origin}
+    summary.write(folder, {**facts, "state": state}, 1.8e9, tasks)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, `monday` and `friday`, that share an SFT model, on the same rows; their evaluations one model each."""
+    folder = tmp_path_factory.mktemp("runs")
+    preferences = write_preferences(folder / "data" / "preferences")
+    for seed, name in enumerate(("sft", "monday", "friday")):
+        model = write_model(folder / "data" / f"model-{name}", seed=seed)
+        steps = [
+            {"step": 1, "loss": 2.0, "boundary_gradient": 0.5},
+            {"step": 2, "loss": 1.0, "boundary_gradient": 0.1},
+        ]
+        (model / "steps.jsonl").write_text(
+            "".join(json.dumps({**step, "rewards/margins": 0}) + "\n" for step in steps)
+        )
+        label = "sft" if name == "sft" else "dynamicpo"
+        evaluate(preferences, {label: model}, folder / "data" / f"evaluation-{name}", CONFIG)
+    for beta, name in enumerate(("monday", "friday"), start=1):
+        made = [folder / "data" / f"evaluation-{part}" for part in ("sft", name)]
+        write_run(folder / name, made, preference_beta=float(beta))
+    return folder
+
+
+def compare(capsys: Capture, *argv: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main(["compare", *argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refused(capsys: Capture, *argv: str) -> str:
+    code, out, err = compare(capsys, *argv)
+    assert (code, out) == (2, ""), err
+    assert "Traceback" not in err
+    return err
+
+
+def test_two_runs_by_name(root: Path, tmp_path: Path, capsys: Capture):
+    argv = ["monday", "friday", "--folder", str(root), "--output", str(tmp_path / "out")]
+    code, out, err = compare(capsys, *argv)
+    assert code == 0, err
+    names = [line.split()[0] for line in out.splitlines() if line]
+    assert names[2:8] == [
+        "random",
+        "popularity",
+        "cooccurrence",
+        "sft",
+        "monday/dynamicpo",
+        "friday/dynamicpo",
+    ]
+    assert out.splitlines()[-1] == str(tmp_path / "out" / "report.html")
+    settings = {line.split("  ")[0]: line.split()[-2:] for line in out.splitlines()}
+    assert settings["preference_beta"] == ["1", "2"]
+    assert "commit of monday" in out and "sft_seed" not in settings
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["runs"] == {
+        "commit": {"monday": "commit of monday", "friday": "commit of friday"},
+        "preference_beta": {"monday": 1.0, "friday": 2.0},
+    }
+    first = found["comparisons"][0]
+    assert (first["a"], first["b"]) == ("friday/dynamicpo", "monday/dynamicpo")
+    metrics = {
+        name: found["metrics"][f"{name}/dynamicpo"]["test_hit_ratio_at_1"]
+        for name in ("monday", "friday")
+    }
+    assert first["difference"] == pytest.approx(metrics["friday"] - metrics["monday"])
+
+
+def test_the_page_has_every_part(root: Path, tmp_path: Path, capsys: Capture):
+    argv = [str(root / "monday"), str(root / "friday"), "--output", str(tmp_path / "out")]
+    assert compare(capsys, *argv)[0] == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for heading in (
+        "Ranking the right item",
+        "Paired differences",
+        "What differs between the runs",
+        "What differs between the models",
+        "Preference training: curves",
+        "Where the right item stands",
+        "Rows won by a",
+        "Rows lost by a",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    assert "Boundary gradient, against the first steps" in page
+    assert "Film " in page and 'src="http' not in page and 'href="http' not in page
+
+
+def test_runs_and_evaluations_mix_and_json_is_whole(root: Path, tmp_path: Path, capsys: Capture):
+    argv = ["monday", str(root / "data" / "evaluation-friday"), "--folder", str(root), "--json"]
+    code, out, err = compare(capsys, *argv, "--output", str(tmp_path / "out"))
+    assert code == 0, err
+    found = json.loads(out)
+    assert {"monday/dynamicpo", "evaluation-friday/dynamicpo"} <= set(found["metrics"])
+    assert found["report"] == str(tmp_path / "out" / "report.html")
+
+
+def test_the_default_folder_stands_beside_the_runs(root: Path, tmp_path: Path, capsys: Capture):
+    shutil.copytree(root / "monday", tmp_path / "monday")
+    assert compare(capsys, "monday", "--folder", str(tmp_path))[0] == 0
+    assert len([*tmp_path.glob("compare-*/report.html")]) == 1
+    assert main(["runs", str(tmp_path)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["monday"]
+
+
+def test_an_unknown_run_is_named_with_the_nearest(root: Path, capsys: Capture):
+    said = refused(capsys, "monday", "fridey", "--folder", str(root))
+    assert "unknown name 'fridey'; choose from friday, monday. Did you mean 'friday'?" in said
+
+
+@pytest.mark.parametrize(
+    ("state", "remedy"),
+    [
+        ("killed", "Run it again"),
+        ("failed", "Run it again"),
+        ("cancelled", "Run it again"),
+    ],
+)
+def test_a_run_that_did_not_succeed_is_refused(
+    state: str, remedy: str, root: Path, tmp_path: Path, capsys: Capture
+):
+    write_run(tmp_path / "bad", [root / "data" / "evaluation-sft"], state)
+    said = refused(capsys, "bad", "--folder", str(tmp_path))
+    assert f"bad: must be a run that succeeded, but it is '{state}'. {remedy}." in said
+
+
+def test_a_run_goes_on_as_long_as_its_process(root: Path, tmp_path: Path, capsys: Capture):
+    folder = write_run(tmp_path / "long", [root / "data" / "evaluation-sft"], "running")
+    enter = f"with summary.at_work(pathlib.Path({str(folder)!r})):"
+    code = f"import pathlib, time\nfrom dynamicpo.runs import summary\n{enter}\n print(flush=True)\n time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()
+    assert [run["state"] for run in summary.list_runs(tmp_path)] == ["running"]
+    said = refused(capsys, "long", "--folder", str(tmp_path))
+    assert "long: must be a run that succeeded, but it is 'running'. Wait for its end." in said
+    process.kill()
+    process.wait()
+    assert [run["state"] for run in summary.list_runs(tmp_path)] == ["killed"]
+    assert "but it is 'killed'. Run it again." in refused(capsys, "long", "--folder", str(tmp_path))
+    with summary.at_work(folder):
+        assert summary.read(folder)["state"] == "running"
+    assert not [*folder.glob(".*")]
+
+
+def test_a_run_without_metrics_is_refused(tmp_path: Path, capsys: Capture):
+    write_run(tmp_path / "empty", [])
+    assert "empty: must have evaluated at least one model" in refused(
+        capsys, "empty", "--folder", str(tmp_path)
+    )
+
+
+def test_an_evaluation_that_is_not_finished_is_refused(tmp_path: Path, capsys: Capture):
+    (tmp_path / "half").mkdir()
+    assert "half: must be the finished output of evaluate" in refused(
+        capsys, str(tmp_path / "half")
+    )
+
+
+@pytest.mark.parametrize("changed", ["rows", "candidates"])
+def test_other_rows_and_other_candidates_are_refused(
+    changed: str, root: Path, tmp_path: Path, capsys: Capture
+):
+    rows = {
+        split: preference_rows(split, seed=1 if changed == "rows" else 0)
+        for split in ("train", "test")
+    }
+    if changed == "candidates":
+        for row in rows["test"]:
+            row["candidates"] = row["candidates"][::-1]
+    preferences = write_preferences(tmp_path / "preferences", rows)
+    evaluate(preferences, {"x": root / "data" / "model-sft"}, tmp_path / "other", CONFIG)
+    said = refused(
+        capsys,
+        "monday",
+        str(tmp_path / "other"),
+        "--folder",
+        str(root),
+        "--output",
+        str(tmp_path / "out"),
+    )
+    assert "must have the same rows and protocol" in said and "differ in rows (" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_user_has_no_interval_and_is_told_so(root: Path, tmp_path: Path, capsys: Capture):
+    rows = {"train": preference_rows("train"), "test": preference_rows("test", num_users=1)}
+    preferences = write_preferences(tmp_path / "preferences", rows)
+    for seed, name in enumerate("ab"):
+        model = write_model(tmp_path / f"model-{name}", seed=seed)
+        evaluate(preferences, {name: model}, tmp_path / name, CONFIG)
+    argv = [str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")]
+    code, out, _ = compare(capsys, *argv)
+    assert code == 0 and "interval not available" in out
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "All rows are of one user: intervals are not available." in page
+    assert "can&#39;t be told apart" not in page
+
+
+def test_scores_that_are_nan_are_warned_of(root: Path, tmp_path: Path, capsys: Capture):
+    broken = write_model(tmp_path / "model")
+    weights = {
+        name: value * float("nan")
+        for name, value in load_file(broken / "model.safetensors").items()
+    }
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    evaluate(root / "data" / "preferences", {"broken": broken}, tmp_path / "nan", CONFIG)
+    argv = [
+        "monday",
+        str(tmp_path / "nan"),
+        "--folder",
+        str(root),
+        "--output",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    code, out, err = compare(capsys, *argv)
+    assert code == 0, err
+    metrics = json.loads(out)["metrics"]["broken"]
+    assert metrics["test_nan_scores"] == metrics["test_rows"] * NUM_CANDIDATES
+    assert metrics["test_mrr"] == pytest.approx(1 / NUM_CANDIDATES)
+    number = f"{metrics['test_nan_scores']:.0f}"
+    said = f"{number} of {number} scores of broken are NaN; they rank worst."
+    for name in ("report.html", "table.md"):
+        assert said in (tmp_path / "out" / name).read_text(encoding="utf-8")
+
+
+def test_an_empty_split_can_not_be_evaluated(tmp_path: Path, capsys: Capture):
+    preferences = write_preferences(
+        tmp_path / "data", {"train": preference_rows("train"), "test": []}
+    )
+    argv = [
+        "evaluate",
+        "--preferences",
+        str(preferences),
+        "--model",
+        f"a={write_model(tmp_path / 'a')}",
+    ]
+    assert main([*argv, "--output", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "must hold at least one row, got none" in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_of_an_installation_need_a_host(root: Path, capsys: Capture):
+    said = refused(capsys, "monday", "--folder", str(root), "--store", "gs://bucket")
+    assert "--store: is for runs of an installation. Give --host as well." in said
+
+
+def write_remote(root: Path, place: str, name: str, run_id: str) -> None:
+    """What a run on a cluster leaves in the store."""
+    for number, part in enumerate(("sft", name)):
+        task = f"{place}/training/{run_id}/evaluate-{number}/0/evaluation"
+        storage.put(root / "data" / f"evaluation-{part}", task)
+    facts = {
+        "run": run_id,
+        "images": [f"registry/dynamicpo@sha256:{name}"],
+        "package_version": "0.1.0",
+    }
+    path = root / "data" / f"{name}-summary.json"
+    path.write_text(json.dumps(facts))
+    storage.put(path, f"{place}/training/{run_id}/summarize-run/0/summary/summary.json")
+
+
+@pytest.mark.parametrize("kind", ["mounted", "gs"])
+def test_runs_of_an_installation(
+    kind: str, root: Path, tmp_path: Path, capsys: Capture, request: pytest.FixtureRequest
+):
+    store = (
+        f"{request.getfixturevalue('object_store')}/pipelines"
+        if kind == "gs"
+        else str(tmp_path / "store")
+    )
+    write_remote(root, store, "monday", MONDAY)
+    write_remote(root, store, "friday", FRIDAY)
+    runs = [earlier_run(FRIDAY, "training friday", preference_beta=2.0)]
+    runs += [earlier_run(MONDAY, "training monday", store, preference_beta=1.0)]
+    with Installation(earlier=runs, deleted=["version-of-training-friday"]).serving() as kubeflow:
+        argv = [
+            MONDAY,
+            "training friday",
+            "--host",
+            kubeflow.host,
+            "--store",
+            store,
+            "--output",
+            str(tmp_path / "out"),
+        ]
+        code, out, err = compare(capsys, *argv, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert {"sft", "training monday/dynamicpo", "training friday/dynamicpo"} <= set(
+        found["metrics"]
+    )
+    assert found["runs"]["preference_beta"] == {"training monday": 1.0, "training friday": 2.0}
+    assert found["runs"]["images"]["training friday"] == ["registry/dynamicpo@sha256:friday"]
+    versions = {
+        "training monday": "commit-version-of-training-monday",
+        "training friday": "version-of-training-friday",
+    }
+    assert found["runs"]["pipeline version"] == versions
+    assert "preference rows" not in found["runs"]  # the same data
+    local = read_manifest(root / "data" / "evaluation-monday").counts["test_mrr"]
+    assert found["metrics"]["training monday/dynamicpo"]["test_mrr"] == local
+
+
+def test_what_an_installation_can_not_give_is_named(root: Path, tmp_path: Path, capsys: Capture):
+    store = str(tmp_path / "store")
+    write_remote(root, store, "monday", MONDAY)
+    runs = [
+        earlier_run(MONDAY, "nightly", store),
+        earlier_run(FRIDAY, "weekly", store, state="RUNNING"),
+    ]
+    runs.append(earlier_run("x", "homeless", ""))
+    runs.append(earlier_run("y", "lost", store))
+    with Installation(earlier=runs).serving() as kubeflow:
+        for text, said in (
+            ("nightyl", "unknown name 'nightyl'; choose from .*Did you mean 'nightly'"),
+            (
+                "weekly",
+                "weekly: must be a run that succeeded, but it is 'running'. Wait for its end",
+            ),
+            ("homeless", "--store: must be given, because homeless does not say where it wrote"),
+            ("lost", "lost: must have left its artifacts in one of .*/training/y"),
+            ("0a0a0a0a-0000-4000-8000-00000000000f", "404 Not Found: run not found"),
+        ):
+            assert re.search(said, refused(capsys, text, "--host", kubeflow.host)), said
+
+
+def test_a_token_is_sent_and_a_dead_host_is_an_error(root: Path, tmp_path: Path, capsys: Capture):
+    store = str(tmp_path / "store")
+    write_remote(root, store, "monday", MONDAY)
+    (tmp_path / "token").write_text("secret\n")
+    argv = [MONDAY, "--output", str(tmp_path / "out")]
+    with Installation(
+        earlier=[earlier_run(MONDAY, "nightly", store)], token="secret"
+    ).serving() as kubeflow:
+        assert "401" in refused(capsys, *argv, "--host", kubeflow.host)
+        assert (
+            compare(
+                capsys, *argv, "--host", kubeflow.host, "--token-file", str(tmp_path / "token")
+            )[0]
+            == 0
+        )
+    code, out, err = compare(capsys, *argv, "--host", kubeflow.host)
+    assert (
+        (code, out) == (2, "") and f"{kubeflow.host}: must answer" in err and "Traceback" not in err
+    )
+
+
+def test_runs_of_an_installation_are_listed(tmp_path: Path, capsys: Capture):
+    runs = [
+        earlier_run(FRIDAY, "training friday", state="RUNNING"),
+        earlier_run(MONDAY, "training monday"),
+    ]
+    with Installation(earlier=runs).serving() as kubeflow:
+        assert main(["runs", "--host", kubeflow.host]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert lines == [
+            [MONDAY, "succeeded", "5400", "s", "training", "monday"],
+            [FRIDAY, "running", "–", "training", "friday"],
+        ]
+        assert main(["runs", "--host", kubeflow.host, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["runs"][0]["started"] == "2026-11-02T03:00:00Z"
+        assert main(["runs", "--host", kubeflow.host, "--namespace", "team"]) == 2
+        assert "--namespace: must not be given" in capsys.readouterr().err
+    assert main(["runs", str(tmp_path), "--token-file", "token"]) == 2
+    assert (
+        "--token-file: is for runs of an installation. Give --host as well."
+        in capsys.readouterr().err
+    )
+
+
+def test_a_run_that_was_killed_before_it_had_a_length_is_listed(tmp_path: Path, capsys: Capture):
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "summary.json").write_text('{"pipeline": "training"}')
+    assert main(["runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == ["cut", "unknown", "–"]

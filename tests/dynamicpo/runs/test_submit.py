@@ -1,0 +1,340 @@
+"""`dynamicpo submit`: what reaches a Kubeflow installation, what is found before, and how a run's end is told."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api as api
+import pytest
+import yaml
+
+from dynamicpo import __version__
+from dynamicpo.cli.main import main
+from dynamicpo.core import git_commit
+from dynamicpo.runs.cluster import submit
+from dynamicpo.runs.pipelines import compile_pipeline, pipeline_parameters
+from tests.fixtures.kubeflow import Installation
+from tests.fixtures.registry import Registry
+
+IMAGE = "registry.invalid/dynamicpo@sha256:" + 64 * "a"
+OTHER = "registry.invalid/dynamicpo@sha256:" + 64 * "b"
+COMMIT = 40 * "c"
+LABELS = {
+    "org.opencontainers.image.title": "dynamicpo",
+    "org.opencontainers.image.version": __version__,
+}
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A known commit, no waiting, and nobody's credentials."""
+    monkeypatch.setattr(git_commit, "commit", lambda: COMMIT)
+    monkeypatch.setattr(git_commit, "changed", lambda: False)
+    monkeypatch.setattr(submit, "EVERY_SECONDS", 0.01)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
+@pytest.fixture
+def kubeflow() -> Iterator[Installation]:
+    with Installation().serving() as installation:
+        yield installation
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with Registry().serving() as found:
+        yield found
+
+
+def call(kubeflow: Installation, *more: str, image: str = IMAGE, check: bool = False) -> int:
+    words = [
+        "submit",
+        "training",
+        "--host",
+        kubeflow.host,
+        "--image",
+        image,
+        "--param",
+        "data_source=movielens",
+    ]
+    return main([*words, *([] if check else ["--no-image-check"]), *more])
+
+
+def test_a_run_is_started_and_its_link_printed(
+    kubeflow: Installation, capsys: Capture, tmp_path: Path
+):
+    assert call(kubeflow, "--param", "sft_rows=7", "--experiment", "weekly") == 0
+    assert capsys.readouterr().out == f"{kubeflow.host}/#/runs/details/run-0\n"
+    assert [(item.display_name, item.pipeline_id) for item in kubeflow.pipelines] == [
+        ("training", "pipeline-0")
+    ]
+    assert [(item.display_name, item.pipeline_id) for item in kubeflow.versions] == [
+        (COMMIT, "pipeline-0")
+    ]
+    compile_pipeline("training", tmp_path / "training.yaml", IMAGE)
+    assert kubeflow.files == [(tmp_path / "training.yaml").read_bytes()]
+    (run,) = kubeflow.runs
+    assert run["pipeline_version_reference"] == {
+        "pipeline_id": "pipeline-0",
+        "pipeline_version_id": "version-0",
+    }
+    assert (run["experiment_id"], kubeflow.experiments[0].display_name) == (
+        "experiment-0",
+        "weekly",
+    )
+    assert run["service_account"] == "dynamicpo-pipeline"
+    given = run["runtime_config"]["parameters"]
+    assert given == {**pipeline_parameters("training"), "data_source": "movielens", "sft_rows": 7}
+
+
+def test_the_result_is_json_on_demand(kubeflow: Installation, capsys: Capture):
+    assert call(kubeflow, "--json", "--wait", "1") == 0
+    link = f"{kubeflow.host}/#/runs/details/run-0"
+    found = {"run": "run-0", "link": link, "pipeline_version": COMMIT, "state": "succeeded"}
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_a_version_is_uploaded_once_and_other_content_gets_another_name(kubeflow: Installation):
+    for image in (IMAGE, IMAGE, OTHER, OTHER):
+        assert call(kubeflow, image=image) == 0
+    names = [item.display_name for item in kubeflow.versions]
+    assert names[0] == COMMIT and names[1].startswith(f"{COMMIT}-") and len(names) == 2
+    used = [run["pipeline_version_reference"]["pipeline_version_id"] for run in kubeflow.runs]
+    assert used == ["version-0", "version-0", "version-1", "version-1"]
+    assert len(kubeflow.pipelines) == len(kubeflow.experiments) == 1
+
+
+def test_sources_that_are_not_committed_are_no_version_of_the_commit(
+    kubeflow: Installation, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(git_commit, "changed", lambda: True)
+    assert call(kubeflow) == 0
+    monkeypatch.setattr(git_commit, "commit", lambda: "")
+    assert call(kubeflow) == 0
+    assert [item.display_name for item in kubeflow.versions] == [f"{COMMIT}-changed", __version__]
+
+
+def test_a_placement_goes_along(kubeflow: Installation, tmp_path: Path):
+    (tmp_path / "placement.yaml").write_text("queue: gpu\n")
+    assert (
+        call(
+            kubeflow,
+            "--placement",
+            str(tmp_path / "placement.yaml"),
+            "--place",
+            f"gpu_image={OTHER}",
+        )
+        == 0
+    )
+    spec, platform = yaml.safe_load_all(kubeflow.files[0])
+    tasks = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert tasks["exec-fine-tune"]["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+    assert spec["deploymentSpec"]["executors"]["exec-fine-tune"]["container"]["image"] == OTHER
+
+
+def test_a_user_of_several_has_a_namespace_and_a_token(
+    kubeflow: Installation, tmp_path: Path, capsys: Capture
+):
+    kubeflow.multi_user, kubeflow.token = True, "secret"
+    (tmp_path / "token").write_text("secret\n")
+    token = ("--token-file", str(tmp_path / "token"))
+    assert call(kubeflow, *token, "--namespace", "dynamicpo") == 0
+    assert (kubeflow.pipelines[0].namespace, kubeflow.experiments[0].namespace) == (
+        "dynamicpo",
+        "dynamicpo",
+    )
+    capsys.readouterr()
+    assert call(kubeflow, *token) == 2
+    assert "--namespace: must be given" in capsys.readouterr().err
+    assert call(kubeflow, "--namespace", "dynamicpo") == 2
+    err = capsys.readouterr().err
+    assert (
+        "healthz_service_get_healthz" not in err
+        and "401" in err
+        and "who are you?" in err
+        and "--token-file" in err
+    )
+    kubeflow.multi_user = False
+    assert call(kubeflow, *token, "--namespace", "dynamicpo") == 2
+    assert "--namespace: must not be given" in capsys.readouterr().err
+    assert len(kubeflow.runs) == 1
+
+
+def failed() -> dict[str, Any]:
+    task = api.V2beta1PipelineTaskDetail(
+        display_name="fine-tune", state="FAILED", error=api.GoogleRpcStatus(message="OOMKilled")
+    )
+    good = api.V2beta1PipelineTaskDetail(display_name="prepare-data", state="SUCCEEDED")
+    return {"run_details": api.V2beta1RunDetails(task_details=[good, task])}
+
+
+@pytest.mark.parametrize(
+    ("states", "details", "said"),
+    [
+        (["PENDING", "RUNNING", "FAILED"], failed(), "the run failed:\nfine-tune: OOMKilled\n"),
+        (
+            ["FAILED"],
+            {"error": api.GoogleRpcStatus(message="no quota")},
+            "the run failed:\nno quota\n",
+        ),
+        (["RUNNING", "FAILED"], {}, "the run failed.\n"),
+        (["RUNNING", "CANCELING", "CANCELED"], {}, "the run was cancelled.\n"),
+        (["503", "drop", "RUNNING", "FAILED"], {}, "the run failed.\n"),
+    ],
+)
+def test_an_end_that_is_not_good_is_exit_code_4(
+    kubeflow: Installation, capsys: Capture, states: list[str], details: dict[str, Any], said: str
+):
+    kubeflow.states, kubeflow.details = states, details
+    assert call(kubeflow, "--wait", "1") == 4
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err
+    assert f"{said}{kubeflow.host}/#/runs/details/run-0" in err
+
+
+@pytest.mark.parametrize(
+    "states", [["PENDING", "RUNNING", "SUCCEEDED"], ["503", "drop", "RUNNING", "SUCCEEDED"]]
+)
+def test_a_good_end_is_exit_code_0_whatever_the_network_does_meanwhile(
+    kubeflow: Installation, states: list[str]
+):
+    kubeflow.states = states
+    assert call(kubeflow, "--wait", "1") == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [("RUNNING", "running after 0.01 minutes, and not ended"), ("503", "not known after")],
+)
+def test_when_time_is_over_the_run_is_not_called_done(
+    kubeflow: Installation, capsys: Capture, state: str, said: str
+):
+    kubeflow.states = [state]
+    assert call(kubeflow, "--wait", "0.01") == 4
+    err = capsys.readouterr().err
+    assert said in err and f"It goes on: {kubeflow.host}/#/runs/details/run-0" in err
+
+
+def test_a_run_that_may_not_be_watched_is_not_called_done(kubeflow: Installation, capsys: Capture):
+    kubeflow.states = ["RUNNING", "RUNNING"]
+    answer = kubeflow.get
+    kubeflow.get = lambda path, query: (403, "") if path == "runs/run-0" else answer(path, query)  # type: ignore[method-assign]
+    assert call(kubeflow, "--wait", "1") == 4
+    assert "the run can't be watched" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ("--param", "data_interactions=rows.csv"),
+            "data_interactions: must begin with gs://, got 'rows.csv'",
+        ),
+        (
+            ("--param", "sft_backbone=/data/model"),
+            "sft_backbone: must begin with gs://, got '/data/model'",
+        ),
+        (("--param", "sft_template=mine.yaml"), "sft_template: must begin with gs://"),
+        (("--param", "sft_rows=many"), "sft_rows must be a whole number"),
+        (("--place", "gpu_cont=2"), "Did you mean 'gpu_count'"),
+        (("--place", "gpu_image=registry.invalid/gpu:v1"), "gpu_image: must be named by digest"),
+        (("--image", "registry.invalid/dynamicpo:v1"), "--image: must be named by digest"),
+        (("--wait", "0"), "--wait: must be > 0 minutes, and not with --cron, got 0"),
+        (
+            ("--wait", "9", "--cron", "0 0 3 * * 1"),
+            "--wait: must be > 0 minutes, and not with --cron, got 9",
+        ),
+        (("--cron", "0 3 * * 1"), "--cron: must have six fields, seconds first"),
+        (
+            ("--host", "kubeflow.invalid"),
+            "--host: must begin with http:// or https://, got 'kubeflow.invalid'",
+        ),
+        (("--token-file", "/nowhere"), "/nowhere: can't be used"),
+    ],
+)
+def test_what_can_not_be_used_is_found_before_anything_is_asked(
+    kubeflow: Installation, capsys: Capture, more: tuple[str, ...], said: str
+):
+    assert call(kubeflow, *more) == 2
+    assert said in capsys.readouterr().err
+    assert kubeflow.asked == []
+
+
+def test_files_in_mounted_volumes_are_taken(kubeflow: Installation):
+    assert call(kubeflow, "--place", "data_claim=rows", "--param", "sft_backbone=/data/model") == 0
+    assert (
+        call(kubeflow, "--place", "cache_claim=models", "--param", "sft_backbone=/cache/model") == 0
+    )
+    assert call(kubeflow, "--param", "sft_backbone=gs://bucket/model") == 0
+
+
+def test_nobody_there_is_said(capsys: Capture):
+    assert call(Installation(host="http://127.0.0.1:1")) == 2
+    assert "http://127.0.0.1:1: must answer, but" in capsys.readouterr().err
+
+
+def test_a_schedule_is_a_recurring_run_of_this_version(kubeflow: Installation, capsys: Capture):
+    assert call(kubeflow, "--cron", "0 0 3 * * 1") == 0
+    assert capsys.readouterr().out == f"{kubeflow.host}/#/recurringrun/details/recurring-0\n"
+    (found,) = kubeflow.recurring
+    assert found["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 1"}}
+    assert (found["mode"], found["max_concurrency"], found["no_catchup"]) == ("ENABLE", "1", True)
+    assert found["pipeline_version_reference"]["pipeline_version_id"] == "version-0"
+    assert found["service_account"] == "dynamicpo-pipeline" and kubeflow.runs == []
+    assert found["runtime_config"]["parameters"]["data_source"] == "movielens"
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_an_image_with_dynamicpo_inside_is_run(
+    kubeflow: Installation, registry: Registry, index: bool
+):
+    assert call(kubeflow, image=registry.add(LABELS, index), check=True) == 0
+
+
+@pytest.mark.parametrize("labels", [None, {}, {"org.opencontainers.image.title": "ubuntu"}])
+def test_an_image_without_dynamicpo_is_found_before_anything_is_asked(
+    kubeflow: Installation, registry: Registry, capsys: Capture, labels: dict[str, str] | None
+):
+    image = registry.add(labels)
+    assert call(kubeflow, image=image, check=True) == 2
+    assert f"--image: {image} must hold dynamicpo, but its label" in capsys.readouterr().err
+    good = registry.add(LABELS)
+    assert call(kubeflow, "--place", f"gpu_image={image}", image=good, check=True) == 2
+    assert f"gpu_image: {image} must hold dynamicpo" in capsys.readouterr().err
+    assert kubeflow.asked == []
+    assert call(kubeflow, image=image) == 0
+
+
+def test_an_image_that_is_not_there_is_found(
+    kubeflow: Installation, registry: Registry, capsys: Capture
+):
+    image = f"{registry.host}/team/dynamicpo@sha256:{64 * 'e'}"
+    assert call(kubeflow, image=image, check=True) == 2
+    err = capsys.readouterr().err
+    assert "404" in err and "--no-image-check" in err
+    assert call(kubeflow, image=IMAGE, check=True) == 2
+    assert "registry.invalid: can't be asked for dynamicpo" in capsys.readouterr().err
+    assert kubeflow.asked == []
+
+
+def test_the_registry_is_asked_with_dockers_own_credentials(
+    kubeflow: Installation, registry: Registry, capsys: Capture, tmp_path: Path
+):
+    registry.login = "me:password"
+    image = registry.add(LABELS)
+    assert call(kubeflow, image=image, check=True) == 2
+    assert "401" in capsys.readouterr().err
+    (tmp_path / "docker").mkdir()
+    auths = {registry.host: {"auth": "bWU6cGFzc3dvcmQ="}}
+    (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": auths}))
+    assert call(kubeflow, image=image, check=True) == 0
+
+
+def test_another_version_inside_is_said(
+    kubeflow: Installation, registry: Registry, capsys: Capture
+):
+    old = {**LABELS, "org.opencontainers.image.version": "0.0.1"}
+    assert call(kubeflow, image=registry.add(old), check=True) == 0
+    assert "holds dynamicpo 0.0.1, this is" in capsys.readouterr().err

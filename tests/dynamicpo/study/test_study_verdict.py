@@ -1,0 +1,195 @@
+"""The verdict on inputs whose truth is known: collapse, no collapse, prevented, not prevented."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dynamicpo.core.config import StudyConfig
+from dynamicpo.study.sentences import headline, sentences, test_in_words
+from dynamicpo.study.verdict import SFT, Cells, Kind, Study, Verdict, contrast, judge_all, pairs_of
+from tests.fixtures.cells import EACH, USERS, line, study_cells, users
+
+CONFIG = StudyConfig()
+ONE = {("dpo", "plain", 1): (0.35, 0.45), ("dpo", "dynamicpo", 1): (0.35, 0.5)}
+FALLING = line("dmpo", "plain", [(5, 0.31, 0.3), (19, 0.27, 0.15)])
+RISING = line("dmpo", "dynamicpo", [(5, 0.39, 0.6), (19, 0.40, 0.6)])
+STEADY = line("sdpo", "plain", [(5, 0.35, 0.3), (19, 0.35, 0.2)])
+test_in_words.__test__ = False  # type: ignore[attr-defined]
+
+
+def study(shares: dict[Kind, tuple[float, float]], seeds: int = 3, noise: float = 0.004) -> Study:
+    return judge_all(study_cells(shares, seeds, noise), users(), range(seeds), CONFIG)
+
+
+def verdict(found: Study, objective: str = "dmpo") -> Verdict:
+    return next(entry for entry in found.verdicts if entry.objective == objective)
+
+
+def test_a_collapse_that_dynamicpo_prevents() -> None:
+    found = study({**ONE, **FALLING, **RISING})
+    judged = verdict(found)
+    assert (judged.collapsed, judged.outcome) == (True, "prevented")
+    assert (judged.fall.a, judged.fall.b) == (("dmpo", "plain", 19), ("dpo", "plain", 1))
+    assert judged.fall.difference == pytest.approx(-0.08, abs=0.02)
+    assert judged.gain is not None and judged.gain.difference == pytest.approx(0.13, abs=0.02)
+    assert (
+        headline(found.verdicts)
+        == "DMPO collapsed with more negatives, and DynamicPO prevented it."
+    )
+    said = " ".join(sentences(judged, found))
+    assert (
+        "DMPO: HitRatio@1 fell from .3" in said and "at K = 19 (−.0" in said and "p < .001" in said
+    )
+    assert "while the loss ended at .150 of its start and not .450" in said
+
+
+def test_a_difference_of_nothing_is_neither_a_rise_nor_a_fall() -> None:
+    found = study({**ONE, **STEADY})
+    judged = verdict(found, "sdpo")
+    equal = judged._replace(fall=judged.fall._replace(difference=0.0))
+    assert "S-DPO: HitRatio@1 stayed equal from" in " ".join(sentences(equal, found))
+
+
+def test_objectives_are_judged_one_by_one() -> None:
+    found = study({**ONE, **FALLING, **RISING, **STEADY})
+    assert verdict(found, "sdpo").collapsed is False
+    assert verdict(found, "sdpo").outcome == ""
+    assert headline(found.verdicts) == (
+        "DMPO collapsed with more negatives, and DynamicPO prevented it; S-DPO did not collapse with more negatives."
+    )
+    assert "S-DPO: HitRatio@1" in " ".join(sentences(verdict(found, "sdpo"), found))
+
+
+def test_a_collapse_that_nothing_prevents() -> None:
+    useless = line("dmpo", "dynamicpo", [(5, 0.31, 0.3), (19, 0.27, 0.2)])
+    found = study({**ONE, **FALLING, **useless})
+    assert verdict(found).outcome == "not prevented"
+    assert "DynamicPO did not prevent it" in headline(found.verdicts)
+
+
+def test_a_treatment_that_falls_itself_only_softens() -> None:
+    better = line("dmpo", "dynamicpo", [(5, 0.32, 0.3), (19, 0.31, 0.2)])
+    found = study(
+        {
+            ("dpo", "plain", 1): (0.36, 0.45),
+            ("dpo", "dynamicpo", 1): (0.38, 0.5),
+            **FALLING,
+            **better,
+        }
+    )
+    assert verdict(found).outcome == "softened"
+    assert "softened it without preventing it" in headline(found.verdicts)
+
+
+def test_a_collapse_without_a_treatment_is_still_one() -> None:
+    found = study({("dpo", "plain", 1): (0.35, 0.45), **FALLING})
+    assert (verdict(found).collapsed, verdict(found).outcome, verdict(found).gain) == (
+        True,
+        "",
+        None,
+    )
+    assert (
+        headline(found.verdicts) == "DMPO collapsed with more negatives; DynamicPO was not tried."
+    )
+
+
+def test_ranking_that_falls_with_a_rising_loss_is_no_collapse() -> None:
+    rising_loss = line("dmpo", "plain", [(5, 0.31, 0.5), (19, 0.27, 0.6)])
+    assert verdict(study({**ONE, **rising_loss, **RISING})).collapsed is False
+
+
+def test_a_clear_fall_that_is_too_small_is_no_collapse() -> None:
+    small = line("dmpo", "plain", [(19, 0.335, 0.2)])
+    cells = study_cells({("dpo", "plain", 1): (0.35, 0.45), **small})
+    calm = Cells(cells["dpo", "plain", 1].hits - 0.015, cells["dmpo", "plain", 19].figures)
+    cells["dmpo", "plain", 19] = calm  # exactly 0.015 less in every row: as clear as can be
+    found = judge_all(cells, users(), range(3), CONFIG)
+    assert verdict(found).fall.p_holm == 0 and verdict(found).collapsed is False
+    assert (
+        judge_all(cells, users(), range(3), StudyConfig(min_drop=0.01)).verdicts[0].collapsed
+        is True
+    )
+
+
+def test_seeds_that_differ_much_leave_it_open() -> None:
+    """The same mean fall of .08, but with seeds .1 apart: three of them can't tell."""
+    found = study({**ONE, **FALLING, **RISING}, noise=0.1)
+    assert verdict(found).fall.p is not None
+    assert verdict(found).collapsed is False
+
+
+def test_the_shape_of_rise_and_fall_is_found() -> None:
+    hill = line("dmpo", "plain", [(3, 0.40, 0.3), (19, 0.35, 0.15)])
+    judged = verdict(study({("dpo", "plain", 1): (0.34, 0.45), **hill}))
+    assert (judged.fall.b[2], judged.fall.a[2], judged.collapsed) == (3, 19, True)
+
+
+def test_one_user_gives_no_interval_and_no_verdict() -> None:
+    cells = study_cells({**ONE, **FALLING, **RISING})
+    found = judge_all(cells, ["u"] * (USERS * EACH), range(3), CONFIG)
+    assert (
+        {entry.p for entry in found.contrasts} == {entry.low for entry in found.contrasts} == {None}
+    )
+    assert "DMPO can't be judged, for all rows are of one user" in headline(found.verdicts)
+    assert "interval not available" in " ".join(sentences(verdict(found), found))
+
+
+def test_every_look_is_counted_once() -> None:
+    """K = 1 is shared: 3 falls of each of 2 objectives x 2 variants, DynamicPO against plain at 5 places, SFT."""
+    cells = study_cells(
+        {
+            **ONE,
+            **FALLING,
+            **RISING,
+            **STEADY,
+            **line("sdpo", "dynamicpo", [(5, 0.35, 0.3), (19, 0.35, 0.2)]),
+        }
+    )
+    pairs = pairs_of(cells, ["dmpo", "sdpo"])
+    assert len(pairs) == len({frozenset(pair) for pair in pairs}) == 12 + 5 + 1
+    assert (("dpo", "plain", 1), SFT) in pairs
+    found = judge_all(cells, users(), range(3), CONFIG)
+    assert "for all 18 comparisons" in test_in_words(CONFIG, len(found.contrasts))
+    smallest = min(found.contrasts, key=lambda entry: entry.p or 0)
+    assert smallest.p_holm == pytest.approx(18 * (smallest.p or 0))
+
+
+def test_halves_of_dynamicpo_are_mentioned() -> None:
+    halves = {
+        **line("dmpo", "selection", [(19, 0.39, 0.5)]),
+        **line("dmpo", "beta", [(19, 0.20, 0.1)]),
+    }
+    found = study({**ONE, **FALLING, **RISING, **halves})
+    said = " ".join(sentences(verdict(found), found))
+    assert "boundary selection alone reached .3" in said and "dynamic beta alone reached ." in said
+
+
+def test_contrast_by_hand() -> None:
+    """Two users of two rows, two seeds. Means by seed 0.5 and 0.25, by user 0.25 and 0.5."""
+    a = np.array([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    mean, low, high, p = contrast(a, np.zeros((1, 4)), ["u", "u", "v", "v"])
+    of_users = 2 / 1 * (0.25**2 + 0.25**2) / 16  # residual sums of users: -0.25 and 0.25
+    of_seeds = 0.125**2 * 2 / 2
+    assert mean == 0.375
+    error = math.sqrt(of_users + of_seeds)
+    freedom = error**4 / (of_users**2 / 1 + of_seeds**2 / 1)
+    assert freedom == pytest.approx(2.0)  # both variances are 1/64
+    assert (low, high) == pytest.approx((mean - 4.302653 * error, mean + 4.302653 * error))
+    t = mean / error
+    assert p == pytest.approx(
+        1 - t / math.sqrt(t**2 + 2)
+    )  # the two-sided tail at 2 degrees of freedom
+
+
+def test_false_alarms_are_rare() -> None:
+    """No difference: p < .05 in at most a few of a hundred, with users and seeds that vary."""
+    random = np.random.default_rng(0)
+    few, names = 40, [f"u{user}" for user in range(40) for _ in range(10)]
+    alarms = 0
+    for _ in range(400):
+        per_user = np.repeat(random.normal(0, 0.05, (2, few)), 10, axis=1)
+        chances = [0.3 + shift[None] + random.normal(0, 0.02, (3, 1)) for shift in per_user]
+        one, other = ((random.random((3, len(names))) < chance).astype(float) for chance in chances)
+        alarms += (contrast(one, other, names)[3] or 0) < 0.05
+    assert 1 <= alarms <= 28  # nominal 20; both variances are counted, so fewer
