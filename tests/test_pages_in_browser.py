@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dynamicpo.core.config import VARIANTS, DriftConfig, GridConfig, StudyConfig
+from dynamicpo.core.choices import VARIANTS
+from dynamicpo.core.config import DriftConfig, GridConfig, StudyConfig
 from dynamicpo.monitoring.drift import monitor_drift
 from dynamicpo.reports.charts.plots import curves, scaling
 from dynamicpo.reports.pages.evaluation import Report, comparison_page, evaluation_page

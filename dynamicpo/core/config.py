@@ -10,49 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamicpo.core.config_fields import Checked, check_fields, from_mapping, setting
+from dynamicpo.core.choices import (
+    ABLATIONS,
+    BACKBONES,
+    BACKENDS,
+    CANDIDATE_SETS,
+    DATA_SOURCES,
+    EXCLUSIONS,
+    ITEM_SCORES,
+    ITEM_TEXTS,
+    LOSS_TOKENS,
+    LOSSES,
+    PRECISIONS,
+    QUANTIZATIONS,
+    SPLIT_RULES,
+    SPLITS,
+    STRATEGIES,
+    TUNINGS,
+    VARIANTS,
+)
+from dynamicpo.core.config_fields import Checked, check_fields, setting
 from dynamicpo.core.errors import ConfigError, unknown_name
-from dynamicpo.core.model_names import BASELINES, check_model_names
-
-__all__ = [
-    "ABLATIONS",
-    "BACKBONES",
-    "BACKENDS",
-    "BASELINES",
-    "CANDIDATES",
-    "EXCLUDES",
-    "LOSSES",
-    "SCORES",
-    "SOURCES",
-    "SPLITS",
-    "STRATEGIES",
-    "VARIANTS",
-    "Checked",
-    "DataConfig",
-    "DriftConfig",
-    "EvaluationConfig",
-    "GridConfig",
-    "NegativesConfig",
-    "PreferenceConfig",
-    "SFTConfig",
-    "StudyConfig",
-    "check_fields",
-    "check_model_names",
-    "from_mapping",
-    "setting",
-]
-
-SOURCES = ("table", "movielens", "published")
-BACKBONES = ("compact", "smollm2-135m")
-SPLITS = ("train", "validation", "test")
-STRATEGIES = ("uniform", "popularity", "popularity-matched", "hard", "published")
-EXCLUDES = ("window", "past", "all")
-CANDIDATES = ("listed", "catalogue")
-BACKENDS = ("auto", "sdpa", "flex", "plain")
-SCORES = ("sum", "mean", "pmi")
-LOSSES = ("dpo", "dmpo", "mppo", "sdpo", "simpo")
-ABLATIONS = ("none", "selection", "beta")
-VARIANTS = ("plain", "dynamicpo", "selection", "beta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +40,7 @@ class DataConfig(Checked):
     source: str = setting(
         "table",
         "what the input is: two tables, MovieLens' own files, or published rows",
-        choices=SOURCES,
+        choices=DATA_SOURCES,
     )
     min_rating: float = setting(0.0, "keep interactions with at least this rating (0: all)", low=0)
     k_core: int = setting(
@@ -71,7 +49,7 @@ class DataConfig(Checked):
     split: str = setting(
         "time",
         "8:1:1 by time over all interactions, or the last two of every user",
-        choices=("time", "leave-one-out"),
+        choices=SPLIT_RULES,
     )
     min_history: int = setting(3, "shortest history of an example, in items", low=1)
     max_history: int = setting(10, "longest history of an example, in items", low=1)
@@ -107,7 +85,7 @@ class NegativesConfig(Checked):
     exclude: str = setting(
         "window",
         "what negatives exclude: the row's history, the user's past, or all the user's items",
-        choices=EXCLUDES,
+        choices=EXCLUSIONS,
     )
     allow_leak: bool = setting(
         False, "accept candidate lists that give the answer away; every report says so in red"
@@ -130,7 +108,7 @@ class SFTConfig(Checked):
     item_text: str = setting(
         "auto",
         "how items are written: titles, or one token each",
-        choices=("auto", "title", "token"),
+        choices=ITEM_TEXTS,
     )
     template: str = setting(
         "movies", "prompt templates: movies, music, books, games, or a YAML file"
@@ -139,18 +117,16 @@ class SFTConfig(Checked):
     max_length: int = setting(
         512, "longest prompt plus answer, in tokens; the oldest history items are cut", low=16
     )
-    tuning: str = setting(
-        "auto", "train a LoRA adapter or all weights", choices=("auto", "lora", "full")
-    )
+    tuning: str = setting("auto", "train a LoRA adapter or all weights", choices=TUNINGS)
     quantization: str = setting(
-        "none", "weights of the base model in memory", choices=("none", "4bit")
+        "none", "weights of the base model in memory", choices=QUANTIZATIONS
     )
     precision: str = setting(
         "auto",
         "matrix products; auto: bfloat16 where the processor has it, but float32 for compact",
-        choices=("auto", "float32", "bfloat16"),
+        choices=PRECISIONS,
     )
-    loss_on: str = setting("answer", "tokens that carry the loss", choices=("answer", "history"))
+    loss_on: str = setting("answer", "tokens that carry the loss", choices=LOSS_TOKENS)
     rows: int = setting(0, "train on this many rows, chosen by key (0: all)", low=0)
     epochs: float = setting(1.0, "passes over the rows", above=0)
     max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
@@ -222,12 +198,12 @@ class EvaluationConfig(Checked):
     candidates: str = setting(
         "listed",
         "what is ranked: a row's own list, or the whole catalogue but what is excluded",
-        choices=CANDIDATES,
+        choices=CANDIDATE_SETS,
     )
     score: str = setting(
         "sum",
         "an item's score: log-probability, its mean per token, or less the title's own",
-        choices=SCORES,
+        choices=ITEM_SCORES,
     )
     rows: int = setting(0, "evaluate this many rows, chosen by key (0: all)", low=0)
     generate: bool = setting(False, "also generate an answer for each row (HitRatio@1, ValidRatio)")

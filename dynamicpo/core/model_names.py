@@ -3,15 +3,9 @@
 import re
 from collections.abc import Iterable
 
+from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import ConfigError
 
-BASELINES = (
-    "random",
-    "popularity",
-    "cooccurrence",
-    "sasrec",
-    "base",
-)  # in the order in which reports show them
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILES = (
     "comparisons.json",

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynamicpo.core import storage
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.progress import Progress
@@ -29,7 +30,7 @@ from dynamicpo.core.records.manifest import (
     folder_checksum,
 )
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import CANDIDATES, EXAMPLES, SPLITS, write_items, write_rows
+from dynamicpo.core.records.rows import CANDIDATES, EXAMPLES, write_items, write_rows
 from dynamicpo.data.sequences import examples, filter_interactions, popularity, sequence
 from dynamicpo.data.sources import movielens, published, tables
 from dynamicpo.data.sources.titles import clean_titles, distinct_titles

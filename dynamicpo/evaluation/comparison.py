@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.model_names import BASELINES
 from dynamicpo.core.records.manifest import Manifest, fingerprint, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_items

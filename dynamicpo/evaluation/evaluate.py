@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.model_names import check_model_names
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_manifest, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import SPLITS, read_rows, write_items
+from dynamicpo.core.records.rows import read_rows, write_items
 from dynamicpo.evaluation.baselines.sasrec import fit_sasrec
 from dynamicpo.evaluation.baselines.simple import make_baseline, score_blocks
 from dynamicpo.evaluation.candidates import Scored, rank_with

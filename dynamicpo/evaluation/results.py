@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.model_names import BASELINES
 from dynamicpo.core.records.manifest import write_json
 from dynamicpo.evaluation.rankings import Ranking
 from dynamicpo.metrics.intervals import clustered_intervals, holm, paired_difference

@@ -12,10 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dynamicpo.core import random_keys
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest, canonical, fingerprint
-from dynamicpo.core.records.rows import EXAMPLES, SPLITS, read_items, read_rows
+from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows
 from dynamicpo.evaluation.baselines.simple import item_codes
 from dynamicpo.evaluation.rankings import Codes, Ranking, Scores, joined, rank_all, rank_listed
 from dynamicpo.evaluation.results import Rows

@@ -19,19 +19,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dynamicpo.core import random_keys
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import NegativesConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_manifest
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import (
-    EXAMPLES,
-    SPLITS,
-    read_items,
-    read_rows,
-    write_items,
-    write_rows,
-)
+from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows, write_items, write_rows
 from dynamicpo.negatives.audit.audit import audit_split, check_audit
 from dynamicpo.negatives.catalogue import (
     Catalogue,

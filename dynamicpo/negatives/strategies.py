@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import NegativesConfig
-from dynamicpo.core.records.rows import SPLITS
 from dynamicpo.negatives.catalogue import Catalogue, Codes, Rows
 from dynamicpo.negatives.cooccurrence import nearest_items
 from dynamicpo.negatives.draws import Batch, Drawing, shuffled

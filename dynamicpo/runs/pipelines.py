@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dynamicpo.core.choices import BASELINES, LOSSES
 from dynamicpo.core.config import (
-    LOSSES,
     DataConfig,
     DriftConfig,
     EvaluationConfig,
@@ -25,7 +25,6 @@ from dynamicpo.core.config import (
 )
 from dynamicpo.core.config_fields import from_mapping
 from dynamicpo.core.errors import ConfigError, DataError, unknown_name
-from dynamicpo.core.model_names import BASELINES
 from dynamicpo.prompts.loader import load_template
 from dynamicpo.runs import images
 from dynamicpo.study.grid import plan_cells

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.model_names import BASELINES
 from dynamicpo.core.records.manifest import Manifest
 from dynamicpo.evaluation.results import COMPARED, Result
 from dynamicpo.evaluation.saved import Entry, models_of, read_entry

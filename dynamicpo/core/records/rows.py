@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from dynamicpo.core.errors import DataError
 
-SPLITS = ("train", "validation", "test")
 EXAMPLES = pa.schema(
     [
         ("example_id", pa.string()),

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from dynamicpo.core import random_keys
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import read_manifest
-from dynamicpo.core.records.rows import CANDIDATES, EXAMPLES, SPLITS, read_items, read_rows
+from dynamicpo.core.records.rows import CANDIDATES, EXAMPLES, read_items, read_rows
 from dynamicpo.data.sources.published import local_files as published_files
 from dynamicpo.data.sources.published import read_published
 from dynamicpo.negatives.audit.attacker import Lists

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.locks import is_locked, locked
-from dynamicpo.core.model_names import BASELINES
 from dynamicpo.runs.local.task_runner import Task, plain
 
 _LOCK = ".at-work"

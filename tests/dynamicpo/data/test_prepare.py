@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 
 from dynamicpo.core import storage
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import ConfigError, DataError, DynamicPOError
 from dynamicpo.core.records.manifest import Manifest, read_manifest
-from dynamicpo.core.records.rows import EXAMPLES, SPLITS, read_items, read_rows
+from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows
 from dynamicpo.data.prepare import prepare_data
 from dynamicpo.data.sources import movielens
 

@@ -8,17 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.errors import CheckFailedError, ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest
 from dynamicpo.core.records.outputs import stage_output
-from dynamicpo.core.records.rows import (
-    PREFERENCES,
-    SPLITS,
-    read_items,
-    read_rows,
-    write_items,
-    write_rows,
-)
+from dynamicpo.core.records.rows import PREFERENCES, read_items, read_rows, write_items, write_rows
 from dynamicpo.negatives.audit.audit import audit_candidates, audit_split, check_audit
 
 KEYS = {"hit_ratio_at_1", "chance", "low", "high", "leak"}

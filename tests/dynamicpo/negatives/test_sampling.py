@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import DataConfig, NegativesConfig
 from dynamicpo.core.errors import CheckFailedError, ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest
@@ -19,7 +20,6 @@ from dynamicpo.core.records.outputs import stage_output
 from dynamicpo.core.records.rows import (
     EXAMPLES,
     PREFERENCES,
-    SPLITS,
     read_items,
     read_rows,
     write_items,
