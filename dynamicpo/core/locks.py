@@ -1,44 +1,53 @@
-"""Locks between processes: files whose lock the kernel takes back when their process ends, however that ends."""
+"""Locks between processes: files that the kernel unlocks when their process ends, however it ends."""
 
 import fcntl
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def locked(
-    path: Path, busy: str = "another process is at the same, waiting for it"
+    path: Path, busy: str = "another process holds the lock, waiting for it"
 ) -> Iterator[None]:
     """Hold a lock, and wait for it first where another process holds it.
 
     Args:
-        path: The lock's file, in a folder that is there; deleted afterwards.
-        busy: What to say in the log before waiting.
+        path: The lock's file, in a folder that exists. It stays there, unlocked and empty.
+        busy: The log message before waiting.
 
     Raises:
-        OSError: The file can't be written, or its file system knows no locks.
+        OSError: The file can't be written, or its file system has no locks.
     """
-    with path.open("w") as lock:
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info(busy)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    # The file is never deleted: a process that waits for a deleted file gets a lock that nobody else
+    # sees, while the next one creates the file anew and gets a second lock. The option also refuses
+    # filelock's fallback to a file that merely exists, which would outlive a killed process.
+    lock = FileLock(path, preserve_lock_file=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info(busy)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock."""
-    with suppress(OSError), path.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    """Tell whether a process holds the lock."""
+    # filelock has exclusive locks only, and creates the file. Two readers that look at once must not
+    # take each other for the holder, nor write into a folder that may be read-only: a shared lock.
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
     return False

@@ -30,6 +30,10 @@ def computed(monkeypatch):
     return calls
 
 
+def suffixes_in(folder):
+    return sorted(path.suffix for path in folder.iterdir())
+
+
 def test_the_second_time_nothing_is_computed(tmp_path, computed):
     model, rows = tiny_model(), random_rows(5, 3)
     first = reference_logps(model, rows, tmp_path / "cache", KEY)
@@ -38,7 +42,7 @@ def test_the_second_time_nothing_is_computed(tmp_path, computed):
         reference_logps(model, rows, tmp_path / "cache", dict(reversed(KEY.items()))), first
     )
     assert computed == [5]
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".safetensors"]
+    assert suffixes_in(tmp_path / "cache") == [".lock", ".safetensors"]
 
 
 def test_two_runs_at_once_compute_it_once(tmp_path, monkeypatch, caplog):
@@ -64,7 +68,7 @@ def test_two_runs_at_once_compute_it_once(tmp_path, monkeypatch, caplog):
         second = pool.submit(reference_logps, model, rows, tmp_path, KEY)
         assert torch.equal(first.result(), second.result())
     assert calls == [5]
-    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    assert suffixes_in(tmp_path) == [".lock", ".safetensors"]
 
 
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
@@ -100,7 +104,7 @@ def test_other_rows_are_computed_anew(tmp_path, computed):
 def test_a_damaged_file_is_computed_anew(tmp_path, computed, damage, caplog):
     model, rows = tiny_model(), random_rows(5, 3)
     expected = reference_logps(model, rows, tmp_path, KEY)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.safetensors")
     whole = path.read_bytes()
     if damage == "number":
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -130,7 +134,7 @@ def test_a_failure_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(reference_cache, "score_rows", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         reference_logps(tiny_model(), random_rows(2, 2), tmp_path, KEY)
-    assert list(tmp_path.iterdir()) == []
+    assert suffixes_in(tmp_path) == [".lock"]
 
 
 def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path, caplog):
