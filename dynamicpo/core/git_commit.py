@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-SOURCES = ("dynamicpo", "components", "pipelines")
+SOURCE_FOLDERS = ("dynamicpo", "components", "pipelines")
 
 
 def commit() -> str:
@@ -15,7 +15,7 @@ def commit() -> str:
 
 def changed() -> bool:
     """Whether sources that make a pipeline differ from the commit."""
-    return bool(_git("status", "--porcelain", "--", *SOURCES))
+    return bool(_git("status", "--porcelain", "--", *SOURCE_FOLDERS))
 
 
 def _git(*arguments: str) -> str:

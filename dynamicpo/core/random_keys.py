@@ -50,7 +50,7 @@ def integers(
     return np.minimum((uniform(keys, draws) * high).astype(np.int64), high - 1)
 
 
-def ranking(seed: int, purpose: str, ids: Sequence[str]) -> NDArray[np.int64]:
+def random_order(seed: int, purpose: str, ids: Sequence[str]) -> NDArray[np.int64]:
     """A random order of the ids (indices), the same whatever order they come in (up to that order)."""
     return np.lexsort(
         (np.asarray(ids, dtype=object).astype(str), bits(keys(seed, purpose, ids), 0))

@@ -113,7 +113,7 @@ def _window(folder: Path, split: str, config: DriftConfig) -> _Window:
     table["day"] = table["timestamp"] // _DAY_SECONDS
     users = table.groupby("user_id")["day"].agg(["size", "nunique"])
     activity = table["user_id"].map(users["size"] / users["nunique"].clip(lower=1)).astype(float)
-    order = random_keys.ranking(config.seed, f"drift/{split}", rows["example_id"].to_pylist())
+    order = random_keys.random_order(config.seed, f"drift/{split}", rows["example_id"].to_pylist())
     chosen = np.sort(order[: config.rows or len(order)])
     return _Window(
         rows.take(pa.array(chosen)),

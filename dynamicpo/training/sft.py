@@ -60,7 +60,7 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
     backbones.check_backbone(config.backbone, config.quantization)
     items = read_items(preferences)
     rows = read_rows(preferences, "train")
-    chosen = random_keys.ranking(config.seed, "rows", rows["example_id"].to_pylist())
+    chosen = random_keys.random_order(config.seed, "rows", rows["example_id"].to_pylist())
     if config.rows > len(chosen):
         raise ConfigError(
             f"rows: must be <= {len(chosen)}, the rows of the training split, got {config.rows}."

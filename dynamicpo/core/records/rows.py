@@ -19,8 +19,8 @@ EXAMPLES = pa.schema(
         ("timestamp", pa.float64()),
     ]
 )
-CANDIDATES = pa.field("candidates", pa.list_(pa.string()))
-PREFERENCES = pa.schema([*EXAMPLES, CANDIDATES, pa.field("rejected", pa.list_(pa.string()))])
+CANDIDATES_FIELD = pa.field("candidates", pa.list_(pa.string()))
+PREFERENCES = pa.schema([*EXAMPLES, CANDIDATES_FIELD, pa.field("rejected", pa.list_(pa.string()))])
 ITEMS = pa.schema(
     [
         ("item_id", pa.string()),

@@ -22,7 +22,7 @@ _NAMES = {
 _HELD_OUT_SHARE = 0.1
 
 
-def local_files(path: Path) -> dict[str, Path]:
+def published_files(path: Path) -> dict[str, Path]:
     """The file of each split: by the names in a folder; one file alone counts as the training split.
 
     Raises:
@@ -128,4 +128,4 @@ def _is_blank(title: Any) -> Any:
 def _held_out(rows: pd.DataFrame, split: str) -> Any:
     users = np.sort(rows.loc[rows["split"] == "train", "user_id"].unique())
     count = max(1, round(len(users) * _HELD_OUT_SHARE))
-    return users[random_keys.ranking(0, f"published/{split}", users.tolist())[:count]]
+    return users[random_keys.random_order(0, f"published/{split}", users.tolist())[:count]]

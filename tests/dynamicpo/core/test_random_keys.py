@@ -76,14 +76,14 @@ def test_integers_are_uniform_and_below_their_bound(high: int) -> None:
 
 def test_ranking_is_a_permutation_that_ignores_the_order_it_came_in() -> None:
     ids = [f"id{number}" for number in range(500)]
-    order = random_keys.ranking(0, "rows", ids)
+    order = random_keys.random_order(0, "rows", ids)
     assert sorted(order) == list(range(500))
-    backwards = random_keys.ranking(0, "rows", ids[::-1])
+    backwards = random_keys.random_order(0, "rows", ids[::-1])
     assert [ids[place] for place in order] == [ids[::-1][place] for place in backwards]
     assert stats.spearmanr(order, np.arange(500)).pvalue > 1e-3
-    assert order.tolist() != random_keys.ranking(1, "rows", ids).tolist()
+    assert order.tolist() != random_keys.random_order(1, "rows", ids).tolist()
 
 
 def test_nothing_to_draw_for() -> None:
     assert random_keys.keys(0, "p", []).shape == (0,)
-    assert random_keys.ranking(0, "p", []).shape == (0,)
+    assert random_keys.random_order(0, "p", []).shape == (0,)

@@ -212,7 +212,7 @@ def test_some_rows_are_chosen_by_key(folders: dict[str, Path], tmp_path: Path) -
     assert prints[0] != prints[1]
     names = read_rows(folders["preferences"], "test")["example_id"].to_pylist()
     wanted = [
-        names[place] for place in sorted(random_keys.ranking(0, "evaluation/test", names)[:7])
+        names[place] for place in sorted(random_keys.random_order(0, "evaluation/test", names)[:7])
     ]
     assert (
         pq.read_table(tmp_path / "0" / "random" / "ranks.parquet")["example_id"].to_pylist()
