@@ -222,4 +222,4 @@ def audit(given: Values) -> dict[str, Any]:
     """Attack the test rows' candidate lists."""
     from dynamicpo.negatives.audit.audit import audit_candidates
 
-    return audit_candidates(Path(given["train"]), Path(given["test"]))
+    return {**audit_candidates(Path(given["train"]), Path(given["test"]))}

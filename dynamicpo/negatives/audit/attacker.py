@@ -1,179 +1,151 @@
-"""A history-blind attacker on candidate lists, and the same lists redrawn uniformly.
+"""A history-blind attacker on candidate lists.
 
-It learns from the lists of rows it knows: how often an item is the target and how often it is listed,
-where the target stands, which items are listed with it, which list belongs to which target.
+It learns from the lists of rows whose targets it knows: how often an item is the target and how
+often it is listed, at which position the target stands, which items are listed with it, and which
+list belongs to which target.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dynamicpo.core import random_keys
-from dynamicpo.core.errors import DataError
+from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray, KeyArray
+from dynamicpo.negatives.audit.candidate_lists import CandidateLists
 
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Lookup = Callable[[Integers], Integers]
+CountLookup = Callable[[IntArray], IntArray]
 
-_DENSE = 2**25  # item pairs up to which counts lie in a plain array
-_MAX_ROUNDS = 1000
+_DENSE = 2**25  # numbers up to which counts lie in a plain array, of 256 MiB
 _FIT_STEPS = 30
 
 
-@dataclass(frozen=True)
-class Lists:
-    """Rows as whole numbers.
+def attack(known: CandidateLists, attacked: CandidateLists) -> float:
+    """Measure the attacker's hit ratio on `attacked`.
 
-    Attributes:
-        keys: A random key for each row, (N,).
-        target: The right item, in [0, num_items), (N,).
-        lists: The candidates, (N, A).
-        excluded: What a redraw may not list, as row * num_items + item, sorted.
-        num_items: The size of the catalogue.
+    Its counts come from one half of `known`, the weights of its features from the other half: on
+    the rows that were counted, each feature would look better than it is on new rows. Then it
+    counts all.
+
+    Args:
+        known: Rows to learn from.
+        attacked: Rows to guess.
+
+    Returns:
+        The share of rows whose target has the highest score; ties share a hit.
     """
-
-    keys: NDArray[np.uint64]
-    target: Integers
-    lists: Integers
-    excluded: Integers
-    num_items: int
-
-
-def attack(known: Lists, attacked: Lists) -> float:
-    """The attacker's hit ratio on `attacked`: counts from one half of `known` and weights from the other, then all."""
-    half = np.arange(len(known.target)) % 2 == 0
-    weights = _fit(
-        _features(_take(known, half), _take(known, ~half).lists),
-        known.target[~half],
-        known.lists[~half],
-    )
-    scores = _features(known, attacked.lists) @ weights
-    best = scores == scores.max(axis=1, keepdims=True)
-    return float(
-        (best & (attacked.lists == attacked.target[:, None])).sum(axis=1)
-        @ (1 / best.sum(axis=1))
-        / len(best)
-    )
+    is_counted = np.arange(len(known.targets)) % 2 == 0
+    counted = _select(known, is_counted)
+    fitted = _select(known, ~is_counted)
+    weights = _fit(_features(counted, fitted.candidates), fitted.targets, fitted.candidates)
+    scores = _features(known, attacked.candidates) @ weights
+    is_best = scores == scores.max(axis=1, keepdims=True)
+    is_target = attacked.candidates == attacked.targets[:, None]
+    hits = (is_best & is_target).sum(axis=1)
+    num_best = is_best.sum(axis=1)
+    return float(hits @ (1 / num_best) / len(hits))
 
 
-def _take(rows: Lists, chosen: NDArray[np.bool_]) -> Lists:
-    return replace(rows, target=rows.target[chosen], lists=rows.lists[chosen])
+def _select(rows: CandidateLists, mask: BoolArray) -> CandidateLists:
+    return replace(rows, targets=rows.targets[mask], candidates=rows.candidates[mask])
 
 
-def _features(known: Lists, lists: Integers) -> Floats:
-    """What the lists of `known` say of each candidate of `lists`. Shape (N, A, 6)."""
-    size, width = known.num_items, max(known.lists.shape[1], lists.shape[1])
-    as_target = _counter(known.target, size)(lists)
-    as_listed = _counter(known.lists, size)(lists)
-    place = (known.lists == known.target[:, None]).argmax(axis=1)
-    places = np.broadcast_to(np.arange(lists.shape[1]), lists.shape)
-    at_place = _counter(place, width)(places)
-    item_at_place = _counter(known.target * width + place, size * width)(lists * width + places)
-    pairs = _counter(known.target[:, None] * size + known.lists, size * size)
-    together = (
-        sum(pairs(lists * size + lists[:, [column]]) for column in range(lists.shape[1]))
-        - as_target
-    )
-    same_list = _same_lists(known, lists)
-    return np.stack(
-        [
-            np.log1p(as_target),
-            np.log((as_target + 1) / (as_listed + width)),
-            np.log1p(at_place),
-            np.log1p(item_at_place),
-            together / np.maximum(as_target, 1) / max(lists.shape[1] - 1, 1),
-            np.log1p(same_list),
-        ],
-        axis=2,
-    )
+def _features(known: CandidateLists, candidates: IntArray) -> FloatArray:
+    """Describe each candidate by what the lists of `known` tell of it. Shape (N, A, 6)."""
+    width = candidates.shape[1]
+    known_width = max(known.candidates.shape[1], width)
+    as_target = _counter(known.targets, known.num_items)(candidates)
+    as_candidate = _counter(known.candidates, known.num_items)(candidates)
+    at_position, item_at_position = _position_counts(known, candidates)
+    listed_together = _pair_counts(known, candidates) - as_target
+    same_list = _same_list_counts(known, candidates)
+    target_share = (as_target + 1) / (as_candidate + known_width)
+    mean_together = listed_together / np.maximum(as_target, 1) / max(width - 1, 1)
+    # Logarithms of counts: twice as often is as much evidence at 1 as it is at 100.
+    features = [
+        np.log1p(as_target),
+        np.log(target_share),
+        np.log1p(at_position),
+        np.log1p(item_at_position),
+        mean_together,
+        np.log1p(same_list),
+    ]
+    return np.stack(features, axis=2)
 
 
-def _counter(values: Integers, size: int) -> Lookup:
-    """How often each whole number in [0, size) is among the values."""
+def _position_counts(known: CandidateLists, candidates: IntArray) -> tuple[IntArray, IntArray]:
+    """Count targets at each candidate's position: of any item, and of the very item."""
+    width = candidates.shape[1]
+    num_positions = max(known.candidates.shape[1], width)
+    target_positions = (known.candidates == known.targets[:, None]).argmax(axis=1)
+    positions = np.broadcast_to(np.arange(width), candidates.shape)
+    at_position = _counter(target_positions, num_positions)(positions)
+    item_positions = known.targets * num_positions + target_positions
+    item_counter = _counter(item_positions, known.num_items * num_positions)
+    return at_position, item_counter(candidates * num_positions + positions)
+
+
+def _pair_counts(known: CandidateLists, candidates: IntArray) -> IntArray:
+    """Count how often the row's candidates were listed where the candidate was the target."""
+    num_items = known.num_items
+    pairs = known.targets[:, None] * num_items + known.candidates
+    pair_counter = _counter(pairs, num_items * num_items)
+    total = np.zeros_like(candidates)
+    # Column by column: all pairs at once would take A times the memory.
+    for column in range(candidates.shape[1]):
+        total += pair_counter(candidates * num_items + candidates[:, [column]])
+    return total
+
+
+def _same_list_counts(known: CandidateLists, candidates: IntArray) -> IntArray:
+    """Count how often the very same list, in any order, had the candidate as its target."""
+    num_known = len(known.candidates)
+    hashes = np.concatenate([_set_hashes(known.candidates), _set_hashes(candidates)])
+    _, list_ids = np.unique(hashes, return_inverse=True)
+    known_pairs = list_ids[:num_known] * known.num_items + known.targets
+    pairs = list_ids[num_known:, None] * known.num_items + candidates
+    return _counter(known_pairs, 2**62)(pairs)
+
+
+def _set_hashes(lists: IntArray) -> KeyArray:
+    """Hash each list as a set: a sum of the items' hashes does not depend on their order."""
+    item_hashes = random_keys.bits(lists.astype(np.uint64), 0)
+    return np.asarray(item_hashes.sum(axis=1, dtype=np.uint64))
+
+
+def _counter(values: IntArray, size: int) -> CountLookup:
+    """Count the integers in [0, size) among the values, to be looked up by integer."""
     if size <= _DENSE:
-        counts = np.bincount(values.ravel(), minlength=size)
-        return lambda asked: counts[asked]
-    found, number = np.unique(values, return_counts=True)
+        dense_counts = np.bincount(values.ravel(), minlength=size)
+        return lambda queries: dense_counts[queries]
+    distinct, counts = np.unique(values, return_counts=True)
 
-    def look_up(asked: Integers) -> Integers:
-        place = np.minimum(np.searchsorted(found, asked), len(found) - 1)
-        return np.where(found[place] == asked, number[place], 0)
+    def look_up(queries: IntArray) -> IntArray:
+        index = np.searchsorted(distinct, queries)
+        index = np.minimum(index, len(distinct) - 1)
+        return np.where(distinct[index] == queries, counts[index], 0)
 
     return look_up
 
 
-def _same_lists(known: Lists, lists: Integers) -> Integers:
-    """How often the very same list, in any order, had this candidate as its target."""
-    both = np.concatenate([_names(known.lists), _names(lists)])
-    _, number = np.unique(both, return_inverse=True)
-    ours, theirs = number[: len(known.lists)], number[len(known.lists) :]
-    size = known.num_items
-    return _counter(ours * size + known.target, 2**62)(theirs[:, None] * size + lists)
+def _fit(features: FloatArray, targets: IntArray, candidates: IntArray) -> FloatArray:
+    """Fit the weights of a conditional logistic regression, with a unit Gaussian prior.
 
-
-def _names(lists: Integers) -> NDArray[np.uint64]:
-    """One number for each set of candidates."""
-    names = random_keys.bits(lists.astype(np.uint64), 0).sum(axis=1, dtype=np.uint64)
-    return np.asarray(names)
-
-
-def _fit(features: Floats, target: Integers, lists: Integers) -> Floats:
-    """Weights of a conditional logistic regression, with a unit Gaussian prior.
-
-    Every step uses the fixed bound on the curvature of Böhning (1992), so the likelihood never falls.
+    Every step uses the fixed bound on the curvature of Böhning (1992), so the likelihood never
+    falls.
     """
+    # Adding a constant to all candidates of a row changes no probability, so each row is centred.
     centred = features - features.mean(axis=1, keepdims=True)
-    size = centred.shape[2]
-    bound = np.einsum("naf,nag->fg", centred, centred) / 2 + np.eye(size)
-    chosen = centred[np.arange(len(target)), (lists == target[:, None]).argmax(axis=1)].sum(axis=0)
-    weights = np.zeros(size)
+    num_features = centred.shape[2]
+    bound = np.einsum("naf,nag->fg", centred, centred) / 2 + np.eye(num_features)
+    target_positions = (candidates == targets[:, None]).argmax(axis=1)
+    observed = centred[np.arange(len(targets)), target_positions].sum(axis=0)
+    weights = np.zeros(num_features)
     for _ in range(_FIT_STEPS):
         scores = centred @ weights
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        weights = weights + np.linalg.solve(
-            bound, chosen - np.einsum("na,naf->f", shares, centred) - weights
-        )
+        probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        expected = np.einsum("na,naf->f", probabilities, centred)
+        gradient = observed - expected - weights
+        weights = weights + np.linalg.solve(bound, gradient)
     return weights
-
-
-def redraw(rows: Lists, number: int) -> Lists:
-    """The same rows with lists drawn uniformly, keyed by row: what the row excludes is left out."""
-    size, width = len(rows.target), rows.lists.shape[1]
-    first = number * _MAX_ROUNDS * width
-    row = np.arange(size)[:, None]
-    lists = np.concatenate([rows.target[:, None], np.full((size, width - 1), -1)], axis=1)
-    open_rows = np.arange(size)
-    for turn in range(_MAX_ROUNDS):
-        draws = random_keys.integers(
-            rows.keys[open_rows, None],
-            (first + turn * width + np.arange(width)).astype(np.uint64),
-            rows.num_items,
-        )
-        pick = np.where(lists[open_rows] < 0, draws, lists[open_rows])
-        lists[open_rows] = np.where(_bad(pick, row[open_rows], rows), -1, pick)
-        open_rows = open_rows[(lists[open_rows] < 0).any(axis=1)]
-        if not len(open_rows):
-            break
-    else:
-        raise DataError(
-            f"audit: {width} candidates a row can't be redrawn from {rows.num_items} items, too few are left "
-            f"for {len(open_rows)} rows. Audit rows with shorter lists or a larger catalogue."
-        )
-    place = random_keys.integers(rows.keys, first + _MAX_ROUNDS * width - 1, width)
-    order = (np.arange(width) - place[:, None]) % width
-    return replace(rows, lists=np.take_along_axis(lists, order, axis=1))
-
-
-def _bad(lists: Integers, row: Integers, rows: Lists) -> NDArray[np.bool_]:
-    """Which draws repeat an earlier one of their row or are excluded. The first column, the target, never is."""
-    order = np.argsort(lists, axis=1, kind="stable")
-    ordered = np.take_along_axis(lists, order, axis=1)
-    again = np.zeros(lists.shape, dtype=bool)
-    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    asked = row * rows.num_items + lists
-    place = np.minimum(np.searchsorted(rows.excluded, asked), len(rows.excluded) - 1)
-    again[:, 1:] |= (rows.excluded[place] == asked)[:, 1:]
-    return again

@@ -1,4 +1,4 @@
-"""Rows to audit, from published files, preferences folders or tables, as whole numbers."""
+"""Rows to audit, from published files, preferences folders or tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,50 +8,55 @@ import numpy as np
 import pyarrow as pa
 
 from dynamicpo.core import random_keys
+from dynamicpo.core.arrays import IntArray
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import read_manifest
-from dynamicpo.core.records.rows import CANDIDATES, EXAMPLES, read_items, read_rows
-from dynamicpo.data.sources.published import local_files as published_files
-from dynamicpo.data.sources.published import read_published
-from dynamicpo.negatives.audit.attacker import Lists
-from dynamicpo.negatives.catalogue import Catalogue, encode_lists, encode_rows
-from dynamicpo.negatives.exclusions import excluded_by, exclusions
+from dynamicpo.core.records.rows import CANDIDATES_FIELD, EXAMPLES, read_items, read_rows
+from dynamicpo.negatives.audit.candidate_lists import CandidateLists
+from dynamicpo.negatives.catalogue import Catalogue, EncodedRows, encode_lists, encode_rows
+from dynamicpo.negatives.exclusions import effective_exclusion, make_exclusions
 
-_COLUMNS = (*(name for name in EXAMPLES.names if name != "timestamp"), CANDIDATES.name)
+# Published rows have no timestamps.
+_EXAMPLE_COLUMNS = [name for name in EXAMPLES.names if name != "timestamp"]
+_COLUMNS = [*_EXAMPLE_COLUMNS, CANDIDATES_FIELD.name]
 
 
-class Source(NamedTuple):
+class RowSource(NamedTuple):
     """Rows to audit.
 
     Attributes:
-        where: What to name in messages.
-        split: Which of the tables holds them.
+        where: Their name in messages.
+        split: The table that holds them.
         tables: The rows of every split: what users know is taken from all of them.
-        items: The items that candidates may come from.
-        exclude: What the rows' negatives exclude.
+        item_ids: The items that candidates may come from.
+        exclude: The rule by which the rows' negatives exclude items: window, past or all.
     """
 
     where: str
     split: str
     tables: Mapping[str, pa.Table]
-    items: Sequence[str]
+    item_ids: Sequence[str]
     exclude: str
 
 
-def catalogue_of(names: Sequence[str]) -> Catalogue:
-    """Items that are told apart by their ids alone."""
-    ids = np.unique(np.asarray(names, dtype=object).astype(str))
+def make_id_catalogue(item_ids: Sequence[str]) -> Catalogue:
+    """Build a catalogue of items that are told apart by their ids alone, in sorted order."""
+    distinct = np.unique(np.asarray(item_ids, dtype=object).astype(str))
     return Catalogue(
-        pa.array(ids, pa.string()), np.arange(len(ids)), np.zeros(len(ids), dtype=np.int64)
+        item_ids=pa.array(distinct, pa.string()),
+        title_ids=np.arange(len(distinct)),
+        popularity=np.zeros(len(distinct), dtype=np.int64),
     )
 
 
-def encode(source: Source, catalogue: Catalogue, seed: int, part: slice) -> Lists:
-    """Some rows of a source, chosen by key.
+def encode_candidates(
+    source: RowSource, catalogue: Catalogue, seed: int, part: slice
+) -> CandidateLists:
+    """Encode some rows of a source, chosen at random by key.
 
     Args:
-        source: Where they come from.
+        source: The rows.
         catalogue: All items.
         seed: Seed of the choice and of the redraws.
         part: Which of the rows, in the order of their keys.
@@ -59,74 +64,110 @@ def encode(source: Source, catalogue: Catalogue, seed: int, part: slice) -> List
     Raises:
         DataError: Lists of several lengths, or without their target.
     """
-    table, split = source.tables[source.split].select(list(_COLUMNS)), source.split
-    order = random_keys.ranking(seed, f"audit/{split}", table["example_id"].to_pylist())
+    purpose = f"audit/{source.split}"
+    table = source.tables[source.split].select(_COLUMNS)
+    order = random_keys.random_order(seed, purpose, table["example_id"].to_pylist())
     table = table.take(pa.array(np.sort(order[part]))).combine_chunks()
-    rows = encode_rows(table, split, catalogue)
-    lists, owner = encode_lists(table, "candidates", split, catalogue)
-    widths = np.bincount(owner, minlength=len(table))
-    if widths.min() != widths.max():
+    rows = encode_rows(table, source.split, catalogue)
+    return CandidateLists(
+        keys=random_keys.keys(seed, purpose, rows.example_ids),
+        targets=rows.targets,
+        candidates=_candidate_matrix(table, rows, source, catalogue),
+        excluded=_excluded_pairs(rows, source, catalogue),
+        num_items=len(catalogue.item_ids),
+    )
+
+
+def _candidate_matrix(
+    table: pa.Table, rows: EncodedRows, source: RowSource, catalogue: Catalogue
+) -> IntArray:
+    """Encode the candidates of a table, checked. Shape (N, A)."""
+    codes, list_rows = encode_lists(table, "candidates", source.split, catalogue)
+    lengths = np.bincount(list_rows, minlength=len(table))
+    if lengths.min() != lengths.max():
         raise DataError(
-            f"{source.where}: all rows must have as many candidates, got {widths.min()} to {widths.max()}. "
-            "Audit rows of one length at a time."
+            f"{source.where}: all rows must have as many candidates, got {lengths.min()} to "
+            f"{lengths.max()}. Audit rows of one length at a time."
         )
-    lists = lists.reshape(len(table), -1)
-    wrong = np.flatnonzero((lists == rows.targets[:, None]).sum(axis=1) != 1)
+    candidates = codes.reshape(len(table), -1)
+    times_listed = (candidates == rows.targets[:, None]).sum(axis=1)
+    wrong = np.flatnonzero(times_listed != 1)
     if len(wrong):
+        first = int(wrong[0])
         raise DataError(
             f"{source.where}: every row must list its target once, {len(wrong)} do not, first row "
-            f"{rows.example_ids[wrong[0]]} with target {table['target'][int(wrong[0])].as_py()!r}. Correct the rows."
+            f"{rows.example_ids[first]} with target {table['target'][first].as_py()!r}. "
+            "Correct the rows."
         )
-    everyone = (
-        []
-        if source.exclude == "window"
-        else [encode_rows(t, s, catalogue) for s, t in source.tables.items()]
-    )
-    excluded, owners, moments = exclusions(source.exclude, [rows, *everyone], catalogue)
-    row, item = excluded.pairs(owners[0], moments[0])
-    pairs = (
-        np.concatenate([row, np.arange(len(rows.targets))]),
-        np.concatenate([item, rows.targets]),
-    )
-    size = len(catalogue.texts)
-    keys = random_keys.keys(seed, f"audit/{split}", rows.example_ids)
-    return Lists(keys, rows.targets, lists, np.unique(pairs[0] * size + pairs[1]), size)
+    return candidates
 
 
-def read_source(path: Path, split: str) -> Source:
-    """Rows of a published file, of a preferences folder, or of one of its splits."""
+def _excluded_pairs(rows: EncodedRows, source: RowSource, catalogue: Catalogue) -> IntArray:
+    """List what each row excludes, its target included, as row * number of items + item, sorted."""
+    all_rows = [rows]
+    # A window is the row's own history; what a user knows takes the user's rows in all splits.
+    if source.exclude != "window":
+        for split, table in source.tables.items():
+            all_rows.append(encode_rows(table, split, catalogue))
+    excluded, owners, timestamps = make_exclusions(source.exclude, all_rows, catalogue)
+    row_index, items = excluded.pairs(owners[0], timestamps[0])
+    num_items = len(catalogue.item_ids)
+    target_pairs = np.arange(len(rows.targets)) * num_items + rows.targets
+    return np.unique(np.concatenate([row_index * num_items + items, target_pairs]))
+
+
+def read_source(path: Path, split: str) -> RowSource:
+    """Read the rows of a published file, of a preferences folder, or of one of its splits.
+
+    Args:
+        path: The file or folder.
+        split: The split to read of a preferences folder, and the name of a published file's rows.
+
+    Raises:
+        DataError: It is none of them, or holds no rows.
+    """
     if path.is_file():
-        return _published(path, split)
+        return _read_published_source(path, split)
     if (path / "manifest.json").is_file():
-        return _preferences(path, split)
+        return _read_preferences(path, split)
     if path.is_dir() and (path.parent / "manifest.json").is_file():
-        return _preferences(path.parent, path.name)
+        return _read_preferences(path.parent, path.name)
     raise DataError(
-        f"{path}: must be a .json or .jsonl file or a preferences folder, but it is neither. Correct it."
+        f"{path}: must be a .json or .jsonl file or a preferences folder, but it is neither. "
+        "Correct it."
     )
 
 
-def _preferences(folder: Path, split: str) -> Source:
-    exclude = excluded_by(read_manifest(folder).config)
+def _read_preferences(folder: Path, split: str) -> RowSource:
+    exclude = effective_exclusion(read_manifest(folder).config)
     tables = {split: read_rows(folder, split)}
     if not len(tables[split]):
         raise DataError(
             f"{folder / split}: must hold at least one row, but it is empty. Choose another split."
         )
     if exclude != "window":
-        tables |= {name: read_rows(folder, name, EXAMPLES) for name in SPLITS if name != split}
-    return Source(
-        str(folder / split), split, tables, read_items(folder)["item_id"].tolist(), exclude
-    )
+        for other in SPLITS:
+            if other != split:
+                tables[other] = read_rows(folder, other, EXAMPLES)
+    item_ids = read_items(folder)["item_id"].tolist()
+    return RowSource(str(folder / split), split, tables, item_ids, exclude)
 
 
-def _published(path: Path, split: str) -> Source:
+def _read_published_source(path: Path, split: str) -> RowSource:
+    # Imported here: sampling and evaluation use this module, too, and do without ibis and DuckDB,
+    # which take half a second to import.
     import ibis
 
+    from dynamicpo.data.sources.published import published_files, read_published
+
     rows = read_published(ibis.duckdb.connect(), published_files(path))
-    rows = rows.assign(example_id=rows.index.astype(str))[list(_COLUMNS)]
-    names = {*rows["target"], *rows["history"].explode(), *rows["candidates"].explode()}
-    table = pa.Table.from_pandas(
-        rows, schema=pa.schema([*(EXAMPLES.field(n) for n in _COLUMNS[:-1]), CANDIDATES])
-    )
-    return Source(str(path), split, {split: table}, sorted(names), "window")
+    rows = rows.assign(example_id=rows.index.astype(str))[_COLUMNS]
+    example_fields = [EXAMPLES.field(name) for name in _EXAMPLE_COLUMNS]
+    table = pa.Table.from_pandas(rows, schema=pa.schema([*example_fields, CANDIDATES_FIELD]))
+    item_ids = {
+        *rows["target"],
+        *rows["history"].explode(),
+        *rows["candidates"].explode(),
+    }
+    # Published lists leave out their row's history, whatever else their user knows.
+    return RowSource(str(path), split, {split: table}, sorted(item_ids), "window")

@@ -13,7 +13,8 @@ from dynamicpo.core.errors import CheckFailedError, ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest
 from dynamicpo.core.records.outputs import stage_output
 from dynamicpo.core.records.rows import PREFERENCES, read_items, read_rows, write_items, write_rows
-from dynamicpo.negatives.audit.audit import audit_candidates, audit_split, check_audit
+from dynamicpo.negatives.audit.audit import audit_candidates
+from dynamicpo.negatives.audit.leak_check import audit_split, check_audit
 
 KEYS = {"hit_ratio_at_1", "chance", "low", "high", "leak"}
 
@@ -79,8 +80,10 @@ def preferences(output: Path, exclude: str, leak: bool = False) -> Path:
         seen = random.choice(80, 20, replace=False, p=popularity / popularity.sum())
         for place in range(3, 20):
             window, target = seen[max(0, place - 10) : place], seen[place]
-            barred = {"window": [*window, target], "past": seen[: place + 1], "all": seen}[exclude]
-            drawn = random.choice(np.setdiff1d(np.arange(80), barred), 7, replace=False)
+            excluded = {"window": [*window, target], "past": seen[: place + 1], "all": seen}[
+                exclude
+            ]
+            drawn = random.choice(np.setdiff1d(np.arange(80), excluded), 7, replace=False)
             listed = [target, *drawn] if leak else random.permutation([target, *drawn])
             rows.append(
                 {

@@ -1,0 +1,188 @@
+"""Measurement of what candidate lists alone give away, and the refusal of lists that leak.
+
+A history-blind attacker learns from the training rows' lists and picks an item from each list of
+the test rows. Popularity alone lifts it above 1 / A, so it is measured against itself, trained and
+tested anew on lists that are drawn uniformly, by row, for the same rows.
+
+Negative sampling and evaluation audit some thousand rows of every run. A false alarm in forty clean
+runs, as with a 95 % interval, would be too often there: they refuse lists above the 99.9 %
+interval, whose spread is at least that of coin tosses. So few rows never raise an alarm by chance.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import NamedTuple, TypedDict, final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dynamicpo.core.errors import CheckFailedError, DataError
+from dynamicpo.metrics.intervals import student_t
+from dynamicpo.negatives.audit.attacker import attack
+from dynamicpo.negatives.audit.candidate_lists import CandidateLists, redraw
+from dynamicpo.negatives.audit.sources import RowSource, encode_candidates, make_id_catalogue
+
+log = logging.getLogger(__name__)
+
+MIN_REDRAWS = 20
+STAGE_ROWS = 4000  # of each kind, which takes about 2 s
+_Z_95 = 1.959964  # normal quantiles of two-sided intervals
+_Z_99_9 = 3.290527
+
+
+class Audit(NamedTuple):
+    """Hit ratios of the attacker on lists as they are and on lists drawn anew.
+
+    Attributes:
+        hit_ratio_at_1: On the lists as they are.
+        chance: The mean on lists drawn anew.
+        low: Lower end of the 95 % interval for one more redraw.
+        high: Its upper end.
+        limit: The hit ratio above which a stage refuses the lists.
+        rows: Rows attacked.
+    """
+
+    hit_ratio_at_1: float
+    chance: float
+    low: float
+    high: float
+    limit: float
+    rows: int
+
+
+@final
+class SplitAudit(TypedDict):
+    """The fields of `Audit`, and `leak`: True where the hit ratio is above the limit."""
+
+    hit_ratio_at_1: float
+    chance: float
+    low: float
+    high: float
+    limit: float
+    rows: int
+    leak: bool
+
+
+@final
+class SkippedAudit(TypedDict):
+    """The reason for which a split was not audited."""
+
+    skipped: str
+
+
+def audit_split(
+    tables: Mapping[str, pa.Table], split: str, items: pd.DataFrame, exclude: str, seed: int = 0
+) -> SplitAudit | SkippedAudit:
+    """Attack a split's lists, having learnt from those of the training split.
+
+    Args:
+        tables: The rows of every split, those of `split` and of training with candidates.
+        split: The split to attack; the training split with its own other half.
+        items: The items table.
+        exclude: The rule by which the rows' negatives exclude items: window, past or all.
+        seed: Seed of the redraws and of the random choice of rows.
+    """
+    min_rows = {split: 1, "train": 2 if split == "train" else 1}
+    too_small = [name for name, number in min_rows.items() if len(tables[name]) < number]
+    if too_small:
+        return {"skipped": f"too few rows in the {too_small[0]} split"}
+    item_ids = items["item_id"].tolist()
+    catalogue = make_id_catalogue(item_ids)
+    known_part, attacked_part = _row_parts(split, len(tables["train"]))
+    known_source = RowSource("train split", "train", tables, item_ids, exclude)
+    attacked_source = RowSource(f"{split} split", split, tables, item_ids, exclude)
+    known = encode_candidates(known_source, catalogue, seed, known_part)
+    attacked = encode_candidates(attacked_source, catalogue, seed, attacked_part)
+    try:
+        audit = measure_leak(known, attacked, MIN_REDRAWS)
+    except DataError as error:  # a catalogue hardly larger than its lists
+        return {"skipped": str(error)}
+    return {
+        "hit_ratio_at_1": audit.hit_ratio_at_1,
+        "chance": audit.chance,
+        "low": audit.low,
+        "high": audit.high,
+        "limit": audit.limit,
+        "rows": audit.rows,
+        "leak": audit.hit_ratio_at_1 > audit.limit,
+    }
+
+
+def _row_parts(split: str, num_train_rows: int) -> tuple[slice, slice]:
+    """Choose the rows to learn from and those to attack: few, so that an audit takes seconds."""
+    if split != "train":
+        return slice(STAGE_ROWS), slice(STAGE_ROWS)
+    # Two halves: an attacker who has seen the very rows would know their targets.
+    half = min(STAGE_ROWS, num_train_rows // 2)
+    return slice(half), slice(half, 2 * half)
+
+
+def check_audit(audit: SplitAudit | SkippedAudit, where: str, allow: bool) -> list[str]:
+    """Refuse lists that leak, unless that is allowed.
+
+    Args:
+        audit: From `audit_split`.
+        where: The audited rows' name in messages.
+        allow: Whether a leak becomes a warning instead of an error.
+
+    Returns:
+        Warnings for every report: one, or none.
+
+    Raises:
+        CheckFailedError: A leak that is not allowed.
+    """
+    if "skipped" in audit:
+        log.warning("%s: candidate lists not audited: %s", where, audit["skipped"])
+        return []
+    finding = (
+        f"a lookup that ignores the history reaches HitRatio@1 {audit['hit_ratio_at_1']:.3f} on "
+        f"{audit['rows']} rows, against {audit['chance']:.3f} "
+        f"[{audit['low']:.3f}, {audit['high']:.3f}] on lists drawn anew"
+    )
+    if audit["leak"] and not allow:
+        raise CheckFailedError(
+            f"{where}: candidate lists must not give the answer away, but {finding}. Draw fresh "
+            "negatives (strategy uniform), or accept it with --allow-leak (allow_leak: true), "
+            "which marks every report."
+        )
+    is_unusual = audit["hit_ratio_at_1"] > audit["high"]
+    log.log(logging.WARNING if is_unusual else logging.INFO, "%s: %s", where, finding)
+    if not audit["leak"]:
+        return []
+    return [f"LEAK: the candidate lists of the {where} give the answer away: {finding}."]
+
+
+def measure_leak(known: CandidateLists, attacked: CandidateLists, redraws: int) -> Audit:
+    """Attack lists as they are and as often as `redraws` says on lists drawn anew.
+
+    Args:
+        known: Rows to learn from.
+        attacked: Rows to attack.
+        redraws: Number of times that the lists of both are drawn anew, for the null distribution.
+    """
+    hit_ratio = attack(known, attacked)
+    null_hit_ratios = []
+    for number in range(redraws):
+        null_hit_ratios.append(attack(redraw(known, number), redraw(attacked, number)))
+    chance = float(np.mean(null_hit_ratios))
+    spread = float(np.std(null_hit_ratios, ddof=1))
+    low, high = _prediction_interval(chance, spread, _Z_95, redraws)
+    num_rows = len(attacked.targets)
+    # Twenty redraws of few rows may all agree. Their spread is at least that of independent coin
+    # tosses, whose probability is estimated by Laplace's rule, so that it is never 0 or 1.
+    probability = (num_rows * chance + 1) / (num_rows + 2)
+    coin_spread = math.sqrt(probability * (1 - probability) / num_rows)
+    _, limit = _prediction_interval(chance, max(spread, coin_spread), _Z_99_9, redraws)
+    return Audit(hit_ratio, chance, low, high, limit, num_rows)
+
+
+def _prediction_interval(mean: float, spread: float, z: float, redraws: int) -> tuple[float, float]:
+    """Interval in which one more redraw falls, as often as the normal quantile z says.
+
+    A prediction interval, not one for the mean: Student's t as the spread is estimated, and the
+    factor sqrt(1 + 1 / redraws) as the mean is, too.
+    """
+    half_width = student_t(z, redraws - 1) * spread * math.sqrt(1 + 1 / redraws)
+    return max(mean - half_width, 0.0), min(mean + half_width, 1.0)
