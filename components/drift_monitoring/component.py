@@ -37,7 +37,7 @@ def monitor_drift(
             test].
         threshold: A column has drifted when its distance reaches this.
         drift_share: Drifted when at least this share of the columns has drifted.
-        rows: Rows of each window, chosen by key (0: all).
+        rows: Rows of each window, chosen at random (0: all).
         seed: Seed of the choice of rows.
 
     Returns:

@@ -39,8 +39,8 @@ def evaluate(
         name: What the model is called in tables and charts.
         split: Split to evaluate [train, validation, test].
         candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded [listed, catalogue].
-        score: An item's score: log-probability, its mean per token, or less the title's own [sum, mean, pmi].
-        rows: Evaluate this many rows, chosen by key (0: all).
+        score: An item's score: log-probability, its mean per token, or pointwise mutual information [sum, mean, pmi].
+        rows: Evaluate this many rows, chosen at random (0: all).
         generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
         base: Also evaluate the untrained base model.
         sasrec: Also train and evaluate SASRec, a sequential recommender without language.

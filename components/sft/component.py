@@ -57,7 +57,7 @@ def fine_tune(
         precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for compact [auto,
             float32, bfloat16].
         loss_on: Tokens that carry the loss [answer, history].
-        rows: Train on this many rows, chosen by key (0: all).
+        rows: Train on this many rows, chosen at random (0: all).
         epochs: Passes over the rows.
         max_steps: Stop after this many steps (0: by epochs).
         batch_size: Rows per step.

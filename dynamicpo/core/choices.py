@@ -1,23 +1,35 @@
-"""The names that users choose from, each list once. Everything else takes its names from here."""
+"""The names that users choose from, one list for each choice; every other table uses these names.
+
+The order of a list is the order in which help texts, messages and reports show it.
+"""
 
 from typing import Literal, get_args
 
+# Data preparation.
 DataSource = Literal["table", "movielens", "published"]
 SplitRule = Literal["time", "leave-one-out"]
 Split = Literal["train", "validation", "test"]
+
+# Negative sampling.
 Strategy = Literal["uniform", "popularity", "popularity-matched", "hard", "published"]
 Exclusion = Literal["window", "past", "all"]
-CandidateSet = Literal["listed", "catalogue"]
+
+# Models and their prompts.
 Backbone = Literal["compact", "smollm2-135m"]
 ItemText = Literal["auto", "title", "token"]
 Tuning = Literal["auto", "lora", "full"]
 Quantization = Literal["none", "4bit"]
 Precision = Literal["auto", "float32", "bfloat16"]
 LossTokens = Literal["answer", "history"]
+
+# Preference training. A variant is what a study compares: DynamicPO off, on, or one half of it.
 Loss = Literal["dpo", "dmpo", "mppo", "sdpo", "simpo"]
 Ablation = Literal["none", "selection", "beta"]
 Variant = Literal["plain", "dynamicpo", "selection", "beta"]
+
+# Scoring and evaluation.
 Backend = Literal["auto", "sdpa", "flex", "plain"]
+CandidateSet = Literal["listed", "catalogue"]
 ItemScore = Literal["sum", "mean", "pmi"]
 Baseline = Literal["random", "popularity", "cooccurrence", "sasrec", "base"]
 
@@ -26,7 +38,6 @@ SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
 SPLITS: tuple[str, ...] = get_args(Split)
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 EXCLUSIONS: tuple[str, ...] = get_args(Exclusion)
-CANDIDATE_SETS: tuple[str, ...] = get_args(CandidateSet)
 BACKBONES: tuple[str, ...] = get_args(Backbone)
 ITEM_TEXTS: tuple[str, ...] = get_args(ItemText)
 TUNINGS: tuple[str, ...] = get_args(Tuning)
@@ -37,11 +48,14 @@ LOSSES: tuple[str, ...] = get_args(Loss)
 ABLATIONS: tuple[str, ...] = get_args(Ablation)
 VARIANTS: tuple[str, ...] = get_args(Variant)
 BACKENDS: tuple[str, ...] = get_args(Backend)
+CANDIDATE_SETS: tuple[str, ...] = get_args(CandidateSet)
 ITEM_SCORES: tuple[str, ...] = get_args(ItemScore)
-# In the order in which reports show them.
 BASELINES: tuple[str, ...] = get_args(Baseline)
 
 # MPPO and SimPO are defined without a reference, so that giving one is a mistake.
 LOSSES_WITHOUT_REFERENCE: tuple[str, ...] = ("mppo", "simpo")
 # DPO compares one pair; DMPO and S-DPO equal it at one negative and take more.
 LOSSES_OF_ONE_NEGATIVE: tuple[str, ...] = ("dpo",)
+LOSSES_OF_SEVERAL_NEGATIVES: tuple[str, ...] = tuple(
+    loss for loss in LOSSES if loss not in LOSSES_OF_ONE_NEGATIVE
+)

@@ -1,14 +1,13 @@
-"""One frozen dataclass per stage: the defaults, the checks, and the words every face of a stage uses.
+"""One frozen dataclass per stage: the defaults, the checks and the help texts of its settings.
 
 The command line makes its flags from these fields, a KFP component has a parameter for each, and a
-stage writes the configuration it ran with into its manifest. A comment behind a field is the help text.
+stage writes the configuration it ran with into its manifest.
 """
 
 import dataclasses
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dynamicpo.core.choices import (
     ABLATIONS,
@@ -21,6 +20,7 @@ from dynamicpo.core.choices import (
     ITEM_TEXTS,
     LOSS_TOKENS,
     LOSSES,
+    LOSSES_OF_SEVERAL_NEGATIVES,
     PRECISIONS,
     QUANTIZATIONS,
     SPLIT_RULES,
@@ -30,7 +30,8 @@ from dynamicpo.core.choices import (
     VARIANTS,
 )
 from dynamicpo.core.config_fields import Checked, check_fields, setting
-from dynamicpo.core.errors import ConfigError, unknown_name
+from dynamicpo.core.config_lists import entries_of, list_problem
+from dynamicpo.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class DataConfig(Checked):
         choices=DATA_SOURCES,
     )
     min_rating: float = setting(0.0, "keep interactions with at least this rating (0: all)", low=0)
+    # Users and items of one or two interactions have no history to learn from. One pass is not
+    # enough: every item that goes takes interactions from users.
     k_core: int = setting(
         5, "drop users and items with fewer interactions, until none is left (1: keep all)", low=1
     )
@@ -53,6 +56,7 @@ class DataConfig(Checked):
     )
     min_history: int = setting(3, "shortest history of an example, in items", low=1)
     max_history: int = setting(10, "longest history of an example, in items", low=1)
+    # Some logs name items that were withdrawn later; more than that is a join on the wrong column.
     max_unknown_share: float = setting(
         0.01,
         "largest share of interactions with items that are not in the items table",
@@ -73,15 +77,18 @@ class DataConfig(Checked):
 class NegativesConfig(Checked):
     """Examples to preference rows."""
 
+    # 20 as published: the target and 19 negatives, of which training uses `num_negatives`.
     num_candidates: int = setting(20, "candidates per row, the target included", low=2, high=1000)
     strategy: str = setting(
         "uniform",
-        "how negatives are drawn; 'hard' in training rows only, 'published' keeps the lists the rows came with",
+        "how negatives are drawn; 'hard' in training rows only, "
+        "'published' keeps the lists the rows came with",
         choices=STRATEGIES,
     )
     hard_share: float = setting(
         0.5, "share of 'hard' negatives; the others are uniform", low=0, high=1
     )
+    # Not comparable with each other: the more negatives exclude, the better does popularity alone.
     exclude: str = setting(
         "window",
         "what negatives exclude: the row's history, the user's past, or all the user's items",
@@ -95,13 +102,14 @@ class NegativesConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(Checked):
-    """Supervised fine-tuning. What it says of prompts is kept with the model and used by every later stage."""
+    """Supervised fine-tuning. Its prompt settings go with the model to every later stage."""
 
     backbone: str = setting(
         "compact",
         "'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs:// prefix",
     )
     revision: str = setting("main", "revision of a Hugging Face model")
+    # Such code runs with the rights of the user; a name with a typo may lead to a stranger's.
     trust_remote_code: bool = setting(
         False, "run code that comes with the model; only for models you trust"
     )
@@ -127,11 +135,12 @@ class SFTConfig(Checked):
         choices=PRECISIONS,
     )
     loss_on: str = setting("answer", "tokens that carry the loss", choices=LOSS_TOKENS)
-    rows: int = setting(0, "train on this many rows, chosen by key (0: all)", low=0)
+    rows: int = setting(0, "train on this many rows, chosen at random (0: all)", low=0)
     epochs: float = setting(1.0, "passes over the rows", above=0)
     max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
     batch_size: int = setting(64, "rows per step", low=1)
     micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
+    # 0 rather than None for "depends on the model": a KFP parameter has one type.
     learning_rate: float = setting(
         0.0, "peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights)", low=0
     )
@@ -141,18 +150,22 @@ class SFTConfig(Checked):
     max_grad_norm: float = setting(1.0, "gradient clipping", low=0)
     lora_rank: int = setting(16, "rank of the adapter", low=1)
     lora_alpha: int = setting(32, "scale of the adapter", low=1)
+    # Off: with dropout the policy differs from its reference before the first step.
     lora_dropout: float = setting(0.0, "dropout of the adapter", low=0, high=1)
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     seed: int = setting(0, "seed of weights, order and templates", low=0)
 
     def __post_init__(self) -> None:
-        """Check the fields, then whether the backbone is one of ours with a slip in its name."""
+        """Check the fields, then the backbone for a misspelt name of ours."""
         check_fields(self)
-        near = difflib.get_close_matches(self.backbone, BACKBONES, n=1, cutoff=0.8)
-        if near and self.backbone not in BACKBONES and not Path(self.backbone).exists():
+        if self.backbone in BACKBONES or Path(self.backbone).exists():
+            return
+        # Any text may be the id of a model, so that only a near miss is surely a mistake.
+        nearest = difflib.get_close_matches(self.backbone, BACKBONES, n=1, cutoff=0.8)
+        if nearest:
             raise ConfigError(
                 f"backbone: must be {', '.join(BACKBONES)} or a causal LM, got {self.backbone!r}. "
-                f"Did you mean {near[0]!r}?"
+                f"Did you mean {nearest[0]!r}?"
             )
 
 
@@ -166,8 +179,10 @@ class PreferenceConfig(Checked):
         "none", "keep one half of DynamicPO: 'selection' or 'beta'", choices=ABLATIONS
     )
     beta: float = setting(1.0, "strength of the pull to the reference", low=1e-6)
+    # The authors' early code has 2, their newer code 6.
     margin: float = setting(6.0, "margin constant of the dynamic beta, nats", low=0)
     simpo_gamma: float = setting(0.0, "target margin of SimPO, nats", low=0)
+    # 15 of the 19 negatives in a row's candidate list, as published.
     num_negatives: int = setting(
         15, "negatives per row: the first ones of the row's rejected items", low=1
     )
@@ -192,7 +207,7 @@ class PreferenceConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Checked):
-    """Models and baselines on the same held-out rows."""
+    """Models and baselines, compared on the same held-out rows."""
 
     split: str = setting("test", "split to evaluate", choices=SPLITS)
     candidates: str = setting(
@@ -202,10 +217,10 @@ class EvaluationConfig(Checked):
     )
     score: str = setting(
         "sum",
-        "an item's score: log-probability, its mean per token, or less the title's own",
+        "an item's score: log-probability, its mean per token, or pointwise mutual information",
         choices=ITEM_SCORES,
     )
-    rows: int = setting(0, "evaluate this many rows, chosen by key (0: all)", low=0)
+    rows: int = setting(0, "evaluate this many rows, chosen at random (0: all)", low=0)
     generate: bool = setting(False, "also generate an answer for each row (HitRatio@1, ValidRatio)")
     base: bool = setting(False, "also evaluate the untrained base model")
     sasrec: bool = setting(
@@ -214,7 +229,9 @@ class EvaluationConfig(Checked):
     allow_leak: bool = setting(
         False, "accept candidate lists that give the answer away; every report says so in red"
     )
+    # Memory grows with the tokens of a batch, not with its rows.
     token_budget: int = setting(8192, "tokens scored at once", low=64)
+    # Users, not rows: rows of one user are alike, and their intervals would be too narrow.
     resamples: int = setting(2000, "bootstrap resamples of users", low=100)
     backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
     seed: int = setting(0, "seed of the bootstrap, of the rows and of SASRec", low=0)
@@ -224,7 +241,8 @@ class EvaluationConfig(Checked):
         check_fields(self)
         if self.generate and self.candidates == "catalogue":
             raise ConfigError(
-                "generate: an answer is looked for in a row's own list, but candidates is 'catalogue'. Leave one out."
+                "generate: an answer is looked for in a row's own list, but candidates is "
+                "'catalogue'. Leave one out."
             )
 
 
@@ -241,56 +259,42 @@ class DriftConfig(Checked):
     drift_share: float = setting(
         0.5, "drifted when at least this share of the columns has drifted", low=0, high=1
     )
-    rows: int = setting(5000, "rows of each window, chosen by key (0: all)", low=0)
+    rows: int = setting(5000, "rows of each window, chosen at random (0: all)", low=0)
     seed: int = setting(0, "seed of the choice of rows", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig(Checked):
-    """The cells of the collapse study: what is trained, each from the same SFT model. Lists are text with commas."""
+    """The cells of the collapse study, each trained from the same SFT model.
+
+    Lists are text with commas.
+    """
 
     num_negatives: str = setting("1,5,19", "numbers of negatives K", low=1)
-    objectives: str = setting("dmpo,sdpo", "base objectives", choices=LOSSES[1:])
+    objectives: str = setting("dmpo,sdpo", "base objectives", choices=LOSSES_OF_SEVERAL_NEGATIVES)
     variants: str = setting(
         "plain,dynamicpo", "DynamicPO off, on, or one half of it", choices=VARIANTS
     )
+    # More than one, so that a collapse can be told from the noise between runs.
     seeds: str = setting("0,1,2", "seeds of preference training", low=0)
 
     def __post_init__(self) -> None:
         """Check every list, all at once."""
-        problems = [
-            problem for item in dataclasses.fields(self) if (problem := self._list_problem(item))
+        checked = [
+            list_problem(getattr(self, item.name), item) for item in dataclasses.fields(self)
         ]
+        problems = [problem for problem in checked if problem]
         if problems:
             raise ConfigError("\n".join(problems))
 
-    def _list_problem(self, item: "dataclasses.Field[Any]") -> str:
-        value, choices, low = (
-            getattr(self, item.name),
-            item.metadata["choices"],
-            item.metadata["low"],
-        )
-        entries = self.listed(item.name) if isinstance(value, str) else [""]
-        if choices:
-            wrong = [entry for entry in entries if entry and entry not in choices]
-            if wrong:
-                return str(unknown_name(item.name, wrong[0], choices))
-        elif all(entry.isascii() and entry.isdigit() and int(entry) >= low for entry in entries):
-            entries = [str(int(entry)) for entry in entries]
-        else:
-            return f"{item.name}: must be whole numbers >= {low} with commas, got {value!r}."
-        if "" in entries or len({*entries}) < len(entries):
-            return f"{item.name}: must be a list with commas, each entry once, got {value!r}."
-        return ""
-
     def listed(self, name: str) -> list[str]:
         """The entries of a field."""
-        return [entry.strip() for entry in getattr(self, name).split(",")]
+        return entries_of(getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Checked):
-    """When more negatives count as a collapse."""
+    """The rule by which more negatives count as a collapse."""
 
     min_drop: float = setting(
         0.02, "smallest fall of HitRatio@1 that counts as a collapse", low=0, high=1

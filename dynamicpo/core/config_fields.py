@@ -1,4 +1,4 @@
-"""How a configuration checks itself, and how it is made from text.
+"""Fields of configurations: their limits, their checks, and their values from text.
 
 A field says what it may be; every problem is reported at once.
 """
@@ -6,76 +6,51 @@ A field says what it may be; every problem is reported at once.
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from dynamicpo.core.errors import ConfigError, unknown_name
 
-C = TypeVar("C")
+Value = TypeVar("Value")
+ConfigClass = TypeVar("ConfigClass")
+Field = dataclasses.Field[object]
+
+_TYPE_NAMES: Mapping[object, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+}
+_BOOLEANS = {"true": True, "false": False}
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-) -> Any:
-    """A dataclass field with its help text and its allowed values (`low` and `high` included, `above` not)."""
-    limits = {"low": low, "high": high, "above": above}
-    return field(default=default, metadata={"help": help, "choices": choices, **limits})
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of a number; None where there is none.
 
-
-def check_fields(config: Any) -> None:
-    """Report every field of a config that is out of its choices or limits, all at once.
-
-    Raises:
-        ConfigError: One or more fields can't be used; one line for each.
+    Attributes:
+        low: The smallest value.
+        high: The largest value.
+        above: A value that is just too small.
     """
-    problems = [
-        problem for item in dataclasses.fields(config) if (problem := _problem(config, item))
-    ]
-    if problems:
-        raise ConfigError("\n".join(problems))
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+    def problem(self, number: float) -> str:
+        """The bound that a number violates, as text; empty where it violates none."""
+        # `not number >= low` rather than `number < low`: a NaN violates every bound.
+        if self.low is not None and not number >= self.low:
+            return f">= {self.low:g}"
+        if self.above is not None and not number > self.above:
+            return f"> {self.above:g}"
+        if self.high is not None and not number <= self.high:
+            return f"<= {self.high:g}"
+        return ""
 
 
-def _problem(config: Any, item: "dataclasses.Field[Any]") -> str:
-    value, meta, name = getattr(config, item.name), item.metadata, item.name
-    if not _has_type(value, item.type):
-        return f"{name}: must be {_type_name(item.type)}, got {value!r}."
-    if meta["choices"] and value not in meta["choices"]:
-        return str(unknown_name(name, str(value), meta["choices"]))
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if meta["low"] is not None and not value >= meta["low"]:
-            return f"{name}: must be >= {meta['low']:g}, got {value:g}."
-        if meta["above"] is not None and not value > meta["above"]:
-            return f"{name}: must be > {meta['above']:g}, got {value:g}."
-        if meta["high"] is not None and not value <= meta["high"]:
-            return f"{name}: must be <= {meta['high']:g}, got {value:g}."
-    return ""
-
-
-def _has_type(value: Any, kind: Any) -> bool:
-    if kind is float:
-        return (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        )
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _type_name(kind: Any) -> str:
-    return {
-        int: "a whole number",
-        float: "a finite number",
-        bool: "true or false",
-        str: "text",
-    }.get(kind, str(kind))
-
-
+@dataclass(frozen=True, kw_only=True)
 class Checked:
     """Base of the configs: checks itself when made."""
 
@@ -84,13 +59,88 @@ class Checked:
         check_fields(self)
 
 
-def from_mapping(kind: type[C], values: Mapping[str, Any], where: str) -> C:
+def setting(
+    default: Value,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Value:
+    """A dataclass field with its help text and its allowed values.
+
+    Args:
+        default: The value without a user's choice.
+        help: The help text of the flag and the description of the component's parameter.
+        choices: The names to choose from; empty where any value of the type is allowed.
+        low: The smallest number allowed.
+        high: The largest number allowed.
+        above: A number that must be exceeded.
+    """
+    limits = Limits(low=low, high=high, above=above)
+    # The command line and the components' READMEs read this metadata; one text serves all of them.
+    return field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
+
+
+def check_fields(config: Checked) -> None:
+    """Report every field of a config that is out of its choices or limits, all at once.
+
+    Raises:
+        ConfigError: One or more fields can't be used; one line for each.
+    """
+    checked = [_problem(getattr(config, item.name), item) for item in dataclasses.fields(config)]
+    problems = [problem for problem in checked if problem]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def limits_of(item: Field) -> Limits:
+    """The limits that a field was made with."""
+    limits: Limits = item.metadata["limits"]
+    return limits
+
+
+def choices_of(item: Field) -> tuple[str, ...]:
+    """The choices that a field was made with."""
+    choices: tuple[str, ...] = item.metadata["choices"]
+    return choices
+
+
+def _problem(value: object, item: Field) -> str:
+    if not _has_type(value, item.type):
+        return f"{item.name}: must be {_type_name(item.type)}, got {value!r}."
+    choices = choices_of(item)
+    if choices and value not in choices:
+        return str(unknown_name(item.name, str(value), choices))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        violated = limits_of(item).problem(value)
+        if violated:
+            return f"{item.name}: must be {violated}, got {value:g}."
+    return ""
+
+
+def _has_type(value: object, kind: object) -> bool:
+    # bool is a subclass of int in Python, but `--seed true` is a mistake.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float:
+        return is_number and math.isfinite(value)  # type: ignore[arg-type]
+    if kind is int:
+        return is_number and isinstance(value, int)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def _type_name(kind: object) -> str:
+    return _TYPE_NAMES.get(kind, str(kind))
+
+
+def from_mapping(kind: type[ConfigClass], values: Mapping[str, object], where: str) -> ConfigClass:
     """A config from a mapping, with unknown keys refused.
 
     Args:
         kind: The config's class.
         values: Field names to values; text is converted to the field's type.
-        where: What to name in messages, such as a file.
+        where: The source of the values for messages, such as a file.
 
     Raises:
         ConfigError: Unknown keys, values of a wrong type or out of limits.
@@ -99,12 +149,15 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], where: str) -> C:
     for name in values:
         if name not in fields:
             raise unknown_name(where, name, fields)
-    converted, problems = {}, []
+    converted = {}
+    problems = []
     for name, value in values.items():
         try:
             converted[name] = _convert(value, fields[name], where)
         except ConfigError as error:
             problems.append(str(error))
+    # The fields that could be converted are checked even if others could not: a user who has made
+    # two mistakes reads of both.
     try:
         config = kind(**converted)
     except ConfigError as error:
@@ -114,15 +167,24 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], where: str) -> C:
     return config
 
 
-def _convert(value: Any, item: "dataclasses.Field[Any]", where: str) -> Any:
+def _convert(value: object, item: Field, where: str) -> object:
     kind = item.type
+    # YAML reads `beta: 1` as a whole number; in a manifest it must be the same 1.0 as the default.
+    if kind is float and type(value) is int:
+        return float(value)
     if not isinstance(value, str) or kind is str:
-        return float(value) if kind is float and type(value) is int else value
+        return value
     try:
-        if kind is bool:
-            return {"true": True, "false": False}[value.lower()]
-        return kind(value)  # type: ignore[operator]
+        return _from_text(value, kind)
     except (KeyError, ValueError) as error:
-        raise ConfigError(
-            f"{where}: {item.name} must be {_type_name(kind)}, got {value!r}."
-        ) from error
+        problem = f"{where}: {item.name} must be {_type_name(kind)}, got {value!r}."
+        raise ConfigError(problem) from error
+
+
+def _from_text(text: str, kind: object) -> object:
+    # `bool("false")` is True.
+    if kind is bool:
+        return _BOOLEANS[text.lower()]
+    if kind is int:
+        return int(text)
+    return float(text)

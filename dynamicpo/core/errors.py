@@ -14,6 +14,7 @@ class DynamicPOError(Exception):
     exit_code = 2
 
 
+# These three are ValueErrors, too: a notebook may catch them without knowing our classes.
 class ConfigError(DynamicPOError, ValueError):
     """A setting that cannot be used."""
 
@@ -27,20 +28,22 @@ class ShapeError(DynamicPOError, ValueError):
 
 
 class CheckFailedError(DynamicPOError):
-    """A check said no: a leak, a drift gate, a promotion gate."""
+    """A check that did not pass: a leak, a drift gate, a promotion gate."""
 
+    # Not 2: a scheduler tells "the data has drifted" from "the command was wrong" by the exit code.
     exit_code = 3
 
 
 class RunFailedError(DynamicPOError):
-    """A pipeline run failed, was cancelled or timed out."""
+    """A pipeline run that failed, was cancelled or timed out."""
 
     exit_code = 4
 
 
 def unknown_name(where: str, name: str, choices: Iterable[str]) -> ConfigError:
-    """The error for a name that is not in a table, with the nearest right one."""
+    """Make the error for a name that is not in a table, with the nearest right one."""
     names = sorted(choices)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    # Half of the letters in common: generous, because a wrong hint costs less than none.
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return ConfigError(f"{where}: unknown name {name!r}; choose from {', '.join(names)}.{hint}")

@@ -1,4 +1,4 @@
-"""Locks between processes: files that the kernel unlocks when their process ends, however it ends."""
+"""Locks between processes, on files: the kernel unlocks them when their process ends or dies."""
 
 import fcntl
 import logging
@@ -24,9 +24,9 @@ def locked(
     Raises:
         OSError: The file can't be written, or its file system has no locks.
     """
-    # The file is never deleted: a process that waits for a deleted file gets a lock that nobody else
-    # sees, while the next one creates the file anew and gets a second lock. The option also refuses
-    # filelock's fallback to a file that merely exists, which would outlive a killed process.
+    # The file is never deleted: a process that waits for a deleted file gets a lock that nobody
+    # else sees, while the next one creates the file anew and gets a second lock. The option also
+    # refuses filelock's fallback to a file that merely exists, which would outlive its process.
     lock = FileLock(path, preserve_lock_file=True)
     try:
         lock.acquire(blocking=False)
@@ -41,8 +41,9 @@ def locked(
 
 def is_locked(path: Path) -> bool:
     """Tell whether a process holds the lock."""
-    # filelock has exclusive locks only, and creates the file. Two readers that look at once must not
-    # take each other for the holder, nor write into a folder that may be read-only: a shared lock.
+    # filelock has exclusive locks only, and creates the file. Two readers that look at once must
+    # not take each other for the holder, nor write into a folder that may be read-only. Hence a
+    # shared lock of the same kind.
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Names that users give to models of an evaluation."""
+"""Names that users give to the models of an evaluation."""
 
 import re
 from collections.abc import Iterable
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import ConfigError
 
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_FILES = (
+_VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OUTPUT_FILES = (
     "comparisons.json",
     "items.parquet",
     "manifest.json",
@@ -18,25 +18,29 @@ _FILES = (
 
 
 def check_model_names(names: Iterable[str]) -> None:
-    """Refuse, all at once, names that can't be folders of an evaluation beside its files and baselines.
+    """Refuse, all at once, names that can't be folders beside an evaluation's files and baselines.
 
     Raises:
         ConfigError: One line for each such name.
     """
-    taken = sorted({*BASELINES, *_FILES})
+    reserved = sorted({*BASELINES, *_OUTPUT_FILES})
+    earlier_names: list[str] = []
     problems: list[str] = []
-    earlier: list[str] = []
     for name in names:
-        must = ""
-        if not _PLAIN.fullmatch(name):
-            must = (
+        # Some disks ignore case: "SFT" and "sft" would share a folder there.
+        folded = name.casefold()
+        if not _VALID_NAME.fullmatch(name):
+            requirement = (
                 "must be up to 64 letters, digits, '.', '_' or '-' and start with a letter or digit"
             )
-        elif name.casefold() in taken:
-            must = f"must not be one of {', '.join(taken)}"
-        elif name.casefold() in earlier:
-            must = "must differ from the others in more than case"
-        problems += [f"model name: {must}, got {name!r}. Rename it."] if must else []
-        earlier.append(name.casefold())
+        elif folded in reserved:
+            requirement = f"must not be one of {', '.join(reserved)}"
+        elif folded in earlier_names:
+            requirement = "must differ from the others in more than case"
+        else:
+            requirement = ""
+        if requirement:
+            problems.append(f"model name: {requirement}, got {name!r}. Rename it.")
+        earlier_names.append(folded)
     if problems:
         raise ConfigError("\n".join(problems))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
 
@@ -17,8 +17,8 @@ class Progress:
     """Counts steps of a known total.
 
     Args:
-        label: What is being done.
-        total: How many units there are.
+        label: The name of the work.
+        total: The number of units.
         unit: The name of one unit.
         every_seconds: The shortest time between two plain lines.
     """
@@ -27,9 +27,15 @@ class Progress:
         self, label: str, total: int, unit: str = "rows", every_seconds: float = 10.0
     ) -> None:
         """Start the clock."""
-        self._label, self._total, self._unit, self._every = label, total, unit, every_seconds
-        self._done, self._started = 0, time.monotonic()
-        self._said = self._started
+        self._label = label
+        self._total = total
+        self._unit = unit
+        self._every_seconds = every_seconds
+        self._done = 0
+        # A wall clock may be set back while the work is going on.
+        self._start_seconds = time.monotonic()
+        self._last_line_seconds = self._start_seconds
+        # A log file or a pod's log would keep every state of a bar as a line of its own.
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -47,16 +53,26 @@ class Progress:
         if note:
             self._bar.set_postfix_str(note)
         now = time.monotonic()
-        if self._bar.disable and (now - self._said >= self._every):
-            self._said = now
-            self._say(now, note)
+        is_due = now - self._last_line_seconds >= self._every_seconds
+        if self._bar.disable and is_due:
+            self._last_line_seconds = now
+            self._log_line(now, note)
 
-    def _say(self, now: float, note: str) -> None:
-        seconds = max(now - self._started, 1e-9)
+    def _log_line(self, now: float, note: str) -> None:
+        # The first line may come within the clock's resolution.
+        seconds = max(now - self._start_seconds, 1e-9)
         rate = self._done / seconds
-        left = (self._total - self._done) / rate if rate else float("inf")
-        text = f"{self._label}: {self._done} of {self._total} {self._unit}, {rate:.3g} a second, {left:.0f} s left"
-        log.info("%s%s", text, f", {note}" if note else "")
+        left_seconds = (self._total - self._done) / rate if rate else float("inf")
+        log.info(
+            "%s: %d of %d %s, %.3g a second, %.0f s left%s",
+            self._label,
+            self._done,
+            self._total,
+            self._unit,
+            rate,
+            left_seconds,
+            f", {note}" if note else "",
+        )
 
     def __enter__(self) -> "Progress":
         """Return the counter itself."""
@@ -68,19 +84,15 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the bar, and say how long it took."""
+        """Close the bar, and log the time the work took."""
         self._bar.close()
-        if kind is None:
-            log.info(
-                "%s: %d %s in %.1f s",
-                self._label,
-                self._done,
-                self._unit,
-                time.monotonic() - self._started,
-            )
+        if kind is not None:
+            return
+        seconds = time.monotonic() - self._start_seconds
+        log.info("%s: %d %s in %.1f s", self._label, self._done, self._unit, seconds)
 
 
-def progress(items: Iterable[T], label: str, total: int, unit: str = "rows") -> Iterator[T]:
+def progress(items: Iterable[Item], label: str, total: int, unit: str = "rows") -> Iterator[Item]:
     """The items, with progress shown as they are taken."""
     with Progress(label, total, unit) as counter:
         for item in items:

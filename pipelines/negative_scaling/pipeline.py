@@ -126,7 +126,7 @@ def negative_scaling(
         sft_precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for compact [auto,
             float32, bfloat16].
         sft_loss_on: Tokens that carry the loss [answer, history].
-        sft_rows: Train on this many rows, chosen by key (0: all).
+        sft_rows: Train on this many rows, chosen at random (0: all).
         sft_epochs: Passes over the rows.
         sft_max_steps: Stop after this many steps (0: by epochs).
         sft_batch_size: Rows per step.
@@ -159,9 +159,9 @@ def negative_scaling(
         evaluation_split: Split to evaluate [train, validation, test].
         evaluation_candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded [listed,
             catalogue].
-        evaluation_score: An item's score: log-probability, its mean per token, or less the title's own [sum, mean,
+        evaluation_score: An item's score: log-probability, its mean per token, or pointwise mutual information [sum, mean,
             pmi].
-        evaluation_rows: Evaluate this many rows, chosen by key (0: all).
+        evaluation_rows: Evaluate this many rows, chosen at random (0: all).
         evaluation_generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
         evaluation_base: Also evaluate the untrained base model.
         evaluation_sasrec: Also train and evaluate SASRec, a sequential recommender without language.

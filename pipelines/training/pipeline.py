@@ -128,7 +128,7 @@ def training(
         sft_precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for compact [auto,
             float32, bfloat16].
         sft_loss_on: Tokens that carry the loss [answer, history].
-        sft_rows: Train on this many rows, chosen by key (0: all).
+        sft_rows: Train on this many rows, chosen at random (0: all).
         sft_epochs: Passes over the rows.
         sft_max_steps: Stop after this many steps (0: by epochs).
         sft_batch_size: Rows per step.
@@ -162,9 +162,9 @@ def training(
         evaluation_split: Split to evaluate [train, validation, test].
         evaluation_candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded [listed,
             catalogue].
-        evaluation_score: An item's score: log-probability, its mean per token, or less the title's own [sum, mean,
+        evaluation_score: An item's score: log-probability, its mean per token, or pointwise mutual information [sum, mean,
             pmi].
-        evaluation_rows: Evaluate this many rows, chosen by key (0: all).
+        evaluation_rows: Evaluate this many rows, chosen at random (0: all).
         evaluation_generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
         evaluation_base: Also evaluate the untrained base model.
         evaluation_sasrec: Also train and evaluate SASRec, a sequential recommender without language.
@@ -177,7 +177,7 @@ def training(
             validation, test].
         drift_threshold: A column has drifted when its distance reaches this.
         drift_drift_share: Drifted when at least this share of the columns has drifted.
-        drift_rows: Rows of each window, chosen by key (0: all).
+        drift_rows: Rows of each window, chosen at random (0: all).
         drift_seed: Seed of the choice of rows.
     """
     arguments = dict(locals())
