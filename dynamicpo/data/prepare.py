@@ -30,7 +30,7 @@ from dynamicpo.core.records.manifest import (
     folder_checksum,
 )
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import CANDIDATES, EXAMPLES, write_items, write_rows
+from dynamicpo.core.records.rows import CANDIDATES_FIELD, EXAMPLES, write_items, write_rows
 from dynamicpo.data.sequences import examples, filter_interactions, popularity, sequence
 from dynamicpo.data.sources import movielens, published, tables
 from dynamicpo.data.sources.titles import clean_titles, distinct_titles
@@ -92,11 +92,11 @@ def _fetch(interactions: str, items: str, work: Path, config: DataConfig) -> dic
         )
     place = work / "interactions"
     if config.source == "movielens":
-        return movielens.local_files(
+        return movielens.movielens_files(
             storage.fetch(interactions, place) if interactions else None, place
         )
     if config.source == "published":
-        return published.local_files(storage.fetch(interactions, place))
+        return published.published_files(storage.fetch(interactions, place))
     return {
         "interactions": storage.fetch(interactions, place),
         "items": storage.fetch(items, work / "items"),
@@ -170,7 +170,7 @@ def _prepare_published(
     )
     catalogue = _published_items(rows, counts)
     rows = rows[lengths >= config.min_history]
-    schema = EXAMPLES.append(CANDIDATES)
+    schema = EXAMPLES.append(CANDIDATES_FIELD)
     splits = {
         split: pa.Table.from_pandas(
             rows[rows["split"] == split], schema=schema, preserve_index=False

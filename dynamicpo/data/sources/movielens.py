@@ -27,7 +27,7 @@ _FILES = {
 }
 
 
-def local_files(path: Path | None, work: Path) -> dict[str, Path]:
+def movielens_files(path: Path | None, work: Path) -> dict[str, Path]:
     """The files of a MovieLens data set by their names: of the copy in the recbole wheel when no path is given.
 
     Args:
@@ -58,7 +58,7 @@ def local_files(path: Path | None, work: Path) -> dict[str, Path]:
 
 
 def read_movielens(connection: Any, files: dict[str, Path], needs_rating: bool) -> Raw:
-    """Interactions and items of the files that `local_files` found."""
+    """Interactions and items of the files that `movielens_files` found."""
     ratings = next(iter(files))
     interactions = read_interactions(connection, files[ratings], needs_rating, _LAYOUTS[ratings])
     read: Callable[[dict[str, Path]], pd.DataFrame] = {

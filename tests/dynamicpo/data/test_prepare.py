@@ -566,7 +566,7 @@ def test_movielens_from_the_wheel_without_importing_it(tmp_path: Path) -> None:
 @needs_movielens
 def test_grouplens_zip_gives_the_same_examples_as_the_wheel(tmp_path: Path) -> None:
     """GroupLens' own format, written from the wheel's rows: only a few hundred users, to be quick."""
-    files = movielens.local_files(None, tmp_path)
+    files = movielens.movielens_files(None, tmp_path)
     inter = pd.read_csv(files["ml-100k.inter"], sep="\t")
     inter = inter[inter["user_id:token"] <= 150]
     items = pd.read_csv(

@@ -188,7 +188,7 @@ def test_published_files_are_known_by_their_names(
 ) -> None:
     for name in names:
         (tmp_path / name).touch()
-    found = published.local_files(tmp_path)
+    found = published.published_files(tmp_path)
     assert list(found) == splits
     assert [found[split].name for split in splits] == names[: len(splits)]
 
@@ -208,4 +208,4 @@ def test_published_folder_must_be_clear(tmp_path: Path, names: list[str], messag
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=message):
-        published.local_files(tmp_path)
+        published.published_files(tmp_path)
