@@ -14,7 +14,7 @@ from dynamicpo.evaluation.rankings import Ranking, Scores, rank_listed
 from dynamicpo.evaluation.results import Answers
 from dynamicpo.evaluation.rows import Data
 from dynamicpo.metrics.ranking import named_candidate, substring_candidate
-from dynamicpo.models.checkpoints import Loaded
+from dynamicpo.models.checkpoints import LoadedModel
 from dynamicpo.prompts.encoding import Prompts, item_token
 from dynamicpo.scoring.generation import generate_answers
 from dynamicpo.scoring.shared_prefix import score_rows
@@ -31,7 +31,7 @@ class Scored(NamedTuple):
     cut_items: int
 
 
-def rank_with(loaded: Loaded, data: Data, config: EvaluationConfig, label: str) -> Scored:
+def rank_with(loaded: LoadedModel, data: Data, config: EvaluationConfig, label: str) -> Scored:
     """Rank each row's candidates, or every item, with a model, and generate where the configuration says so."""
     prompts = Prompts(loaded.tokenizer, data.items, loaded.settings)
     if data.codes is None:
@@ -45,7 +45,7 @@ def rank_with(loaded: Loaded, data: Data, config: EvaluationConfig, label: str) 
         prompts.row(example, history, listed, listed)
         for example, history, listed in zip(*columns, strict=True)
     ]
-    with loaded.running(), torch.no_grad():
+    with loaded.execution_context(), torch.no_grad():
         sums = score_rows(
             loaded.model, prepared, config.token_budget, config.backend, f"scoring with {label}"
         )
@@ -72,7 +72,7 @@ def rank_with(loaded: Loaded, data: Data, config: EvaluationConfig, label: str) 
 
 
 def _everything(
-    loaded: Loaded, prompts: Prompts, data: Data, config: EvaluationConfig, label: str
+    loaded: LoadedModel, prompts: Prompts, data: Data, config: EvaluationConfig, label: str
 ) -> Iterator[Scores]:
     """Scores of every item, (n, I) for some rows after the other."""
     names = data.items["item_id"].tolist()
@@ -83,7 +83,7 @@ def _everything(
     # Only a sum of log-probabilities tells before its end that it can't reach the target's.
     targets = data.rows.target_index.tolist() if config.score == "sum" else None
     how: dict[str, Any] = {"token_budget": config.token_budget, "backend": config.backend}
-    with loaded.running(), torch.no_grad(), Progress(label, len(tokens)) as counter:
+    with loaded.execution_context(), torch.no_grad(), Progress(label, len(tokens)) as counter:
         own: Scores | float = 0.0
         if config.score == "pmi":
             alone = prompts.without_history(names[:1]).prompt_ids
@@ -95,7 +95,7 @@ def _everything(
 
 
 def _own_scores(
-    loaded: Loaded, prompts: Prompts, candidates: Sequence[Sequence[str]], config: EvaluationConfig
+    loaded: LoadedModel, prompts: Prompts, candidates: Sequence[Sequence[str]], config: EvaluationConfig
 ) -> Mapping[str, float]:
     """Each item's log-probability after a prompt without a history, computed once."""
     items = sorted({item for listed in candidates for item in listed})
@@ -110,7 +110,7 @@ def _own_scores(
 
 
 def _texts(
-    loaded: Loaded, candidates: Sequence[Sequence[str]], items: pd.DataFrame
+    loaded: LoadedModel, candidates: Sequence[Sequence[str]], items: pd.DataFrame
 ) -> list[list[str]]:
     """What the model would have to say to name each candidate."""
     if loaded.settings.item_text == "token":
@@ -120,7 +120,7 @@ def _texts(
 
 
 def _generate(
-    loaded: Loaded, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str
+    loaded: LoadedModel, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str
 ) -> list[str]:
     """The text of each row's answer, without the token that ends it."""
     end = loaded.tokenizer.eos_token_id

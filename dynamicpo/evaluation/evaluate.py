@@ -24,9 +24,14 @@ from dynamicpo.evaluation.candidates import Scored, rank_with
 from dynamicpo.evaluation.rankings import Ranking
 from dynamicpo.evaluation.results import Answers, Result, make_result, paired, write_result
 from dynamicpo.evaluation.rows import Data, read_data
-from dynamicpo.models.checkpoints import Loaded, load_base_of, load_model
-from dynamicpo.negatives.audit.audit import audit_split, check_audit
-from dynamicpo.negatives.exclusions import excluded_by
+from dynamicpo.models.checkpoints import LoadedModel, load_base_of, load_model
+from dynamicpo.negatives.audit.leak_check import (
+    SkippedAudit,
+    SplitAudit,
+    audit_split,
+    check_audit,
+)
+from dynamicpo.negatives.exclusions import effective_exclusion
 from dynamicpo.reports.pages.evaluation import evaluation_page
 
 log = logging.getLogger(__name__)
@@ -113,12 +118,12 @@ def _check_models(
 
 def _audited(
     preferences: Path, source: Manifest, data: Data, config: EvaluationConfig
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[SplitAudit | SkippedAudit, list[str]]:
     """What a lookup that ignores the history gains from the lists, and a red line where that is something."""
     if data.codes is None:
         return {"skipped": "every item is ranked, so there are no lists"}, []
     tables = {split: read_rows(preferences, split) for split in SPLITS}
-    found = audit_split(tables, config.split, data.items, excluded_by(source.config), config.seed)
+    found = audit_split(tables, config.split, data.items, effective_exclusion(source.config), config.seed)
     return found, check_audit(found, f"{config.split} split", config.allow_leak)
 
 
@@ -159,7 +164,7 @@ def _evaluate_all(
     return results, cut
 
 
-def _ranked(loaded: Loaded, data: Data, config: EvaluationConfig, name: str) -> Scored:
+def _ranked(loaded: LoadedModel, data: Data, config: EvaluationConfig, name: str) -> Scored:
     scored = rank_with(loaded, data, config, name)
     del loaded
     gc.collect()

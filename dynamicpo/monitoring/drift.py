@@ -197,7 +197,7 @@ def _chosen_scores(folder: Path, window: _Window, name: str) -> NDArray[np.float
                 )
             )
     if prepared:
-        with loaded.running():
+        with loaded.execution_context():
             scores[places] = score_rows(loaded.model, prepared, label=f"scoring the {name} window")[
                 :, 0
             ].numpy()

@@ -19,7 +19,8 @@ from dynamicpo.core.records.manifest import Manifest, config_dict, input_fingerp
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import Row, read_items, read_rows
 from dynamicpo.models import backbones, checkpoints
-from dynamicpo.objective.dynamicpo import preference_diagnostics, preference_losses
+from dynamicpo.objective.diagnostics import preference_diagnostics
+from dynamicpo.objective.dynamicpo import preference_losses
 from dynamicpo.prompts.encoding import Prompts
 from dynamicpo.reports.pages.training import training_page
 from dynamicpo.reports.training_log import RELATIVE, relative_gradient
@@ -60,7 +61,7 @@ def train_preferences(
         loaded = checkpoints.load_model(adapter, trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
         built = _build(rows, prompts, config.num_negatives)
-        with loaded.running():
+        with loaded.execution_context():
             dataset = _dataset(
                 rows, built, _reference(built, loaded.model, preferences, config, inputs)
             )
@@ -113,11 +114,11 @@ def _choose_rows(preferences: Path, adapter: Path, config: PreferenceConfig) -> 
             "Lower rows here or for SFT, or take all (0)."
         )
     seed = int(tuned.config["seed"])
-    order = random_keys.ranking(seed, "rows", rows["example_id"].to_pylist())
+    order = random_keys.random_order(seed, "rows", rows["example_id"].to_pylist())
     return rows.take(np.sort(order[-config.rows :]))
 
 
-def _learning_rate(config: PreferenceConfig, loaded: checkpoints.Loaded) -> float:
+def _learning_rate(config: PreferenceConfig, loaded: checkpoints.LoadedModel) -> float:
     if config.learning_rate:
         return config.learning_rate
     if loaded.base.backbone == backbones.COMPACT:

@@ -22,7 +22,10 @@ from dynamicpo.core.records.manifest import (
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_items, read_rows
 from dynamicpo.models import backbones, checkpoints
-from dynamicpo.models.backbones import Base
+from dynamicpo.models.backbones import BaseModelSpec
+from dynamicpo.models.base_models import load_base_model
+from dynamicpo.models.execution import choose_precision, execution_context
+from dynamicpo.models.lora import add_adapter
 from dynamicpo.prompts.encoding import PLAIN_TEMPLATE, Prompts, PromptSettings
 from dynamicpo.prompts.loader import load_template
 from dynamicpo.reports.pages.training import training_page
@@ -68,15 +71,13 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
     rows = rows.take(np.sort(chosen[: config.rows or len(chosen)]))
     base = _base(config, settings, items["item_id"].tolist(), backbone)
     with stage_output(output, manifest) as folder:
-        model, tokenizer = backbones.load_base_model(base)
+        model, tokenizer = load_base_model(base)
         if _tuning(config) == "lora":
             shape = (config.lora_rank, config.lora_alpha, config.lora_dropout)
-            model = checkpoints.add_adapter(
-                model, *shape, new_tokens=len(base.items), seed=config.seed
-            )
+            model = add_adapter(model, *shape, new_tokens=len(base.items), seed=config.seed)
         prompts = Prompts(tokenizer, items, settings)
         schedule = trainer.Schedule.of(config, _learning_rate(config))
-        with checkpoints.running(base):
+        with execution_context(base):
             steps = trainer.train(
                 model,
                 _dataset(rows, prompts, config.loss_on),
@@ -139,13 +140,15 @@ def _learning_rate(config: SFTConfig) -> float:
     return 1e-3 if _tuning(config) == "lora" else 1e-5
 
 
-def _base(config: SFTConfig, settings: PromptSettings, item_ids: list[str], checksum: str) -> Base:
-    return Base(
+def _base(
+    config: SFTConfig, settings: PromptSettings, item_ids: list[str], checksum: str
+) -> BaseModelSpec:
+    return BaseModelSpec(
         backbone=config.backbone,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         quantization=config.quantization,
-        precision=backbones.choose_precision(config.precision, config.backbone),
+        precision=choose_precision(config.precision, config.backbone),
         seed=config.seed,
         items=tuple(item_ids) if settings.item_text == "token" else (),
         checksum=checksum,

@@ -24,7 +24,8 @@ from dynamicpo.core.config import DataConfig
 from dynamicpo.core.records.rows import EXAMPLES, Row, read_items, read_rows
 from dynamicpo.data.prepare import prepare_data
 from dynamicpo.models import backbones
-from dynamicpo.models.backbones import Base
+from dynamicpo.models.backbones import BaseModelSpec
+from dynamicpo.models.base_models import load_base_model
 from dynamicpo.prompts.encoding import Prompts, PromptSettings
 from dynamicpo.prompts.loader import load_template
 from dynamicpo.scoring.shared_prefix import answer_logps
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    model, tokenizer = backbones.load_base_model(Base(backbones.SMOLLM2))
+    model, tokenizer = load_base_model(BaseModelSpec(backbones.SMOLLM2))
     prompts, answers, targets = load_rows(tokenizer, options.rounds)
     list(catalogue_scores(model.eval(), prompts[:1], answers[:SEPARATE]))  # the first call is slow
     rows = zip(prompts, targets, strict=True)

@@ -15,7 +15,8 @@ from dynamicpo.core.config import DataConfig, NegativesConfig
 from dynamicpo.core.records.rows import Row, read_items, read_rows
 from dynamicpo.data.prepare import prepare_data
 from dynamicpo.models import backbones
-from dynamicpo.models.backbones import Base
+from dynamicpo.models.backbones import BaseModelSpec
+from dynamicpo.models.base_models import load_base_model
 from dynamicpo.negatives.sampling import sample_negatives
 from dynamicpo.objective.dynamicpo import preference_losses
 from dynamicpo.prompts.encoding import Prompts, PromptSettings
@@ -44,7 +45,7 @@ WORDS = {
 
 def load() -> tuple[nn.Module, Any]:
     """The model in float32, ready for training, and its tokenizer."""
-    model, tokenizer = backbones.load_base_model(Base(backbones.SMOLLM2))
+    model, tokenizer = load_base_model(BaseModelSpec(backbones.SMOLLM2))
     torch.manual_seed(0)
     lora = LoraConfig(
         task_type="CAUSAL_LM", r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dynamicpo.core.progress import Progress
 from dynamicpo.evaluation.baselines.simple import Codes, Scorer, Scores, item_codes
-from dynamicpo.models.backbones import COMPACT, Base, device
-from dynamicpo.models.checkpoints import running
+from dynamicpo.models.backbones import COMPACT, BaseModelSpec
+from dynamicpo.models.execution import device, execution_context
 from dynamicpo.negatives.catalogue import encode_rows, make_catalogue
 
 WIDTH, LAYERS, HEADS, DROPOUT = 64, 2, 2, 0.2
@@ -87,7 +87,7 @@ def fit_sasrec(items: pd.DataFrame, train: pa.Table, seed: int = 0, epochs: int 
     """
     index, where = pd.Index(items["item_id"]), device()
     sequences, width = make_sequences(items, train)
-    with torch.random.fork_rng(), running(Base(COMPACT)):
+    with torch.random.fork_rng(), execution_context(BaseModelSpec(COMPACT)):
         torch.manual_seed(seed)
         model = SASRec(len(items), width).to(where)
         _train(model, sequences, width, epochs, np.random.default_rng(seed))
@@ -95,7 +95,7 @@ def fit_sasrec(items: pd.DataFrame, train: pa.Table, seed: int = 0, epochs: int 
 
     def score(rows: pa.Table) -> Scores:
         histories, lengths = _ends(rows, index, width)
-        with torch.no_grad(), running(Base(COMPACT)):
+        with torch.no_grad(), execution_context(BaseModelSpec(COMPACT)):
             hidden = model(torch.from_numpy(histories).to(where))[
                 torch.arange(len(rows)), np.maximum(lengths - 1, 0)
             ]

