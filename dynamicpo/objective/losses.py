@@ -1,7 +1,8 @@
 """The base objectives over several negatives: reward margins in, one loss a row out.
 
-Each takes a mask of the negatives that count, a constant to the gradient. A masked negative behaves as one that is
-absent. DMPO and S-DPO equal DPO at one negative. `logsigmoid` and `logsumexp` keep every loss finite at any margin.
+Each takes a mask of the negatives that count, a constant to the gradient. A masked negative behaves
+as one that is absent. DMPO and S-DPO equal DPO at one negative. `logsigmoid` and `logsumexp` keep
+every loss finite at any margin.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from dynamicpo.objective.masked import masked_mean, masked_sum
+
 
 def preference_margins(chosen: Tensor, rejected: Tensor, beta: float | Tensor) -> Tensor:
     """Reward margin of the chosen item over each negative.
 
     Args:
-        chosen: Log-ratio of the chosen item: policy less reference log-probability, nats; without a reference the
-            log-probability, and for MPPO the probability. Shape (B,).
+        chosen: Log-ratio of the chosen item: policy minus reference log-probability, nats; without
+            a reference the log-probability, and for MPPO the probability. Shape (B,).
         rejected: The same for each negative. Shape (B, K).
         beta: Strength, > 0. A scalar, or (B, K) for one per negative.
 
@@ -29,7 +32,9 @@ def preference_margins(chosen: Tensor, rejected: Tensor, beta: float | Tensor) -
 
 
 def dmpo_loss(margins: Tensor, mask: Tensor) -> Tensor:
-    """DMPO: -log sigma of the mean reward margin. At one negative DPO; with a target margin taken off, SimPO.
+    """DMPO: -log sigma of the mean reward margin.
+
+    At one negative it is DPO; with a target margin subtracted, SimPO.
 
     Args:
         margins: Reward margins. Shape (B, K).
@@ -40,8 +45,7 @@ def dmpo_loss(margins: Tensor, mask: Tensor) -> Tensor:
 
     Source: DMPO, arXiv:2405.16127; SimPO, arXiv:2405.14734.
     """
-    mean = torch.where(mask, margins, 0).sum(1) / mask.sum(1).clamp(min=1)
-    return -logsigmoid(mean)
+    return -logsigmoid(masked_mean(margins, mask))
 
 
 def sdpo_loss(margins: Tensor, mask: Tensor) -> Tensor:
@@ -56,11 +60,15 @@ def sdpo_loss(margins: Tensor, mask: Tensor) -> Tensor:
 
     Source: S-DPO, arXiv:2406.09215.
     """
-    return -logsigmoid(-torch.where(mask, -margins, -torch.inf).logsumexp(1))
+    # exp(-inf) = 0 takes masked negatives out of the sum without a gradient.
+    exponents = torch.where(mask, -margins, -torch.inf)
+    return -logsigmoid(-exponents.logsumexp(1))
 
 
 def mppo_loss(margins: Tensor, mask: Tensor) -> Tensor:
-    """MPPO: -log sigma of the summed (not averaged) margins, which are of probabilities and without a reference.
+    """MPPO: -log sigma of the summed (not averaged) margins.
+
+    The margins are of probabilities and without a reference.
 
     Args:
         margins: beta * (exp chosen - exp rejected). Shape (B, K).
@@ -71,14 +79,14 @@ def mppo_loss(margins: Tensor, mask: Tensor) -> Tensor:
 
     Source: MPPO, arXiv:2412.15244.
     """
-    return -logsigmoid(torch.where(mask, margins, 0).sum(1))
+    return -logsigmoid(masked_sum(margins, mask))
 
 
-LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+# For each of `choices.LOSSES`: DPO is DMPO of one negative, SimPO is DMPO of other margins.
+LOSS_FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dpo": dmpo_loss,
     "dmpo": dmpo_loss,
     "sdpo": sdpo_loss,
     "mppo": mppo_loss,
     "simpo": dmpo_loss,
 }
-WITHOUT_REFERENCE = ("mppo", "simpo")

@@ -22,7 +22,10 @@ from dynamicpo.objective.boundary import (
 def select(
     values: list[float], chosen: float = 0.0, dtype: torch.dtype = torch.float64
 ) -> list[int]:
-    """Places of the boundary negatives of one row; a chosen item at 0 leaves negative values without violation."""
+    """Columns of the boundary negatives of one row.
+
+    With a chosen item at 0, negative values do not violate.
+    """
     mask = boundary_negatives(
         torch.tensor([chosen], dtype=dtype), torch.tensor([values], dtype=dtype)
     )
@@ -51,9 +54,9 @@ def inertia(values: np.ndarray, top: np.ndarray) -> float:
 
 
 def brute_force(values: np.ndarray) -> tuple[list[int], float]:
-    """The top cluster and inertia of the best of all partitions into three, contiguous or not, and the gap to the next.
+    """The top cluster of the best of all partitions into three, and its lead over the next.
 
-    Of equally good ones it takes the largest top cluster.
+    Partitions need not be contiguous. Of equally good ones it takes the largest top cluster.
     """
     labels = np.array(list(itertools.product(range(3), repeat=len(values))))
     members = labels[:, None, :] == np.arange(3)[None, :, None]
@@ -67,7 +70,7 @@ def brute_force(values: np.ndarray) -> tuple[list[int], float]:
     together = [labels[:, a] == labels[:, b] for a, b in equal]
     totals = np.where(np.all(together, axis=0), totals, np.inf) if together else totals
     best = np.flatnonzero(totals <= totals.min() + 1e-9)
-    tops = [np.flatnonzero(members[place, means[place].argmax()]).tolist() for place in best]
+    tops = [np.flatnonzero(members[index, means[index].argmax()]).tolist() for index in best]
     others = totals[totals > totals.min() + 1e-9]
     return max(tops, key=len), float(others.min(initial=np.inf) - totals.min())
 
@@ -180,13 +183,13 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("garbage", [0.0, 1e30, -math.inf, math.nan])
 def test_a_masked_negative_equals_an_absent_one(garbage: float) -> None:
-    kept = random_rows(60, 9, seed=4)
-    chosen = kept.amax(1) + torch.linspace(-8, 8, 60, dtype=torch.float64)
-    places = torch.tensor([0, 1, 3, 4, 5, 7, 8, 10, 11])
-    padded = torch.full((60, 12), garbage, dtype=torch.float64).index_copy(1, places, kept)
-    mask = torch.zeros(60, 12, dtype=torch.bool).index_fill(1, places, True)
+    counted = random_rows(60, 9, seed=4)
+    chosen = counted.amax(1) + torch.linspace(-8, 8, 60, dtype=torch.float64)
+    columns = torch.tensor([0, 1, 3, 4, 5, 7, 8, 10, 11])
+    padded = torch.full((60, 12), garbage, dtype=torch.float64).index_copy(1, columns, counted)
+    mask = torch.zeros(60, 12, dtype=torch.bool).index_fill(1, columns, True)
     ours = boundary_negatives(chosen, padded, mask)
-    assert torch.equal(ours[:, places], boundary_negatives(chosen, kept))
+    assert torch.equal(ours[:, columns], boundary_negatives(chosen, counted))
     assert not ours[~mask].any()
 
 
@@ -225,7 +228,7 @@ def betas(
 ) -> list[float]:
     mask = torch.tensor([boundary])
     values = torch.tensor([rejected], dtype=torch.float64)
-    found = dynamic_betas(
+    computed = dynamic_betas(
         torch.tensor([chosen], dtype=torch.float64),
         values,
         mask,
@@ -233,7 +236,7 @@ def betas(
         beta,
         margin,
     )
-    return found[0].tolist()
+    return computed[0].tolist()
 
 
 def test_beta_by_hand() -> None:
@@ -252,7 +255,8 @@ def test_margins_of_the_authors_code() -> None:
 
 
 def test_a_violation_has_a_smaller_beta_than_a_safe_negative() -> None:
-    # violating by 4 with easy 10 below: D1 = -4, D2 = 10; safe by 9 with easy 1 below: D1 = 9, D2 = 1
+    # violating by 4 with easy 10 below: D1 = -4, D2 = 10
+    # safe by 9 with easy 1 below: D1 = 9, D2 = 1
     violating = betas(-6.0, [-2.0, -12.0], [True, False], 0.0)[0]
     safe = betas(-1.0, [-10.0, -11.0], [True, False], 0.0)[0]
     assert violating == pytest.approx(1 + 0.5 * math.tanh(-1.0))
@@ -279,19 +283,19 @@ def test_zero_gaps_give_half_beta_or_beta_without_a_margin(margin: float, expect
 def test_masked_negatives_do_not_count_as_easy() -> None:
     mask = torch.tensor([[True, True, False]])
     boundary = torch.tensor([[True, False, False]])
-    found = dynamic_betas(
+    computed = dynamic_betas(
         torch.tensor([-1.0]), torch.tensor([[-3.0, -8.0, math.nan]]), boundary, mask, 1.0, 0.0
     )
-    assert found[0, 0].item() == pytest.approx(1 + 0.5 * math.tanh(-3 / 7))
+    assert computed[0, 0].item() == pytest.approx(1 + 0.5 * math.tanh(-3 / 7))
 
 
 def test_betas_lie_between_half_and_three_halves() -> None:
     rows = random_rows(200, 15, seed=7)
     chosen = rows.amax(1) + torch.linspace(-20, 20, 200, dtype=torch.float64)
     mask = torch.ones_like(rows, dtype=torch.bool)
-    found = dynamic_betas(chosen, rows, boundary_negatives(chosen, rows), mask, 0.2, 6.0)
-    assert bool(((found >= 0.1) & (found <= 0.3)).all())
-    assert found.std() > 0.01
+    computed = dynamic_betas(chosen, rows, boundary_negatives(chosen, rows), mask, 0.2, 6.0)
+    assert bool(((computed >= 0.1) & (computed <= 0.3)).all())
+    assert computed.std() > 0.01
 
 
 def test_float32_betas_agree_with_float64() -> None:

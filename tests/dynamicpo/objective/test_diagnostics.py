@@ -1,4 +1,4 @@
-"""What the trainer logs: by hand, against the gradient of the loss, and the effect that it is there to show."""
+"""Diagnostics of a step: by hand, against the gradient, and the effect that they shall show."""
 
 import math
 from typing import Any
@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from dynamicpo.objective.boundary import boundary_negatives
-from dynamicpo.objective.dynamicpo import preference_diagnostics, preference_losses
+from dynamicpo.objective.diagnostics import preference_diagnostics
+from dynamicpo.objective.dynamicpo import preference_losses
 from tests.fixtures.logps import MULTI, batch
 
 
 def test_diagnostics_by_hand() -> None:
-    # row 1: no violation, B = {-3}; row 2: the first negative violates, B = {-1}. No reference, beta 0.5, plain DMPO.
+    # row 1: no violation, B = {-3}; row 2: the first negative violates, B = {-1}.
+    # No reference, beta 0.5, plain DMPO.
     chosen = torch.tensor([-1.0, -2.0], dtype=torch.float64)
     rejected = torch.tensor([[-3.0, -7.0, -9.0], [-1.0, -4.0, -5.0]], dtype=torch.float64)
-    found = preference_diagnostics(chosen, rejected, dynamic=False, beta=0.5)
+    measured = preference_diagnostics(chosen, rejected, dynamic=False, beta=0.5)
     z = [0.5 * (-1 + 19 / 3), 0.5 * (-2 + 10 / 3)]
     expected = {
         "rewards/chosen": 0.5 * -1.5,
@@ -30,8 +32,8 @@ def test_diagnostics_by_hand() -> None:
         "boundary_beta": 0.5,
         "boundary_gradient": sum(0.5 / 3 / (1 + math.exp(value)) for value in z) / 2,
     }
-    assert {name: value.item() for name, value in found.items()} == pytest.approx(expected)
-    assert all(value.ndim == 0 for value in found.values())
+    assert {name: value.item() for name, value in measured.items()} == pytest.approx(expected)
+    assert all(value.ndim == 0 for value in measured.values())
 
 
 @pytest.mark.parametrize("loss", MULTI)
@@ -47,7 +49,7 @@ def test_boundary_gradient_is_that_of_the_loss_over_the_selection(
         "beta": 0.4,
         "margin": 2.0,
     }
-    found = preference_diagnostics(**tensors, **settings)
+    measured = preference_diagnostics(**tensors, **settings)
     boundary = boundary_negatives(tensors["policy_chosen_logps"], tensors["policy_rejected_logps"])
     rejected = tensors["policy_rejected_logps"].requires_grad_()
     result = preference_losses(**tensors, **settings)
@@ -55,20 +57,21 @@ def test_boundary_gradient_is_that_of_the_loss_over_the_selection(
     rows = range(len(boundary))
     gradients = [gradient[row][boundary[row]].abs().mean().item() for row in rows]
     betas = [result.betas[row][boundary[row]].mean().item() for row in rows]
-    assert found["boundary_gradient"].item() == pytest.approx(sum(gradients) / len(rows))
-    assert found["boundary_beta"].item() == pytest.approx(sum(betas) / len(rows))
-    assert found["boundary_fraction"].item() == pytest.approx(boundary.double().mean().item())
+    assert measured["boundary_gradient"].item() == pytest.approx(sum(gradients) / len(rows))
+    assert measured["boundary_beta"].item() == pytest.approx(sum(betas) / len(rows))
+    assert measured["boundary_fraction"].item() == pytest.approx(boundary.double().mean().item())
 
 
 def test_gradient_suppression_of_plain_dmpo() -> None:
-    # one hard negative beside ever more easy ones: its gradient dies with the average margin, but not with DynamicPO
+    # One hard negative beside ever more easy ones: its gradient dies with the average margin, but
+    # not with DynamicPO.
     chosen = torch.tensor([-5.0])
     sizes = {}
     for num_easy in (0, 2, 18):
         rejected = torch.cat([torch.tensor([-5.5]), -25 - torch.arange(num_easy) / 100])[None]
         for dynamic in (False, True):
-            found = preference_diagnostics(chosen, rejected, dynamic=dynamic)
-            sizes[num_easy, dynamic] = found["boundary_gradient"].item()
+            measured = preference_diagnostics(chosen, rejected, dynamic=dynamic)
+            sizes[num_easy, dynamic] = measured["boundary_gradient"].item()
     assert sizes[18, False] < 1e-3 * sizes[0, False]
     assert sizes[18, True] > 0.2
 
@@ -80,15 +83,15 @@ def test_diagnostics_leave_the_graph_alone() -> None:
         name: weight * tensors[name] for name in ("policy_chosen_logps", "policy_rejected_logps")
     }
     losses = preference_losses(**scaled).losses
-    found = preference_diagnostics(**scaled)
-    assert not any(value.requires_grad for value in found.values())
+    measured = preference_diagnostics(**scaled)
+    assert not any(value.requires_grad for value in measured.values())
     assert weight.grad is None
     losses.sum().backward()
     assert weight.grad is not None and weight.grad.isfinite()
     with torch.no_grad():
         again = preference_diagnostics(**scaled)
     assert {name: value.item() for name, value in again.items()} == {
-        n: v.item() for n, v in found.items()
+        n: v.item() for n, v in measured.items()
     }
 
 
@@ -101,10 +104,9 @@ def test_diagnostics_do_not_count_masked_negatives() -> None:
         for name, tensor in tensors.items()
     }
     mask = torch.nn.functional.pad(torch.ones(40, 2, dtype=torch.bool), (1, 2), value=False)
-    found, expected = (
-        preference_diagnostics(**padded, rejected_mask=mask),
-        preference_diagnostics(**tensors),
-    )
+    measured = preference_diagnostics(**padded, rejected_mask=mask)
+    expected = preference_diagnostics(**tensors)
     assert np.allclose(
-        [value.item() for value in found.values()], [value.item() for value in expected.values()]
+        [value.item() for value in measured.values()],
+        [value.item() for value in expected.values()],
     )

@@ -10,8 +10,9 @@ from torch.testing import assert_close
 
 from dynamicpo.core.errors import ConfigError, ShapeError
 from dynamicpo.objective.boundary import MARGIN_EARLY, boundary_negatives
-from dynamicpo.objective.dynamicpo import preference_diagnostics, preference_losses
-from dynamicpo.objective.losses import LOSSES
+from dynamicpo.objective.diagnostics import preference_diagnostics
+from dynamicpo.objective.dynamicpo import preference_losses
+from dynamicpo.objective.losses import LOSS_FUNCTIONS
 from tests.fixtures.logps import MULTI, batch
 
 
@@ -25,7 +26,7 @@ def by_loops(
 ) -> list[float]:
     """The specification read aloud: one row and one negative at a time, in Python's floats."""
     columns = {name: tensor.tolist() for name, tensor in tensors.items()}
-    found = []
+    losses = []
     for row, (c, n) in enumerate(
         zip(columns["policy_chosen_logps"], columns["policy_rejected_logps"], strict=True)
     ):
@@ -57,8 +58,8 @@ def by_loops(
             z = sum(betas[j] * (c - n[j]) for j in used) / len(used) - (
                 0.5 if loss == "simpo" else 0
             )
-        found.append(math.log1p(math.exp(-z)) if z > -700 else -z)
-    return found
+        losses.append(math.log1p(math.exp(-z)) if z > -700 else -z)
+    return losses
 
 
 @pytest.mark.parametrize("loss", MULTI)
@@ -86,8 +87,9 @@ def test_agrees_with_the_specification(
 
 
 def test_a_row_by_hand() -> None:
-    # No violation: c = -1, n = (-3, -7, -9): three values, so B is the first. e = -8, D1 = 2, D2 = 5, m = 2.
-    # beta_1 = 1 + tanh(-5 / 7) / 2 = 0.6933214. r_w = 0.5, r_1 = -1.5, margin 2 x 0.6933214 = 1.3866427.
+    # No violation: c = -1, n = (-3, -7, -9): three values, so B is the first.
+    # e = -8, D1 = 2, D2 = 5, m = 2, so beta_1 = 1 + tanh(-5 / 7) / 2 = 0.6933214.
+    # r_w = 0.5, r_1 = -1.5, margin 2 x 0.6933214 = 1.3866427.
     result = preference_losses(
         torch.tensor([-1.0]).double(),
         torch.tensor([[-3.0, -7.0, -9.0]]).double(),
@@ -121,7 +123,7 @@ def test_plain_uses_every_counted_negative_at_beta(loss: str) -> None:
 
 
 @pytest.mark.parametrize("ablation", ["none", "selection", "beta"])
-def test_which_half_of_dynamicpo_is_kept(ablation: str) -> None:
+def test_an_ablation_leaves_one_half_of_dynamicpo(ablation: str) -> None:
     tensors = batch()
     boundary = boundary_negatives(tensors["policy_chosen_logps"], tensors["policy_rejected_logps"])
     result = preference_losses(**tensors, ablation=ablation)
@@ -215,7 +217,9 @@ def test_gradients_hold_mask_and_beta_constant(loss: str, dynamic: bool) -> None
             rejected = rejected - tensors["reference_rejected_logps"]
         if loss == "mppo":
             chosen, rejected = chosen.exp(), rejected.exp()
-        return LOSSES[loss](result.betas * (chosen[:, None] - rejected), result.boundary_mask)
+        return LOSS_FUNCTIONS[loss](
+            result.betas * (chosen[:, None] - rejected), result.boundary_mask
+        )
 
     assert torch.autograd.gradcheck(at_constants, (chosen, rejected))
     ours = torch.autograd.grad(result.losses.sum(), (chosen, rejected))
@@ -253,7 +257,8 @@ def test_an_empty_batch_has_no_losses() -> None:
     [
         (
             {"loss": "dmop"},
-            "loss: unknown name 'dmop'; choose from dmpo, dpo, mppo, sdpo, simpo. Did you mean 'dmpo'?",
+            "loss: unknown name 'dmop'; choose from dmpo, dpo, mppo, sdpo, simpo. "
+            "Did you mean 'dmpo'?",
         ),
         ({"ablation": "margin"}, "ablation: unknown name 'margin'"),
         (

@@ -1,4 +1,4 @@
-"""The base objectives at fixed beta and mask: numbers worked by hand, and the laws every one obeys."""
+"""The base objectives at fixed beta and mask: numbers by hand, and the laws every one obeys."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from dynamicpo.objective.losses import LOSSES, dmpo_loss, mppo_loss, preference_margins, sdpo_loss
+from dynamicpo.core.choices import LOSSES
+from dynamicpo.objective.losses import (
+    LOSS_FUNCTIONS,
+    dmpo_loss,
+    mppo_loss,
+    preference_margins,
+    sdpo_loss,
+)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 ALL = pytest.mark.parametrize("loss", [dmpo_loss, sdpo_loss, mppo_loss])
@@ -50,7 +57,8 @@ def test_sdpo_by_hand() -> None:
 
 
 def test_mppo_by_hand() -> None:
-    # chosen 0.5, rejected 0.25 and 0.125, beta 1: 0.25 + 0.375 = 0.625; log(1 + exp(-0.625)) = log(1.5352614)
+    # chosen 0.5, rejected 0.25 and 0.125, beta 1: 0.25 + 0.375 = 0.625;
+    # log(1 + exp(-0.625)) = log(1.5352614)
     margins = preference_margins(torch.tensor([0.5]), torch.tensor([[0.25, 0.125]]), 1.0)
     assert mppo_loss(margins, torch.ones(1, 2) > 0).item() == pytest.approx(0.4287007, abs=1e-7)
 
@@ -112,7 +120,9 @@ def test_gradients_are_those_of_finite_differences(loss: Loss) -> None:
 
 
 def test_gradients_by_hand() -> None:
-    # DMPO: -sigma(-z) / K for every negative; S-DPO: -sigma(s) softmax(-margins), s their logsumexp; MPPO: -sigma(-z)
+    # DMPO: -sigma(-z) / K for every negative
+    # S-DPO: -sigma(s) softmax(-margins), s their logsumexp
+    # MPPO: -sigma(-z)
     margins, mask = row(0.75, 1.5)
     margins.requires_grad_()
 
@@ -144,4 +154,4 @@ def test_float32_agrees_with_float64(loss: Loss) -> None:
 
 
 def test_the_table_names_every_objective() -> None:
-    assert sorted(LOSSES) == ["dmpo", "dpo", "mppo", "sdpo", "simpo"]
+    assert sorted(LOSS_FUNCTIONS) == sorted(LOSSES) == ["dmpo", "dpo", "mppo", "sdpo", "simpo"]

@@ -1,4 +1,4 @@
-"""The objective on any device and in any precision: nothing copied to the host, whole graphs, finite numbers."""
+"""The objective on any device: no copy to the host, one graph, and finite in every precision."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dynamicpo.objective.dynamicpo import preference_diagnostics, preference_losses
+from dynamicpo.objective.diagnostics import preference_diagnostics
+from dynamicpo.objective.dynamicpo import preference_losses
 from tests.fixtures.logps import MULTI, batch
 
 HOST_COPIES = (
@@ -52,7 +53,7 @@ def test_half_precision_is_computed_in_float32(loss: str, dtype: torch.dtype) ->
 
 
 class NoHostCopy(TorchDispatchMode):
-    """Refuses every operation that waits for the device to know a value, and every move to another device."""
+    """Refuses operations that wait for the device to know a value, and moves to another device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
@@ -61,7 +62,7 @@ class NoHostCopy(TorchDispatchMode):
             args[0].device if args and isinstance(args[0], Tensor) else None,
         )
         indexes = name in ("index", "index_put", "index_put_") and any(
-            isinstance(place, Tensor) and place.dtype == torch.bool for place in args[1]
+            isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
         )
         if name in HOST_COPIES or indexes or (name in ("_to_copy", "copy_") and moves):
             raise AssertionError(f"{name} copies to the host")
@@ -78,7 +79,7 @@ class NoHostCopy(TorchDispatchMode):
         lambda values: bool(values.any()),
     ],
 )
-def test_the_watch_sees_host_copies(copies: Callable[[Tensor], Any]) -> None:
+def test_host_copies_are_detected(copies: Callable[[Tensor], Any]) -> None:
     with NoHostCopy(), pytest.raises(AssertionError, match="copies to the host"):
         copies(torch.ones(3))
 
@@ -101,7 +102,7 @@ def test_nothing_is_copied_to_the_host(loss: str, dynamic: bool, device: str) ->
 
 
 @pytest.mark.parametrize("loss", MULTI)
-def test_compiled_graph_is_whole_and_equal(loss: str) -> None:
+def test_compiled_graph_has_no_break_and_is_equal(loss: str) -> None:
     tensors = batch(loss=loss)
     compiled = torch.compile(preference_losses, fullgraph=True, backend="aot_eager", dynamic=False)
     for name in ("policy_chosen_logps", "policy_rejected_logps"):
