@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dynamicpo.core.config_fields import Checked
 from dynamicpo.core.errors import DataError
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """The one JSON text of a value: keys sorted, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -22,45 +23,52 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_checksum(folder: Path) -> str:
-    """Names the content of all files in a folder and below it."""
+def file_checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder and below it, by its path relative to the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return fingerprint({str(path.relative_to(folder)): file_checksum(path) for path in files})
+    return {str(path.relative_to(folder)): file_checksum(path) for path in files}
 
 
-def fingerprint(value: Any) -> str:
+def folder_checksum(folder: Path) -> str:
+    """A name for the content of all files in a folder and below it."""
+    return fingerprint(file_checksums(folder))
+
+
+def fingerprint(value: object) -> str:
     """16 hexadecimal digits that name a JSON value."""
+    # 64 bits: two of a million values have the same name with a probability of 3e-8.
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 @dataclass
 class Manifest:
-    """What determines a stage's result, and what the result is.
+    """The record of a stage's output: what determines it, and what it is.
 
     Attributes:
         stage: The stage's name.
         config: Its configuration, field by field.
         inputs: A checksum for each input (for a folder of ours: its `fingerprint`).
-        counts: Numbers of rows, kept and dropped, by reason.
-        extra: What later stages need to know (prompt settings, base model, protocol).
+        counts: Numbers of rows, selected and dropped, by reason; for an evaluation its metrics.
+        extra: Information for later stages (prompt settings, base model, protocol).
         files: SHA-256 of each file of the output.
     """
 
     stage: str
+    # Any: each stage knows the types of its own entries, and this class knows none of the stages.
     config: dict[str, Any]
     inputs: dict[str, str]
-    counts: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
     @property
     def cause(self) -> str:
-        """Names what was asked for: stage, configuration and inputs."""
+        """A name for the request: stage, configuration and inputs."""
         return fingerprint({"stage": self.stage, "config": self.config, "inputs": self.inputs})
 
     @property
     def fingerprint(self) -> str:
-        """Names the output's content."""
+        """A name for the output's content."""
         return fingerprint(dataclasses.asdict(self))
 
 
@@ -76,42 +84,45 @@ def read_manifest(folder: Path, stage: str = "") -> Manifest:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        what = "is not finished (it has no manifest.json)" if folder.is_dir() else "does not exist"
+        state = "is not finished (it has no manifest.json)" if folder.is_dir() else "does not exist"
         raise DataError(
-            f"{folder}: must be the finished output of {stage or 'a stage'}, but it {what}. Run that stage first."
+            f"{folder}: must be the finished output of {stage or 'a stage'}, but it {state}. "
+            "Run that stage first."
         )
     try:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    # A TypeError: JSON that is no mapping, or one with other keys than the fields.
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{path}: must be a manifest, but it can't be read ({error}). Run the stage again."
         ) from error
     if stage and manifest.stage != stage:
         raise DataError(
-            f"{folder}: must be the output of {stage}, but it comes from {manifest.stage}. Give the right folder."
+            f"{folder}: must be the output of {stage}, but it comes from {manifest.stage}. "
+            "Give the right folder."
         )
     return manifest
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file, completely or not at all."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    # A rename within a folder is atomic: a reader sees the old file or the new one.
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(
-        json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
 
 
-def config_dict(config: Any) -> dict[str, Any]:
+def config_dict(config: Checked) -> dict[str, Any]:
     """A config as it stands in a manifest."""
     return dataclasses.asdict(config)
 
 
 def input_fingerprint(folder: Path) -> str:
-    """What names an input folder of ours in a manifest."""
+    """The name of an input folder of ours in a manifest."""
     return read_manifest(folder).fingerprint
 
 
-def keep_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
+def keep_mapping(values: Mapping[str, object]) -> dict[str, object]:
     """A plain copy, as JSON gives it back (tuples become lists)."""
     return dict(json.loads(canonical(values)))

@@ -1,4 +1,4 @@
-"""Outputs of stages: whole or not at all, and reused where nothing has changed."""
+"""Outputs of stages: written completely or not at all, and reused where nothing has changed."""
 
 import dataclasses
 import logging
@@ -10,22 +10,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.records.manifest import Manifest, file_checksum, read_manifest, write_json
+from dynamicpo.core.records.manifest import (
+    Manifest,
+    file_checksum,
+    file_checksums,
+    read_manifest,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
+
+_PACKAGES = ("dynamicpo", "torch", "transformers", "peft", "kfp", "pandas", "pyarrow")
+
+
+class RunRecord(TypedDict):
+    """What differs from run to run with the same result: the content of `run.json`."""
+
+    started: float
+    duration_seconds: float
+    host: str
+    python: str
+    versions: dict[str, str]
 
 
 @contextmanager
 def stage_output(output: Path, manifest: Manifest) -> Iterator[Path]:
-    """A folder to write into, which becomes `output` by a rename when the block ends without an error.
+    """A folder to write into, which is renamed to `output` when the block ends without an error.
 
     The block fills `manifest.counts` and `manifest.extra`; checksums are added here.
 
     Args:
-        output: Where the result shall be. Must not exist, or be an empty folder.
+        output: The result's folder. Must not exist, or be empty.
         manifest: Stage, configuration and inputs.
 
     Raises:
@@ -33,23 +51,13 @@ def stage_output(output: Path, manifest: Manifest) -> Iterator[Path]:
     """
     started = time.time()
     check_output(output)
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-    except OSError as error:
-        raise DataError(
-            f"{output}: must be writable, but {error.strerror}. Choose another output."
-        ) from error
+    partial = _make_partial_folder(output)
     try:
         yield partial
-        manifest.files = {
-            str(path.relative_to(partial)): file_checksum(path)
-            for path in sorted(partial.rglob("*"))
-            if path.is_file()
-        }
-        write_json(partial / "run.json", _run_facts(started))
+        # Before run.json is written: it has the time and the host, which would make every
+        # fingerprint differ.
+        manifest.files = file_checksums(partial)
+        write_json(partial / "run.json", _run_record(started))
         write_json(partial / "manifest.json", dataclasses.asdict(manifest))
         if output.is_dir():
             output.rmdir()
@@ -64,11 +72,14 @@ def check_output(output: Path) -> None:
     Raises:
         DataError: It exists and is not an empty folder.
     """
+    # Mounted and temporary folders exist before a stage can write into them.
     if output.is_dir() and not any(output.iterdir()):
         return
+    # `exists` follows links: it says no to a broken one, which a rename would still replace.
     if output.exists() or output.is_symlink():
         raise DataError(
-            f"{output}: must not exist yet, but something is there. Remove it or choose another output."
+            f"{output}: must not exist yet, but something is there. "
+            "Remove it or choose another output."
         )
 
 
@@ -87,12 +98,27 @@ def finished(output: Path, manifest: Manifest) -> Manifest | None:
     existing = read_manifest(output)
     if existing.cause != manifest.cause:
         raise DataError(
-            f"{output}: must be new or made from the same configuration and inputs, but it differs in "
-            f"{_difference(existing, manifest)}. Remove it or choose another output."
+            f"{output}: must be new or made from the same configuration and inputs, but it differs "
+            f"in {_difference(existing, manifest)}. Remove it or choose another output."
         )
     _check_files(output, existing)
     log.info("%s: already there from the same configuration and inputs, used as it is", output)
     return existing
+
+
+def _make_partial_folder(output: Path) -> Path:
+    # Beside the output, because a rename to another disk is a copy; with the process's id, so that
+    # two runs at once don't write into each other's files.
+    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    except OSError as error:
+        raise DataError(
+            f"{output}: must be writable, but {error.strerror}. Choose another output."
+        ) from error
+    return partial
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
@@ -103,35 +129,36 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     ]
     if wrong:
         raise DataError(
-            f"{folder}: must hold the files that its manifest names, but {', '.join(wrong)} are missing or changed. "
-            "Remove it and run the stage again."
+            f"{folder}: must hold the files that its manifest names, but {', '.join(wrong)} are "
+            "missing or changed. Remove it and run the stage again."
         )
 
 
 def _difference(old: Manifest, new: Manifest) -> str:
     if old.stage != new.stage:
         return f"stage ({old.stage}, asked for {new.stage})"
-    names = [
-        f"{name} ({before.get(name)}, asked for {after.get(name)})"
-        for before, after in ((old.config, new.config), (old.inputs, new.inputs))
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]
-    return ", ".join(names)
+    differences = []
+    for before, after in ((old.config, new.config), (old.inputs, new.inputs)):
+        for name in sorted({*before, *after}):
+            # An older version of a stage may lack a setting.
+            old_value, new_value = before.get(name), after.get(name)
+            if old_value != new_value:
+                differences.append(f"{name} ({old_value}, asked for {new_value})")
+    return ", ".join(differences)
 
 
-def _run_facts(started: float) -> dict[str, Any]:
-    packages = ("dynamicpo", "torch", "transformers", "peft", "kfp", "pandas", "pyarrow")
+def _run_record(started: float) -> RunRecord:
     return {
         "started": started,
         "duration_seconds": round(time.time() - started, 3),
         "host": platform.node(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: _version(name) for name in _PACKAGES},
     }
 
 
 def _version(name: str) -> str:
+    # Asks the installed metadata: importing torch for its version would take seconds.
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -1,5 +1,6 @@
 """Rows and items as Parquet files, and their schemas."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +15,38 @@ EXAMPLES = pa.schema(
     [
         ("example_id", pa.string()),
         ("user_id", pa.string()),
+        # Item ids, oldest first.
         ("history", pa.list_(pa.string())),
         ("target", pa.string()),
+        # The row's number among its user's where the data has no times.
         ("timestamp", pa.float64()),
     ]
 )
+# The candidates hold the target in a random position; `rejected` are the others, in the order in
+# which training takes them.
 CANDIDATES_FIELD = pa.field("candidates", pa.list_(pa.string()))
-PREFERENCES = pa.schema([*EXAMPLES, CANDIDATES_FIELD, pa.field("rejected", pa.list_(pa.string()))])
+REJECTED_FIELD = pa.field("rejected", pa.list_(pa.string()))
+PREFERENCES = pa.schema([*EXAMPLES, CANDIDATES_FIELD, REJECTED_FIELD])
 ITEMS = pa.schema(
     [
         ("item_id", pa.string()),
         ("title", pa.string()),
+        # Interactions in the training split: later ones would tell of the future.
         ("popularity", pa.int64()),
         ("category", pa.string()),
     ]
 )
-_PART_ROWS = 100_000
+_ROWS_PER_PART = 100_000
 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of a prompt and of the answers to it, scored exactly as given.
+    """Token ids of a prompt and of the answers to it, scored exactly as they are here.
 
     Attributes:
         prompt_ids: The prompt. At least one token.
-        answer_ids: Each answer, with its end-of-sequence token where it has one. At least one token each.
+        answer_ids: Each answer, with its end-of-sequence token where it has one. At least one
+            token each.
     """
 
     prompt_ids: Sequence[int]
@@ -46,10 +54,16 @@ class Row:
 
 
 def write_rows(folder: Path, split: str, rows: pa.Table) -> None:
-    """Write a split as `part-*.parquet` of at most 100,000 rows each. The same rows give the same bytes."""
+    """Write a split as `part-*.parquet` of at most 100,000 rows each.
+
+    The same rows give the same bytes.
+    """
     (folder / split).mkdir(parents=True)
-    for part in range(max(1, -(-len(rows) // _PART_ROWS))):
-        piece = rows.slice(part * _PART_ROWS, _PART_ROWS).combine_chunks()
+    # An empty split gets one part, too: it has a schema, and its reader sees that it was written.
+    num_parts = max(1, math.ceil(len(rows) / _ROWS_PER_PART))
+    for part in range(num_parts):
+        # The bytes of a Parquet file depend on the chunks of its table.
+        piece = rows.slice(part * _ROWS_PER_PART, _ROWS_PER_PART).combine_chunks()
         pq.write_table(piece, folder / split / f"part-{part:05d}.parquet", compression="zstd")
 
 
@@ -62,26 +76,28 @@ def read_rows(folder: Path, split: str, schema: pa.Schema = PREFERENCES) -> pa.T
     parts = sorted((folder / split).glob("part-*.parquet"))
     if not parts:
         raise DataError(
-            f"{folder / split}: must hold part-*.parquet files, but none is there. Run the stage before this one."
+            f"{folder / split}: must hold part-*.parquet files, but none is there. "
+            "Run the stage before this one."
         )
     table = pa.concat_tables([pq.read_table(part) for part in parts])
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise DataError(
-            f"{folder / split}: must have the columns {', '.join(schema.names)}, but {', '.join(missing)} is missing. "
-            "Give the output of the stage before this one."
+            f"{folder / split}: must have the columns {', '.join(schema.names)}, "
+            f"but {', '.join(missing)} is missing. Give the output of the stage before this one."
         )
     return table
 
 
 def write_items(folder: Path, items: pd.DataFrame) -> None:
     """Write `items.parquet`, sorted by item id."""
+    # Without the index, which pandas would add as a column of its own.
     table = pa.Table.from_pandas(items.sort_values("item_id"), schema=ITEMS, preserve_index=False)
     pq.write_table(table, folder / "items.parquet", compression="zstd")
 
 
 def read_items(folder: Path) -> pd.DataFrame:
-    """The items table: `item_id`, `title`, `popularity` (training split only), `category`; sorted by item id."""
+    """The items table, with the columns of `ITEMS`, sorted by item id."""
     path = folder / "items.parquet"
     if not path.is_file():
         raise DataError(f"{path}: must be there, but it is missing. Run the stage before this one.")

@@ -171,7 +171,7 @@ def test_cause_names_the_request_and_fingerprint_the_result() -> None:
 def test_rows_go_to_parts_and_come_back_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynamicpo.core.records.rows._PART_ROWS", 4)
+    monkeypatch.setattr("dynamicpo.core.records.rows._ROWS_PER_PART", 4)
     for count, parts in ((10, 3), (4, 1), (0, 1)):
         folder = tmp_path / str(count)
         write_rows(folder, "train", rows(count))
