@@ -1,45 +1,86 @@
-"""Preference rows to token ids: the one place where a prompt is built, for training and scoring alike.
+"""Preference rows to token ids: the one place where prompts are built, for training and scoring.
 
-A prompt is put together from pieces that are tokenised apart and once (the template's texts, each
-item's line, each item's answer), so training and inference see the very same tokens, the place of every
-history item is known, and the oldest items can be cut when a prompt is too long. An answer is never cut.
+A prompt is put together from segments that are tokenised apart and once (the template's texts, each
+item's line, each item's answer), so training and inference see the very same tokens, the positions
+of every history item are known, and the oldest items can be cut when a prompt is too long. An
+answer is never cut.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import pandas as pd
 
 from dynamicpo.core import random_keys
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import Row
+from dynamicpo.prompts.template import (
+    CANDIDATES_PLACEHOLDER,
+    DEFAULT_ANSWER,
+    DEFAULT_SEPARATOR,
+    HISTORY,
+    TITLE,
+    PromptTemplate,
+)
 
-PLAIN_TEMPLATE: dict[str, Any] = {
-    "name": "items",
-    "separator": "",
-    "answer": "{title}",
-    "prompts": ["{history}"],
-}
-_HOLES = ("{history}", "{candidates}")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TokenIds: TypeAlias = list[int]
+TokenKind = Literal["text", "history", "answer"]
+
+_PLACEHOLDERS = re.compile(r"(\{history\}|\{candidates\})")
 
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """What a model needs to be given its prompts as it was trained; kept in its manifest.
+    """The settings that a model's prompts were built with in training; kept in its manifest.
 
     Attributes:
         item_text: "title", or "token" (one token for each item).
         template: The content of a template file.
-        list_candidates: Whether the prompt lists the candidates.
+        list_candidates: The prompt lists the candidates.
         max_length: Longest prompt plus answer, in tokens.
     """
 
     item_text: str
-    template: dict[str, Any]
+    template: PromptTemplate
     list_candidates: bool
     max_length: int
+
+
+@dataclass(frozen=True)
+class _TokenisedTemplate:
+    """One prompt text, as token ids and placeholders in turn.
+
+    Attributes:
+        segments: Token ids of a text, or the name of a placeholder.
+        text_ids: The texts without the placeholders.
+    """
+
+    segments: Sequence[TokenIds | str]
+    text_ids: TokenIds
+
+    def fill(
+        self, history_ids: TokenIds, candidate_ids: TokenIds
+    ) -> tuple[TokenIds, list[TokenKind]]:
+        """The prompt, and for each of its tokens its kind."""
+        prompt_ids: TokenIds = []
+        kinds: list[TokenKind] = []
+        for segment in self.segments:
+            kind: TokenKind = "text"
+            if isinstance(segment, list):
+                ids = segment
+            elif segment == HISTORY:
+                ids = history_ids
+                kind = "history"
+            else:
+                ids = candidate_ids
+            prompt_ids += ids
+            kinds += [kind] * len(ids)
+        return prompt_ids, kinds
 
 
 def item_token(item_id: str) -> str:
@@ -53,45 +94,31 @@ class Prompts:
     Args:
         tokenizer: A fast tokenizer of transformers.
         items: The items table.
-        settings: What the model is given.
+        settings: The settings that the model's prompts are built with.
 
     Attributes:
-        cut_items: How many history items were cut so far because a prompt was too long.
+        cut_items: The number of history items cut so far because a prompt was too long.
     """
 
-    def __init__(self, tokenizer: Any, items: pd.DataFrame, settings: PromptSettings) -> None:
-        """Tokenise every piece once."""
-        self.settings, self.cut_items = settings, 0
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        items: pd.DataFrame,
+        settings: PromptSettings,
+    ) -> None:
+        """Tokenise every segment once."""
+        self.settings = settings
+        self.cut_items = 0
         self._tokenizer = tokenizer
-        template = settings.template
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        texts = (
-            template["prompts_with_candidates"] if settings.list_candidates else template["prompts"]
-        )
-        self._templates = [self._pieces(text, start) for text in texts]
-        ids = items["item_id"].tolist()
+        self._templates = self._tokenise_templates()
         if settings.item_text == "token":
-            known = tokenizer.get_vocab()
-            self._lines = {
-                name: [known[item_token(name)]] for name in ids if item_token(name) in known
-            }
-            self._answers = {name: line + end for name, line in self._lines.items()}
+            lines = self._item_tokens(items)
+            answers = lines
         else:
-            titles, separator = items["title"].tolist(), template.get("separator", "\n")
-            answer = template.get("answer", "{title}")
-            lines = self._tokens([title + separator for title in titles])
-            answers = self._tokens([answer.replace("{title}", title) for title in titles])
-            self._lines = dict(zip(ids, lines, strict=True))
-            self._answers = {name: tokens + end for name, tokens in zip(ids, answers, strict=True)}
-
-    def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-
-    def _pieces(self, text: str, start: list[int]) -> list[str | list[int]]:
-        parts = [part for part in re.split(r"(\{history\}|\{candidates\})", text) if part]
-        pieces = [part if part in _HOLES else self._tokens([part])[0] for part in parts]
-        return [start, *pieces] if start else pieces
+            lines = self._tokenise_lines(items)
+            answers = self._tokenise_answers(items)
+        self._line_ids = lines
+        self._answer_ids = self._with_end(answers)
 
     def row(
         self,
@@ -100,7 +127,7 @@ class Prompts:
         answers: Sequence[str],
         candidates: Sequence[str] = (),
     ) -> Row:
-        """A prompt and its answers, each with the end-of-sequence token where the tokenizer has one.
+        """A prompt and its answers, each with the end-of-sequence token if the tokenizer has one.
 
         Args:
             example_id: Chooses the template.
@@ -109,90 +136,193 @@ class Prompts:
             candidates: Item ids to list, where the settings say so.
 
         Raises:
-            DataError: An item the model doesn't know, or a prompt that is too long even with one history item.
+            DataError: An item the model doesn't know, or a prompt that is too long even with one
+                history item.
         """
-        answer_ids = [self._item(self._answers, name, example_id) for name in answers]
-        prompt, _ = self._prompt(example_id, history, candidates, max(map(len, answer_ids)))
-        return Row(prompt, answer_ids)
+        where = f"row {example_id}"
+        answer_ids = self._lookup(self._answer_ids, answers, where)
+        # One prompt for all of a row's answers, so that their scores can be compared.
+        lengths = [len(ids) for ids in answer_ids]
+        longest = max(lengths)
+        prompt_ids, _ = self._prompt(example_id, history, candidates, longest)
+        return Row(prompt_ids, answer_ids)
 
-    def answers(self, names: Sequence[str]) -> list[list[int]]:
+    def answers(self, item_ids: Sequence[str]) -> list[TokenIds]:
         """The answers of some items, whatever the prompt."""
-        return [self._item(self._answers, name, "of every item") for name in names]
+        return self._lookup(self._answer_ids, item_ids, "items")
 
-    def prompt(self, example_id: str, history: Sequence[str], answer_length: int) -> list[int]:
+    def prompt(self, example_id: str, history: Sequence[str], answer_length: int) -> TokenIds:
         """A prompt that lists no candidates, with room for an answer of so many tokens."""
-        return self._prompt(example_id, history, (), answer_length)[0]
+        prompt_ids, _ = self._prompt(example_id, history, (), answer_length)
+        return prompt_ids
 
     def training_row(
         self, example_id: str, history: Sequence[str], target: str, candidates: Sequence[str] = ()
-    ) -> tuple[list[int], list[str]]:
-        """A prompt with its answer as one sequence, and for each token "text", "history" or "answer"."""
-        answer = self._item(self._answers, target, example_id)
-        prompt, kinds = self._prompt(example_id, history, candidates, len(answer))
-        return prompt + answer, kinds + ["answer"] * len(answer)
+    ) -> tuple[TokenIds, list[TokenKind]]:
+        """A prompt with its answer as one sequence, and for each token its kind."""
+        where = f"row {example_id}"
+        (answer_ids,) = self._lookup(self._answer_ids, [target], where)
+        num_answer_tokens = len(answer_ids)
+        prompt_ids, kinds = self._prompt(example_id, history, candidates, num_answer_tokens)
+        token_ids = prompt_ids + answer_ids
+        kinds += ["answer"] * num_answer_tokens
+        return token_ids, kinds
 
     def without_history(self, answers: Sequence[str]) -> Row:
-        """The same answers after a prompt whose history is empty: the first template, no candidates."""
-        pieces = self._templates[0]
-        prompt = [token for piece in pieces if not isinstance(piece, str) for token in piece]
-        if not prompt:
-            prompt = self._tokens(["\n"])[0]
-        return Row(prompt, [self._item(self._answers, name, "title") for name in answers])
+        """The same answers after a prompt without history: the first template, no candidates."""
+        # A template may be its placeholder alone, but a model needs a token to predict from.
+        prompt_ids = self._templates[0].text_ids or self._tokenise(["\n"])[0]
+        return Row(prompt_ids, self.answers(answers))
 
-    def title_of(self, tokens: Sequence[int]) -> str:
+    def title_of(self, token_ids: Sequence[int]) -> str:
         """The text of generated tokens, without special ones."""
+        ids = list(token_ids)
+        # Their names: `decode` joins added tokens in its own way.
         if self.settings.item_text == "token":
-            return " ".join(self._tokenizer.convert_ids_to_tokens(list(tokens)))
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+            names = self._tokenizer.convert_ids_to_tokens(ids)
+            return " ".join(names)
+        text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return text.strip()
 
-    def _item(self, table: dict[str, list[int]], name: str, example_id: str) -> list[int]:
+    def _tokenise(self, texts: list[str]) -> list[TokenIds]:
+        # Without special tokens, which belong at the ends of a sequence and not of each segment. An
+        # empty list is an error to the tokenizer.
+        if not texts:
+            return []
+        token_ids: list[TokenIds] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return token_ids
+
+    def _tokenise_templates(self) -> list[_TokenisedTemplate]:
+        template = self.settings.template
+        if self.settings.list_candidates:
+            texts = template["prompts_with_candidates"]
+        else:
+            texts = template["prompts"]
+        return [self._tokenise_template(text) for text in texts]
+
+    def _tokenise_template(self, text: str) -> _TokenisedTemplate:
+        segments: list[TokenIds | str] = []
+        text_ids: TokenIds = []
+        start_id = self._tokenizer.bos_token_id
+        if start_id is not None:
+            segments.append([start_id])
+            text_ids.append(start_id)
+        # The group in the pattern makes `split` return the placeholders, too.
+        for part in _PLACEHOLDERS.split(text):
+            if part in (HISTORY, CANDIDATES_PLACEHOLDER):
+                segments.append(part)
+            elif part:
+                (part_ids,) = self._tokenise([part])
+                segments.append(part_ids)
+                text_ids += part_ids
+        return _TokenisedTemplate(segments, text_ids)
+
+    def _tokenise_lines(self, items: pd.DataFrame) -> dict[str, TokenIds]:
+        """The tokens of each item in a list, with the separator after it."""
+        template = self.settings.template
+        separator = template.get("separator", DEFAULT_SEPARATOR)
+        titles = items["title"].tolist()
+        # Tokenised with its separator: a tokenizer may merge the end of a title with what follows.
+        texts = [title + separator for title in titles]
+        lines = self._tokenise(texts)
+        item_ids = items["item_id"].tolist()
+        return dict(zip(item_ids, lines, strict=True))
+
+    def _tokenise_answers(self, items: pd.DataFrame) -> dict[str, TokenIds]:
+        """The tokens of each item as an answer."""
+        template = self.settings.template
+        answer = template.get("answer", DEFAULT_ANSWER)
+        titles = items["title"].tolist()
+        texts = [answer.replace(TITLE, title) for title in titles]
+        answers = self._tokenise(texts)
+        item_ids = items["item_id"].tolist()
+        return dict(zip(item_ids, answers, strict=True))
+
+    def _item_tokens(self, items: pd.DataFrame) -> dict[str, TokenIds]:
+        """The token of each item that the model was trained with; later items have none."""
+        # Once: a tokenizer makes a new dictionary at each call.
+        vocabulary = self._tokenizer.get_vocab()
+        tokens = {}
+        for item_id in items["item_id"]:
+            name = item_token(item_id)
+            if name in vocabulary:
+                tokens[item_id] = [vocabulary[name]]
+        return tokens
+
+    def _with_end(self, answers: Mapping[str, TokenIds]) -> dict[str, TokenIds]:
+        # Without an end, a title that begins another ("Alien", "Aliens") would always score higher.
+        end_id = self._tokenizer.eos_token_id
+        if end_id is None:
+            return dict(answers)
+        ended = {}
+        for item_id, token_ids in answers.items():
+            ended[item_id] = [*token_ids, end_id]
+        return ended
+
+    @staticmethod
+    def _lookup(
+        table: Mapping[str, TokenIds], item_ids: Sequence[str], where: str
+    ) -> list[TokenIds]:
         try:
-            return table[name]
+            return [table[name] for name in item_ids]
         except KeyError as error:
             raise DataError(
-                f"row {example_id}: every item must be known to the model, item {name!r} is not. "
+                f"{where}: every item must be known to the model, item {error.args[0]!r} is not. "
                 "Use the items the model was trained with, or train it again."
             ) from error
 
     def _prompt(
         self, example_id: str, history: Sequence[str], candidates: Sequence[str], answer_length: int
-    ) -> tuple[list[int], list[str]]:
-        choice = 0
-        if len(self._templates) > 1:
-            choice = int(
-                random_keys.integers(
-                    random_keys.keys(0, "template", [example_id]), 0, len(self._templates)
-                )[0]
-            )
-        lines = [self._item(self._lines, name, example_id) for name in history]
-        listed = [
-            token for name in candidates for token in self._item(self._lines, name, example_id)
-        ]
-        fixed = sum(len(piece) for piece in self._templates[choice] if not isinstance(piece, str))
-        fixed += len(listed) if self.settings.list_candidates else 0
-        room = self.settings.max_length - answer_length - fixed
-        first = self._first_kept(lines, room)
-        if first == len(lines) and lines:
+    ) -> tuple[TokenIds, list[TokenKind]]:
+        """A prompt within `max_length`, and the kinds of its tokens."""
+        where = f"row {example_id}"
+        template = self._template_of(example_id)
+        lines = self._lookup(self._line_ids, history, where)
+        candidate_lines = self._lookup(self._line_ids, candidates, where)
+        candidate_ids = _joined(candidate_lines)
+        num_fixed = len(template.text_ids) + answer_length
+        if self.settings.list_candidates:
+            num_fixed += len(candidate_ids)
+        history_ids = self._cut(lines, num_fixed, where)
+        return template.fill(history_ids, candidate_ids)
+
+    def _cut(self, lines: Sequence[TokenIds], num_fixed: int, where: str) -> TokenIds:
+        """The newest lines of a history that fit beside `num_fixed` other tokens."""
+        max_length = self.settings.max_length
+        max_history_tokens = max_length - num_fixed
+        first = _first_line_within(lines, max_history_tokens)
+        fits_no_line = first == len(lines)
+        if lines and fits_no_line:
+            needed = num_fixed + len(lines[-1])
             raise DataError(
-                f"row {example_id}: prompt and answer must fit into max_length = {self.settings.max_length} tokens, "
-                f"but they need {fixed + len(lines[-1]) + answer_length} with one history item. Raise max_length."
+                f"{where}: prompt and answer must fit into max_length = {max_length} tokens, "
+                f"but they need {needed} with one history item. Raise max_length."
             )
         self.cut_items += first
-        kept = [token for line in lines[first:] for token in line]
-        prompt: list[int] = []
-        kinds: list[str] = []
-        for piece in self._templates[choice]:
-            tokens = (
-                piece if not isinstance(piece, str) else kept if piece == "{history}" else listed
-            )
-            prompt += tokens
-            kinds += ["history" if piece == "{history}" else "text"] * len(tokens)
-        return prompt, kinds
+        return _joined(lines[first:])
 
-    @staticmethod
-    def _first_kept(lines: list[list[int]], room: int) -> int:
-        first = len(lines)
-        while first > 0 and len(lines[first - 1]) <= room:
-            first -= 1
-            room -= len(lines[first])
-        return first
+    def _template_of(self, example_id: str) -> _TokenisedTemplate:
+        """The row's template, by its id: a draw at evaluation time would change the scores."""
+        templates = self._templates
+        # Most models have one template, and a draw for each row takes time.
+        if len(templates) == 1:
+            return templates[0]
+        keys = random_keys.keys(0, "template", [example_id])
+        index = random_keys.integers(keys, 0, len(templates))[0]
+        return templates[int(index)]
+
+
+def _joined(lines: Sequence[TokenIds]) -> TokenIds:
+    return [token_id for line in lines for token_id in line]
+
+
+def _first_line_within(lines: Sequence[TokenIds], max_tokens: int) -> int:
+    """The index of the oldest line that fits with all later ones; the newest are taken first."""
+    first = len(lines)
+    remaining = max_tokens
+    for line in reversed(lines):
+        if len(line) > remaining:
+            break
+        remaining -= len(line)
+        first -= 1
+    return first

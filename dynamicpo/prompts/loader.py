@@ -1,72 +1,58 @@
-"""Prompt templates: the files in this folder by name, or a file of one's own. Nothing heavy is imported."""
+"""Template files: those in this package by name, or a user's own by path."""
 
 import tempfile
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from dynamicpo.core.errors import ConfigError, unknown_name
 from dynamicpo.core.storage import fetch, is_remote
+from dynamicpo.prompts.template import PromptTemplate, check_template
 
-_KEYS = ("name", "separator", "answer", "prompts", "prompts_with_candidates")
+_SUFFIX = ".yaml"
 
 
-def load_template(name: str, *, list_candidates: bool = False) -> dict[str, Any]:
+def load_template(name: str, *, list_candidates: bool = False) -> PromptTemplate:
     """A template file: one of ours by name, or a YAML file by path.
 
     Args:
-        name: "movies", "music", "books", "games", "titles", or the path (or gs://) of a file with the same keys.
+        name: "movies", "music", "books", "games", "titles", or the path (or gs://) of a file with
+            the same keys.
         list_candidates: The file must have prompts that list the candidates.
 
     Raises:
         ConfigError: No such template, or one that can't be used.
         DataError: A file in a bucket that can't be fetched.
     """
-    folder = resources.files("dynamicpo.prompts") / "templates"
-    shipped = sorted(
-        path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")
-    )
-    if name not in shipped and not is_remote(name) and not Path(name).is_file():
+    shipped = _shipped_templates()
+    # Our names win over files: a folder that happens to hold a file "movies" changes nothing.
+    is_shipped = name in shipped
+    is_file = is_remote(name) or Path(name).is_file()
+    if not (is_shipped or is_file):
         raise unknown_name("template (or the path of a YAML file)", name, shipped)
     try:
-        with tempfile.TemporaryDirectory() as work:
-            file = folder / f"{name}.yaml" if name in shipped else fetch(name, Path(work))
-            template = yaml.safe_load(file.read_text(encoding="utf-8"))
+        # A copy from a bucket lives as long as this block.
+        with tempfile.TemporaryDirectory() as folder:
+            file = shipped[name] if is_shipped else fetch(name, Path(folder))
+            text = file.read_text(encoding="utf-8")
+        template = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{name}: must be YAML, but it can't be read ({error}). Correct the file."
         ) from error
-    _check_template(name, template, list_candidates)
-    return dict(template)
+    check_template(name, template, list_candidates=list_candidates)
+    checked: PromptTemplate = template
+    return checked
 
 
-def _check_template(name: str, template: Any, list_candidates: bool) -> None:
-    if not isinstance(template, dict) or not template.get("prompts"):
-        raise ConfigError(
-            f"{name}: must be a mapping with a list of prompts. See dynamicpo/prompts/templates/movies.yaml."
-        )
-    for key in template:
-        if key not in _KEYS:
-            raise unknown_name(f"{name}: key", str(key), _KEYS)
-    texts = template.get("prompts_with_candidates", []) if list_candidates else template["prompts"]
-    if not texts:
-        raise ConfigError(
-            f"{name}: needs prompts_with_candidates, as list_candidates is on. Add them to the file."
-        )
-    for text in [
-        *(texts if isinstance(texts, list) else [[texts]]),
-        template.get("separator", ""),
-        template.get("answer", ""),
-    ]:
-        if not isinstance(text, str):
-            raise ConfigError(
-                f"{name}: prompts, separator and answer must be text (prompts a list of texts), got {text!r}."
-            )
-    for text in texts:
-        if text.count("{history}") != 1 or text.count("{candidates}") != int(list_candidates):
-            holes = "{history} and {candidates}" if list_candidates else "{history}"
-            raise ConfigError(f"{name}: every prompt must hold {holes} once, got {text!r}.")
-    if "{title}" not in template.get("answer", "{title}"):
-        raise ConfigError(f"{name}: answer must hold {{title}}, got {template['answer']!r}.")
+def _shipped_templates() -> dict[str, Traversable]:
+    # As resources: an installed package may be a zip file.
+    folder = resources.files("dynamicpo.prompts") / "templates"
+    templates = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(_SUFFIX):
+            name = file.name.removesuffix(_SUFFIX)
+            templates[name] = file
+    return templates
