@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +19,7 @@ from dynamicpo.core.records.manifest import Manifest, read_manifest
 from dynamicpo.models.backbones import BaseModelSpec
 from dynamicpo.models.base_models import load_base_model
 from dynamicpo.models.execution import device, execution_context
-from dynamicpo.models.lora import has_adapter, load_adapter, sort_adapter_config
+from dynamicpo.models.lora import LanguageModel, has_adapter, load_adapter, sort_adapter_config
 from dynamicpo.models.transformers_internals import forget_local_files_only
 from dynamicpo.prompts.encoding import PromptSettings
 
@@ -40,9 +39,7 @@ class LoadedModel:
         return execution_context(self.base)
 
 
-def save_model(
-    folder: Path, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def save_model(folder: Path, model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the weights (an adapter's, or all) as safetensors, and the tokenizer."""
     model.save_pretrained(str(folder), safe_serialization=True)
     forget_local_files_only(tokenizer)
@@ -52,9 +49,7 @@ def save_model(
     sort_adapter_config(folder)
 
 
-def describe(
-    base: BaseModelSpec, model: PreTrainedModel | PeftModel, settings: PromptSettings
-) -> dict[str, Any]:
+def describe(base: BaseModelSpec, model: LanguageModel, settings: PromptSettings) -> dict[str, Any]:
     """Entries of a model folder's manifest, from which `load_model` makes the model again."""
     return {
         "kind": "adapter" if has_adapter(model) else "full",

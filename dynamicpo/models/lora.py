@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from dynamicpo.core.records.manifest import write_json
+
+# A causal LM with or without an adapter.
+LanguageModel: TypeAlias = PreTrainedModel | PeftModel
 
 
 def add_adapter(
@@ -49,7 +53,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
     return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
 
-def has_adapter(model: PreTrainedModel | PeftModel) -> bool:
+def has_adapter(model: LanguageModel) -> bool:
     """True for a model that is wrapped with an adapter."""
     return isinstance(model, PeftModel)
 

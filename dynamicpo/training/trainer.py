@@ -1,196 +1,259 @@
-"""Both training stages run `transformers.Trainer`; this is all we add to it.
+"""`transformers.Trainer` with a loss of ours, a line of metrics for each step, and progress.
 
-A loss of ours in place of its own, one line of metrics per step in `steps.jsonl`, and progress.
+All that depends on the trainer of transformers stands here.
 """
 
 import json
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeAlias, TypedDict, TypeVar
 
+import numpy as np
 import torch
-import transformers
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
+from dynamicpo.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
-# Sum of the losses that the step divides by its number of labels, and what to log (0-d tensors, means of the batch).
-BatchLoss = Callable[[nn.Module, Mapping[str, Any]], tuple[Tensor, dict[str, Tensor]]]
+# Arguments of the trainer that no configuration changes.
+_FIXED_ARGUMENTS = {
+    "optim": "adamw_torch",
+    "weight_decay": 0.0,
+    "lr_scheduler_type": "cosine",
+    # Logging, progress and saving are ours.
+    "logging_strategy": "no",
+    "report_to": [],
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    # The columns are arguments of our losses, not of the model, and would all be dropped.
+    "remove_unused_columns": False,
+    # Batches of token ids are too small to gain from it, and those of rows hold no tensors.
+    "dataloader_pin_memory": False,
+}
+IGNORED_LABEL = -100  # as in transformers and torch: a label that does not count
+_FINAL_STEPS = 10  # so few that training has moved little in them, and enough to smooth batches
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train; field names as in the stages' configurations."""
+class LabelledBatch(TypedDict):
+    """Labels of a batch: the trainer divides the sum of its losses by the number that count."""
 
-    epochs: float
-    max_steps: int
-    batch_size: int
-    micro_batch_size: int
-    learning_rate: float
-    warmup_share: float
-    max_grad_norm: float
-    gradient_checkpointing: bool
-    seed: int
-
-    @classmethod
-    def of(cls, config: Any, learning_rate: float) -> "Schedule":
-        """The schedule in a stage's configuration, with the learning rate that holds for the model."""
-        values = {name: getattr(config, name) for name in cls.__dataclass_fields__}
-        return cls(**{**values, "learning_rate": learning_rate})
+    labels: Tensor
 
 
-class LossTrainer(Trainer):
-    """`transformers.Trainer` with a loss of ours; batches carry `labels`, whose counted entries divide the sum."""
+class BatchLoss(NamedTuple):
+    """The loss of a batch.
 
-    def __init__(self, *, batch_loss: BatchLoss, **kwargs: Any) -> None:
-        """Keep the loss, and say that it is scaled for gradient accumulation already."""
-        super().__init__(**kwargs)
-        self.batch_loss = batch_loss
+    Attributes:
+        total: Sum over the labels that count. 0-d.
+        metrics: Means over the batch, for the training log. 0-d, on the device.
+    """
+
+    total: Tensor
+    metrics: dict[str, Tensor]
+
+
+Example = TypeVar("Example")
+Batch = TypeVar("Batch", bound=LabelledBatch)
+Collate: TypeAlias = Callable[[list[Example]], Batch]
+BatchLossFunction: TypeAlias = Callable[[nn.Module, Batch], BatchLoss]
+StepMetrics: TypeAlias = dict[str, float]  # a line of steps.jsonl
+
+
+class _MicroBatchMetrics(NamedTuple):
+    num_labels: int
+    metrics: dict[str, Tensor]
+
+
+class LossTrainer(Trainer, Generic[Batch]):
+    """A trainer that minimises a loss of ours.
+
+    Args:
+        loss_function: The sum of a batch's losses.
+        model: The model to train.
+        arguments: Schedule and device.
+        rows: The training rows.
+        collate: Rows to a batch.
+    """
+
+    def __init__(
+        self,
+        loss_function: BatchLossFunction[Batch],
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        rows: Dataset,
+        collate: Collate[Example, Batch],
+    ) -> None:
+        """Have the trainer count all labels of a step, and leave the division to us."""
+        super().__init__(model=model, args=arguments, train_dataset=rows, data_collator=collate)
+        self._loss_function = loss_function
+        self._micro_batches: list[_MicroBatchMetrics] = []
+        # Without this the trainer hands over no `num_items_in_batch`, and divides the loss by the
+        # number of micro-batches, which is wrong where they have unequal numbers of labels.
         self.model_accepts_loss_kwargs = True
+        # Private in transformers, which would count labels from the second position on, as its own
+        # loss of a causal LM does; labels of ours stand at the position that predicts them.
         self._loss_shifts_labels = False
-        self.logged: list[tuple[int, dict[str, Tensor]]] = []
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: Any,
+        inputs: Batch,
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """Sum of the batch's losses over the number of labels in the whole step."""
-        total, logged = self.batch_loss(model, inputs)
-        count = int((inputs["labels"] != -100).sum())
-        loss = total / (num_items_in_batch if num_items_in_batch is not None else count)
-        self.logged.append((count, {"loss": total.detach() / count, **logged}))
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Sum of the batch's losses over the number of labels in all micro-batches of the step."""
+        total, metrics = self._loss_function(model, inputs)
+        num_labels = int((inputs["labels"] != IGNORED_LABEL).sum())
+        loss = total / (num_labels if num_items_in_batch is None else num_items_in_batch)
+        batch_mean = total.detach() / num_labels
+        self._micro_batches.append(_MicroBatchMetrics(num_labels, {"loss": batch_mean, **metrics}))
         return (loss, {}) if return_outputs else loss
+
+    def pop_step_metrics(self) -> StepMetrics:
+        """Means over the micro-batches since the last call, weighted by their labels."""
+        micro_batches = self._micro_batches
+        self._micro_batches = []
+        names = list(micro_batches[0].metrics)
+        rows = []
+        for micro_batch in micro_batches:
+            values = [micro_batch.metrics[name].float() for name in names]
+            rows.append(torch.stack(values))
+        # One copy to the host for all metrics of the step: each would wait for the GPU.
+        table = torch.stack(rows).cpu()
+        weights = torch.tensor([float(micro_batch.num_labels) for micro_batch in micro_batches])
+        means = (table * weights[:, None]).sum(0) / weights.sum()
+        return dict(zip(names, means.tolist(), strict=True))
 
 
 class StepLog(TrainerCallback):
-    """Writes a line of metrics per step and shows progress."""
+    """Writes a line of metrics for each step, and shows progress.
 
-    def __init__(self, path: Path, label: str) -> None:
-        """Keep the file's place; it is written as the steps go, inside the unfinished output."""
-        self._path, self._label = path, label
-        self._grad_norm = 0.0
-        self.trainer: LossTrainer | None = None
-        self.steps: list[dict[str, float]] = []
+    Args:
+        path: File to append to, inside the unfinished output.
+        pop_metrics: Returns the metrics of the step that has ended.
+        progress: Progress in steps.
+    """
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the progress."""
-        self._progress = Progress(self._label, state.max_steps, "steps")
+    def __init__(
+        self, path: Path, pop_metrics: Callable[[], StepMetrics], progress: Progress
+    ) -> None:
+        """Start with no steps."""
+        self.steps: list[StepMetrics] = []
+        self._path = path
+        self._pop_metrics = pop_metrics
+        self._progress = progress
+        self._learning_rate = math.nan
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the learning rate the coming step uses."""
-        self._rate = float(kwargs["optimizer"].param_groups[0]["lr"])
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember the learning rate of the coming step: at its end the next one is set already."""
+        optimizer: torch.optim.Optimizer = kwargs["optimizer"]
+        self._learning_rate = float(optimizer.param_groups[0]["lr"])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One line: means over the step's micro-batches, weighted by their labels. One copy to the host."""
-        assert self.trainer is not None
-        logged, self.trainer.logged = self.trainer.logged, []
-        names = list(logged[0][1])
-        weights = torch.tensor([float(count) for count, _ in logged])
-        values = torch.stack(
-            [torch.stack([row[name].float() for name in names]) for _, row in logged]
-        ).cpu()
-        means = (values * weights[:, None]).sum(0) / weights.sum()
-        line = {
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the line of the step.
+
+        Raises:
+            DataError: The loss is not finite.
+        """
+        line: StepMetrics = {
             "step": state.global_step,
             "epoch": round(float(state.epoch), 4),
-            "learning_rate": self._rate,
+            "learning_rate": self._learning_rate,
         }
-        line |= {name: float(value) for name, value in zip(names, means.tolist(), strict=True)}
+        line |= self._pop_metrics()
         if not math.isfinite(line["loss"]):
             raise DataError(
-                f"step {state.global_step}: the loss must be finite, got {line['loss']}. Lower the learning rate."
+                f"step {state.global_step}: the loss must be finite, got {line['loss']}. "
+                "Lower the learning rate."
             )
         self.steps.append(line)
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
         self._progress.advance(1, f"loss {line['loss']:.4f}")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End the progress."""
-        self._progress.__exit__(None, None, None)
-
 
 def train(
-    model: nn.Module,
+    model: PreTrainedModel,
     rows: Dataset,
-    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    batch_loss: BatchLoss,
+    collate: Collate[Example, Batch],
+    loss_function: BatchLossFunction[Batch],
     schedule: Schedule,
     folder: Path,
     label: str,
-) -> list[dict[str, float]]:
+) -> list[StepMetrics]:
     """Train a model in place.
 
     Args:
         model: Its trainable weights change.
-        rows: What the collator makes batches of.
+        rows: Rows for the collator.
         collate: Rows to a batch with `labels`.
-        batch_loss: See `BatchLoss`.
+        loss_function: The loss of a batch.
         schedule: Steps, rates, seed.
-        folder: Where `steps.jsonl` goes.
-        label: What progress calls it.
+        folder: Folder for `steps.jsonl`.
+        label: Name in progress and messages.
 
     Returns:
         The lines of `steps.jsonl`.
+
+    Raises:
+        DataError: No rows, a batch that micro-batches do not fill, or a loss that is not finite.
     """
     if len(rows) == 0:
         raise DataError(
-            f"{label}: needs at least one row to train on, got none. Lower --rows' exclusions or add data."
+            f"{label}: needs at least one row to train on, got none. "
+            "Lower --rows' exclusions or add data."
         )
-    micro = min(schedule.micro_batch_size or schedule.batch_size, schedule.batch_size)
-    if schedule.batch_size % micro:
-        raise DataError(
-            f"batch_size: must be a multiple of micro_batch_size ({micro}), got {schedule.batch_size}."
-        )
-    steps = StepLog(folder / "steps.jsonl", label)
+    schedule.check()
+    num_steps = schedule.num_steps(len(rows))
+    # The trainer wants a folder, though it saves nothing.
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = LossTrainer(
-            batch_loss=batch_loss,
-            model=model,
-            args=_arguments(schedule, micro, scratch, len(rows)),
-            train_dataset=rows,
-            data_collator=collate,
-            callbacks=[steps],
-        )
-        trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-        steps.trainer = trainer
-        trainer.train()
-    return steps.steps
+        arguments = _training_arguments(schedule, num_steps, scratch)
+        trainer = LossTrainer(loss_function, model, arguments, rows, collate)
+        # Without its progress bar the trainer prints to stdout, which is for results.
+        trainer.remove_callback(PrinterCallback)
+        with Progress(label, num_steps, "steps") as progress:
+            step_log = StepLog(folder / "steps.jsonl", trainer.pop_step_metrics, progress)
+            trainer.add_callback(step_log)
+            trainer.train()
+    return step_log.steps
 
 
-def _arguments(schedule: Schedule, micro: int, scratch: str, num_rows: int) -> TrainingArguments:
-    per_epoch = -(-num_rows // schedule.batch_size)
-    total = schedule.max_steps or max(1, round(per_epoch * schedule.epochs))
+def _training_arguments(schedule: Schedule, num_steps: int, scratch: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=scratch,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=schedule.batch_size // micro,
-        max_steps=total,
+        per_device_train_batch_size=schedule.micro_batch_size,
+        gradient_accumulation_steps=schedule.batch_size // schedule.micro_batch_size,
+        max_steps=num_steps,
         learning_rate=schedule.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(total * schedule.warmup_share),
+        warmup_steps=round(num_steps * schedule.warmup_share),
         max_grad_norm=schedule.max_grad_norm,
-        weight_decay=0.0,
-        optim="adamw_torch",
         activation_checkpointing=schedule.gradient_checkpointing,
         seed=schedule.seed,
         use_cpu=not torch.cuda.is_available(),
-        logging_strategy="no",
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
+        **_FIXED_ARGUMENTS,
     )
+
+
+def final_mean(steps: list[StepMetrics], name: str) -> float:
+    """Mean of a metric over the last steps."""
+    return float(np.mean([step[name] for step in steps[-_FINAL_STEPS:]]))

@@ -1,0 +1,96 @@
+"""The preference objective on a batch: log-probabilities of its answers, their losses, metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynamicpo.core.choices import LOSSES_OF_ONE_NEGATIVE
+from dynamicpo.core.config import PreferenceConfig
+from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.records.rows import Row
+from dynamicpo.objective.diagnostics import ObjectiveSettings, preference_diagnostics
+from dynamicpo.objective.dynamicpo import preference_losses
+from dynamicpo.scoring.shared_prefix import answer_logps
+from dynamicpo.training.preference_batches import PreferenceBatch
+from dynamicpo.training.trainer import BatchLoss
+
+
+def check_objective(config: PreferenceConfig) -> None:
+    """Refuse settings that contradict each other.
+
+    Raises:
+        ConfigError: Several negatives for a loss of one, or a part of DynamicPO without DynamicPO.
+    """
+    if config.loss in LOSSES_OF_ONE_NEGATIVE and config.num_negatives != 1:
+        raise ConfigError(
+            f"num_negatives: must be 1 with the loss {config.loss}, got {config.num_negatives}. "
+            "Use dmpo or sdpo, which equal dpo at 1 and take more."
+        )
+    if config.ablation != "none" and not config.dynamic:
+        raise ConfigError(
+            f"ablation: {config.ablation!r} is a part of DynamicPO, but dynamic is off. Turn it on."
+        )
+
+
+@dataclass(frozen=True)
+class PreferenceObjective:
+    """The objective of a configuration, as the trainer calls it."""
+
+    config: PreferenceConfig
+
+    def __call__(self, model: nn.Module, batch: PreferenceBatch) -> BatchLoss:
+        """Sum of the rows' losses, and the step's diagnostics."""
+        rows = batch["rows"]
+        logps = answer_logps(model, rows, backend=self.config.backend)
+        _check_finite(logps, batch["example_ids"])
+        if self.config.loss == "simpo":
+            # SimPO compares means over tokens, so that long titles have no handicap.
+            logps = logps / _answer_lengths(rows).to(logps)
+        chosen = logps[:, 0]
+        rejected = logps[:, 1:]
+        references = _split_references(batch)
+        settings = _settings(self.config)
+        result = preference_losses(chosen, rejected, *references, **settings)
+        metrics = preference_diagnostics(chosen, rejected, *references, **settings)
+        return BatchLoss(result.losses.sum(), metrics)
+
+
+def _settings(config: PreferenceConfig) -> ObjectiveSettings:
+    return {
+        "loss": config.loss,
+        "dynamic": config.dynamic,
+        "beta": config.beta,
+        "margin": config.margin,
+        "simpo_gamma": config.simpo_gamma,
+        "ablation": config.ablation,
+    }
+
+
+def _split_references(batch: PreferenceBatch) -> tuple[Tensor | None, Tensor | None]:
+    logps = batch.get("reference_logps")
+    if logps is None:
+        return None, None
+    return logps[:, 0], logps[:, 1:]
+
+
+def _answer_lengths(rows: Sequence[Row]) -> Tensor:
+    """Numbers of tokens, (B, 1 + K)."""
+    return torch.tensor([[len(ids) for ids in row.answer_ids] for row in rows])
+
+
+def _check_finite(logps: Tensor, example_ids: list[str]) -> None:
+    # The objective's only copy to the host.
+    finite = torch.isfinite(logps.detach()).all(dim=1).cpu()
+    if bool(finite.all()):
+        return
+    wrong = [
+        example_id
+        for example_id, is_finite in zip(example_ids, finite.tolist(), strict=True)
+        if not is_finite
+    ]
+    raise DataError(
+        f"row {', '.join(wrong[:5])}: log-probabilities must be finite, {len(wrong)} rows of the "
+        "batch have others. Lower the learning rate, or look at these rows."
+    )
