@@ -280,10 +280,11 @@ class GridConfig(Checked):
 
     def __post_init__(self) -> None:
         """Check every list, all at once."""
-        checked = [
-            list_problem(getattr(self, item.name), item) for item in dataclasses.fields(self)
-        ]
-        problems = [problem for problem in checked if problem]
+        problems = []
+        for item in dataclasses.fields(self):
+            problem = list_problem(getattr(self, item.name), item)
+            if problem:
+                problems.append(problem)
         if problems:
             raise ConfigError("\n".join(problems))
 

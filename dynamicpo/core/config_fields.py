@@ -89,8 +89,11 @@ def check_fields(config: Checked) -> None:
     Raises:
         ConfigError: One or more fields can't be used; one line for each.
     """
-    checked = [_problem(getattr(config, item.name), item) for item in dataclasses.fields(config)]
-    problems = [problem for problem in checked if problem]
+    problems = []
+    for item in dataclasses.fields(config):
+        problem = _problem(getattr(config, item.name), item)
+        if problem:
+            problems.append(problem)
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -30,9 +30,12 @@ def keys(seed: int, purpose: str, ids: Sequence[str]) -> KeyArray:
     # Zero bytes between the parts: seed 1 and id "0x" must not read as seed 10 and id "x".
     prefix = f"{seed}\x00{purpose}\x00"
     # BLAKE2b, because Python's own hash of a text differs from process to process.
-    digests = [hashlib.blake2b(f"{prefix}{name}".encode(), digest_size=8).digest() for name in ids]
+    digests = bytearray()
+    for name in ids:
+        text = f"{prefix}{name}"
+        digests += hashlib.blake2b(text.encode(), digest_size=8).digest()
     # Little-endian whatever the machine, so that the same ids give the same draws everywhere.
-    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def bits(keys: KeyArray, draws: KeyArray | int) -> KeyArray:
@@ -41,17 +44,23 @@ def bits(keys: KeyArray, draws: KeyArray | int) -> KeyArray:
     with np.errstate(over="ignore"):
         steps = np.asarray(draws, dtype=np.uint64) + np.uint64(1)
         state = keys + steps * _GOLDEN_GAMMA
-        state = (state ^ (state >> np.uint64(30))) * _FIRST_FACTOR
-        state = (state ^ (state >> np.uint64(27))) * _SECOND_FACTOR
-        mixed: KeyArray = state ^ (state >> np.uint64(31))
+        state = _xor_shift(state, 30) * _FIRST_FACTOR
+        state = _xor_shift(state, 27) * _SECOND_FACTOR
+    return _xor_shift(state, 31)
+
+
+def _xor_shift(state: KeyArray, num_bits: int) -> KeyArray:
+    # In place: at millions of draws another array costs more than its arithmetic.
+    mixed: KeyArray = state >> np.uint64(num_bits)
+    mixed ^= state
     return mixed
 
 
 def uniform(keys: KeyArray, draws: KeyArray | int) -> FloatArray:
     """Uniform numbers in [0, 1) for each key and draw number."""
     # The upper 53 bits fill a float64's mantissa exactly, so that no number rounds up to 1.
-    mantissas = (bits(keys, draws) >> np.uint64(11)).astype(np.float64)
-    return mantissas * 2.0**-53
+    mantissas = bits(keys, draws) >> np.uint64(11)
+    return mantissas.astype(np.float64) * 2.0**-53
 
 
 def integers(keys: KeyArray, draws: KeyArray | int, high: IntArray | int) -> IntArray:

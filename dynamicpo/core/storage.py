@@ -110,8 +110,10 @@ def put(local: Path, uri: str) -> None:
     with _errors_explained(uri):
         copy = _uploader(uri) if is_remote(uri) else _copy
         # A manifest means "complete": whoever sees it may read the rest.
-        _in_threads(copy, [pair for pair in transfers if pair[0].name != _MANIFEST])
-        _in_threads(copy, [pair for pair in transfers if pair[0].name == _MANIFEST])
+        manifests = [pair for pair in transfers if pair[0].name == _MANIFEST]
+        others = [pair for pair in transfers if pair[0].name != _MANIFEST]
+        _in_threads(copy, others)
+        _in_threads(copy, manifests)
 
 
 def crc32c(path: Path) -> str:

@@ -51,7 +51,7 @@ def _shipped_templates() -> dict[str, Traversable]:
     # As resources: an installed package may be a zip file.
     folder = resources.files("dynamicpo.prompts") / "templates"
     templates = {}
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+    for file in folder.iterdir():
         if file.name.endswith(_SUFFIX):
             name = file.name.removesuffix(_SUFFIX)
             templates[name] = file

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 
 from dynamicpo.core.errors import DataError
 
+_ITEM_IDS = pa.list_(pa.string())
+
 EXAMPLES = pa.schema(
     [
         ("example_id", pa.string()),
         ("user_id", pa.string()),
         # Item ids, oldest first.
-        ("history", pa.list_(pa.string())),
+        ("history", _ITEM_IDS),
         ("target", pa.string()),
         # The row's number among its user's where the data has no times.
         ("timestamp", pa.float64()),
@@ -24,8 +26,8 @@ EXAMPLES = pa.schema(
 )
 # The candidates hold the target in a random position; `rejected` are the others, in the order in
 # which training takes them.
-CANDIDATES_FIELD = pa.field("candidates", pa.list_(pa.string()))
-REJECTED_FIELD = pa.field("rejected", pa.list_(pa.string()))
+CANDIDATES_FIELD = pa.field("candidates", _ITEM_IDS)
+REJECTED_FIELD = pa.field("rejected", _ITEM_IDS)
 PREFERENCES = pa.schema([*EXAMPLES, CANDIDATES_FIELD, REJECTED_FIELD])
 ITEMS = pa.schema(
     [
@@ -58,13 +60,15 @@ def write_rows(folder: Path, split: str, rows: pa.Table) -> None:
 
     The same rows give the same bytes.
     """
-    (folder / split).mkdir(parents=True)
+    split_folder = folder / split
+    split_folder.mkdir(parents=True)
     # An empty split gets one part, too: it has a schema, and its reader sees that it was written.
     num_parts = max(1, math.ceil(len(rows) / _ROWS_PER_PART))
     for part in range(num_parts):
         # The bytes of a Parquet file depend on the chunks of its table.
         piece = rows.slice(part * _ROWS_PER_PART, _ROWS_PER_PART).combine_chunks()
-        pq.write_table(piece, folder / split / f"part-{part:05d}.parquet", compression="zstd")
+        path = split_folder / f"part-{part:05d}.parquet"
+        pq.write_table(piece, path, compression="zstd")
 
 
 def read_rows(folder: Path, split: str, schema: pa.Schema = PREFERENCES) -> pa.Table:

@@ -41,8 +41,8 @@ def test_seed_purpose_and_id_each_matter() -> None:
         for purpose in ("a", "b", "a/0")
         for name in ("x", "0x", "")
     ]
-    found = [random_keys.keys(seed, purpose, [name])[0] for seed, purpose, name in names]
-    assert len({*found}) == len(names)
+    keys = [random_keys.keys(seed, purpose, [name])[0] for seed, purpose, name in names]
+    assert len({*keys}) == len(names)
 
 
 @given(st.lists(st.text(), unique=True, min_size=1), st.randoms())
@@ -74,12 +74,12 @@ def test_integers_are_uniform_and_below_their_bound(high: int) -> None:
     assert high == 1 or stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_ranking_is_a_permutation_that_ignores_the_order_it_came_in() -> None:
+def test_random_order_is_a_permutation_that_ignores_the_order_it_came_in() -> None:
     ids = [f"id{number}" for number in range(500)]
     order = random_keys.random_order(0, "rows", ids)
     assert sorted(order) == list(range(500))
     backwards = random_keys.random_order(0, "rows", ids[::-1])
-    assert [ids[place] for place in order] == [ids[::-1][place] for place in backwards]
+    assert [ids[index] for index in order] == [ids[::-1][index] for index in backwards]
     assert stats.spearmanr(order, np.arange(500)).pvalue > 1e-3
     assert order.tolist() != random_keys.random_order(1, "rows", ids).tolist()
 

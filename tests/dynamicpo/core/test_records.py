@@ -1,4 +1,4 @@
-"""Outputs exist whole or not at all, and a manifest names what determines them."""
+"""Outputs are complete or absent, and a manifest names what determines them."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def made(folder: Path, **config: object) -> Manifest:
     return made_manifest
 
 
-def test_output_appears_whole_with_its_manifest(tmp_path: Path) -> None:
+def test_output_appears_complete_with_its_manifest(tmp_path: Path) -> None:
     with stage_output(tmp_path / "out", manifest()) as partial:
         (partial / "file").write_text("x")
         assert not (tmp_path / "out").exists()
@@ -135,7 +135,7 @@ def test_folder_with_something_else_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parent", ["file", "/proc/none"])
-def test_place_that_cannot_be_written_is_an_error(tmp_path: Path, parent: str) -> None:
+def test_output_that_cannot_be_written_is_an_error(tmp_path: Path, parent: str) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(DataError, match="out: must be writable"),

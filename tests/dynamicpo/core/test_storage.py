@@ -1,4 +1,7 @@
-"""Local paths and gs:// behave alike, and a transfer that went wrong is an error. gs:// is a real fake-gcs-server."""
+"""Local paths and gs:// behave alike, and a transfer that went wrong is an error.
+
+gs:// is a real fake-gcs-server.
+"""
 
 import os
 import threading
@@ -14,7 +17,7 @@ from dynamicpo.core.storage import crc32c, exists, fetch, is_remote, list_files,
 
 
 @pytest.fixture(params=["local", "gs"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def root_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty folder or prefix, here and in the store."""
     if request.param == "local":
         return str(tmp_path / "store")
@@ -38,56 +41,58 @@ def tree(root: Path) -> dict[str, bytes]:
     }
 
 
-def test_folder_comes_back_as_it_was_put(place: str, folder: Path, tmp_path: Path) -> None:
-    put(folder, f"{place}/made")
-    back = fetch(f"{place}/made", tmp_path / "back")
+def test_folder_comes_back_as_it_was_put(root_uri: str, folder: Path, tmp_path: Path) -> None:
+    put(folder, f"{root_uri}/made")
+    back = fetch(f"{root_uri}/made", tmp_path / "back")
     assert back.name == "made"
     assert tree(back) == tree(folder)
 
 
-def test_file_comes_back_as_it_was_put(place: str, folder: Path, tmp_path: Path) -> None:
-    put(folder / "manifest.json", f"{place}/deep/er/one.json")
-    assert fetch(f"{place}/deep/er/one.json", tmp_path / "back").read_text() == "{}"
+def test_file_comes_back_as_it_was_put(root_uri: str, folder: Path, tmp_path: Path) -> None:
+    put(folder / "manifest.json", f"{root_uri}/deep/er/one.json")
+    assert fetch(f"{root_uri}/deep/er/one.json", tmp_path / "back").read_text() == "{}"
 
 
-def test_listing_names_every_file(place: str, folder: Path) -> None:
-    put(folder, f"{place}/made")
+def test_listing_names_every_file(root_uri: str, folder: Path) -> None:
+    put(folder, f"{root_uri}/made")
     expected = ["manifest.json", "train/part-0.parquet", "Ünï code.txt"]
-    assert list_files(f"{place}/made") == [f"{place}/made/{name}" for name in expected]
-    assert list_files(f"{place}/made/manifest.json") == [f"{place}/made/manifest.json"]
+    assert list_files(f"{root_uri}/made") == [f"{root_uri}/made/{name}" for name in expected]
+    assert list_files(f"{root_uri}/made/manifest.json") == [f"{root_uri}/made/manifest.json"]
 
 
-def test_prefix_is_a_folder_and_not_the_beginning_of_a_name(place: str, folder: Path) -> None:
-    put(folder, f"{place}/made")
-    assert exists(f"{place}/made")
-    assert exists(f"{place}/made/train/part-0.parquet")
-    assert not exists(f"{place}/mad")
-    assert not exists(f"{place}/made/train/part-0")
+def test_prefix_is_a_folder_and_not_the_beginning_of_a_name(root_uri: str, folder: Path) -> None:
+    put(folder, f"{root_uri}/made")
+    assert exists(f"{root_uri}/made")
+    assert exists(f"{root_uri}/made/train/part-0.parquet")
+    assert not exists(f"{root_uri}/mad")
+    assert not exists(f"{root_uri}/made/train/part-0")
 
 
-def test_put_replaces_what_was_there(place: str, folder: Path, tmp_path: Path) -> None:
-    put(folder / "manifest.json", f"{place}/one")
-    put(folder / "Ünï code.txt", f"{place}/one")
-    assert fetch(f"{place}/one", tmp_path / "back").read_text(encoding="utf-8") == "naïve\n"
+def test_put_replaces_what_was_there(root_uri: str, folder: Path, tmp_path: Path) -> None:
+    put(folder / "manifest.json", f"{root_uri}/one")
+    put(folder / "Ünï code.txt", f"{root_uri}/one")
+    assert fetch(f"{root_uri}/one", tmp_path / "back").read_text(encoding="utf-8") == "naïve\n"
 
 
-def test_nothing_there_is_an_error_that_names_the_place(place: str, tmp_path: Path) -> None:
-    for ask in (lambda uri: fetch(uri, tmp_path / "back"), list_files):
+def test_nothing_there_is_an_error_that_names_the_uri(root_uri: str, tmp_path: Path) -> None:
+    for operation in (lambda uri: fetch(uri, tmp_path / "back"), list_files):
         with pytest.raises(DataError, match="absent: must be .* nothing is there"):
-            ask(f"{place}/absent")
+            operation(f"{root_uri}/absent")
     assert not (tmp_path / "back").exists()
 
 
 def test_missing_bucket_is_an_error(object_store: str, folder: Path, tmp_path: Path) -> None:
-    for ask in (lambda uri: fetch(uri, tmp_path), lambda uri: put(folder, uri), exists):
+    for operation in (lambda uri: fetch(uri, tmp_path), lambda uri: put(folder, uri), exists):
         with pytest.raises(DataError, match="gs://no-such-bucket/x: bucket and object must exist"):
-            ask("gs://no-such-bucket/x")
+            operation("gs://no-such-bucket/x")
 
 
-def test_missing_local_folder_is_an_error_before_any_transfer(place: str, tmp_path: Path) -> None:
+def test_missing_local_folder_is_an_error_before_any_transfer(
+    root_uri: str, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match="nothing is there"):
-        put(tmp_path / "absent", f"{place}/made")
-    assert not exists(f"{place}/made")
+        put(tmp_path / "absent", f"{root_uri}/made")
+    assert not exists(f"{root_uri}/made")
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/x", "https://example.org/x"])

@@ -44,7 +44,7 @@ TEMPLATE = {
 
 def tokenizer(**special: str) -> PreTrainedTokenizerFast:
     inner = Tokenizer(
-        WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="<unk>")
+        WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     )
     inner.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", **special)
@@ -89,9 +89,8 @@ def test_training_row_is_the_scored_row_as_one_sequence() -> None:
 
 
 def test_oldest_items_are_cut_and_the_answer_never() -> None:
-    built = prompts(
-        max_length=7
-    )  # two texts, the answer's three tokens: room for two tokens of history
+    # Two texts and the answer's three tokens leave room for two tokens of history.
+    built = prompts(max_length=7)
     row = built.row("u:1", ["a", "b", "c"], ["d"])
     assert words(row.prompt_ids) == "Seen: Brazil Clue Next:"
     assert words(row.answer_ids[0]) == "Dark City </s>"
