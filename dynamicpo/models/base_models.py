@@ -50,7 +50,9 @@ def load_base_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedTok
         ConfigError: It can't be loaded.
         DataError: Its folder holds something else than when a model was trained on it.
     """
+    # Its bar of loaded weights would break into our lines of progress.
     transformers.utils.logging.disable_progress_bar()
+    # An adapter fits any weights of the same shape: nothing else would notice that they changed.
     if base.checksum and backbone_checksum(base.backbone) != base.checksum:
         raise DataError(
             f"{base.backbone}: must be as it was when a model was trained on it, but its files "
@@ -69,6 +71,8 @@ def _compact_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedToke
     vocabulary = {"<bos>": 0, "<pad>": 1}
     for item_id in base.items:
         vocabulary[item_token(item_id)] = len(vocabulary)
+    # WordLevel wants a token for unknown words, but no text is tokenised: prompts of items take the
+    # ids from the vocabulary.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="<pad>")),
         bos_token="<bos>",
@@ -102,6 +106,7 @@ def _pretrained_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedT
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 **source,
+                # Of weights; products are in bfloat16 where `execution_context` says so.
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 **_quantization(base),

@@ -100,6 +100,7 @@ def _load_all_weights(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
         str(folder),
         dtype=torch.float32,
         attn_implementation="sdpa",
+        # Else transformers would unpickle a `pytorch_model.bin`, which can run any code.
         use_safetensors=True,
     )
     return model, tokenizer

@@ -51,8 +51,15 @@ def encode_rows(rows: pa.Table, prompts: Prompts, num_negatives: int) -> list[Ro
     """
     encoded = []
     for row in rows.select(_COLUMNS).to_pylist():
-        answers = [row["target"], *row["rejected"][:num_negatives]]
-        encoded.append(prompts.row(row["example_id"], row["history"], answers, row["candidates"]))
+        negatives = row["rejected"][:num_negatives]
+        encoded.append(
+            prompts.row(
+                row["example_id"],
+                row["history"],
+                [row["target"], *negatives],
+                row["candidates"],
+            )
+        )
     if prompts.cut_items:
         log.warning(
             "Preference training: cut %d history items, the oldest, to fit max_length",

@@ -48,8 +48,7 @@ class PreferenceObjective:
         if self.config.loss == "simpo":
             # SimPO compares means over tokens, so that long titles have no handicap.
             logps = logps / _answer_lengths(rows).to(logps)
-        chosen = logps[:, 0]
-        rejected = logps[:, 1:]
+        chosen, rejected = _split_answers(logps)
         references = _split_references(batch)
         settings = _settings(self.config)
         result = preference_losses(chosen, rejected, *references, **settings)
@@ -70,9 +69,14 @@ def _settings(config: PreferenceConfig) -> ObjectiveSettings:
 
 def _split_references(batch: PreferenceBatch) -> tuple[Tensor | None, Tensor | None]:
     logps = batch.get("reference_logps")
-    if logps is None:
-        return None, None
-    return logps[:, 0], logps[:, 1:]
+    return (None, None) if logps is None else _split_answers(logps)
+
+
+def _split_answers(logps: Tensor) -> tuple[Tensor, Tensor]:
+    """Chosen (B,) and rejected (B, K): the target is every row's first answer."""
+    chosen = logps[:, 0]
+    rejected = logps[:, 1:]
+    return chosen, rejected
 
 
 def _answer_lengths(rows: Sequence[Row]) -> Tensor:

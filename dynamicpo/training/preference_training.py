@@ -97,18 +97,23 @@ def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -
         return rows
     # After another preference training nothing is known of SFT's rows.
     used = int(start.config["rows"]) if start.stage == "sft" else 0
-    if config.rows > len(rows) - used:
+    unused = len(rows) - used
+    if config.rows > unused:
         raise ConfigError(
-            f"rows: must be <= {len(rows) - used}, the training rows that SFT left, "
+            f"rows: must be <= {unused}, the training rows that SFT left, "
             f"got {config.rows}. Lower rows here or for SFT, or take all (0)."
         )
+    example_ids = rows["example_id"].to_pylist()
     seed = int(start.config["seed"])
-    order = random_keys.random_order(seed, "rows", rows["example_id"].to_pylist())
-    return rows.take(np.sort(order[-config.rows :]))
+    order = random_keys.random_order(seed, "rows", example_ids)
+    selected = order[-config.rows :]
+    return rows.take(np.sort(selected))
 
 
 def _check_negatives(rows: pa.Table, preferences: Path, config: PreferenceConfig) -> None:
-    fewest = pc.min(pc.list_value_length(rows["rejected"])).as_py() or 0
+    counts = pc.list_value_length(rows["rejected"])
+    # The minimum of no rows is None.
+    fewest = pc.min(counts).as_py() or 0
     if fewest < config.num_negatives:
         raise ConfigError(
             f"{preferences}: need {config.num_negatives} negatives, some rows offer {fewest}. "
@@ -145,8 +150,11 @@ def _final_measures(steps: list[trainer.StepMetrics]) -> dict[str, float]:
     """Means over the last steps, by the names that a manifest has for them."""
     measures = {}
     for name in steps[-1]:
-        if name not in _NO_MEASURES:
-            measures[f"final_{name.replace('/', '_')}"] = trainer.final_mean(steps, name)
+        if name in _NO_MEASURES:
+            continue
+        # Names in a manifest, and so of KFP metrics, are words with underscores.
+        key = name.replace("/", "_")
+        measures[f"final_{key}"] = trainer.final_mean(steps, name)
     relative = [{RELATIVE: value} for value in relative_gradient(steps)]
     measures[f"final_{RELATIVE}"] = trainer.final_mean(relative, RELATIVE)
     return measures

@@ -125,8 +125,10 @@ def _select_rows(preferences: Path, config: SFTConfig) -> pa.Table:
             f"rows: must be <= {len(rows)}, the rows of the training split, got {config.rows}."
         )
     # Preference training takes the last rows of the same order, so that the two can be disjoint.
-    order = random_keys.random_order(config.seed, "rows", rows["example_id"].to_pylist())
-    selected = order[: config.rows or len(rows)]
+    example_ids = rows["example_id"].to_pylist()
+    order = random_keys.random_order(config.seed, "rows", example_ids)
+    num_rows = config.rows or len(rows)
+    selected = order[:num_rows]
     return rows.take(np.sort(selected))
 
 

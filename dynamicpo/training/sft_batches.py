@@ -73,7 +73,8 @@ def _labels(
 ) -> list[int]:
     labels = []
     for token, kind in zip(tokens, kinds, strict=True):
-        labels.append(token if kind in counted_kinds else IGNORED_LABEL)
+        is_counted = kind in counted_kinds
+        labels.append(token if is_counted else IGNORED_LABEL)
     return labels
 
 
@@ -89,7 +90,8 @@ def collate(rows: list[SFTExample]) -> SFTBatch:
         size = len(row["input_ids"])
         token_ids[index, :size] = row["input_ids"]
         attention_mask[index, :size] = 1
-        labels[index, : size - 1] = row["labels"][1:]
+        next_labels = row["labels"][1:]
+        labels[index, : size - 1] = next_labels
     return {
         "input_ids": torch.from_numpy(token_ids),
         "attention_mask": torch.from_numpy(attention_mask),

@@ -119,10 +119,14 @@ class LossTrainer(Trainer, Generic[Batch]):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Sum of the batch's losses over the number of labels in all micro-batches of the step."""
         total, metrics = self._loss_function(model, inputs)
-        num_labels = int((inputs["labels"] != IGNORED_LABEL).sum())
-        loss = total / (num_labels if num_items_in_batch is None else num_items_in_batch)
+        is_counted = inputs["labels"] != IGNORED_LABEL
+        num_labels = int(is_counted.sum())
         batch_mean = total.detach() / num_labels
-        self._micro_batches.append(_MicroBatchMetrics(num_labels, {"loss": batch_mean, **metrics}))
+        logged = _MicroBatchMetrics(num_labels, {"loss": batch_mean, **metrics})
+        self._micro_batches.append(logged)
+        divisor = num_labels if num_items_in_batch is None else num_items_in_batch
+        loss = total / divisor
+        # As `Trainer` has it for callers that want the model's outputs: there are none here.
         return (loss, {}) if return_outputs else loss
 
     def pop_step_metrics(self) -> StepMetrics:
@@ -136,8 +140,10 @@ class LossTrainer(Trainer, Generic[Batch]):
             rows.append(torch.stack(values))
         # One copy to the host for all metrics of the step: each would wait for the GPU.
         table = torch.stack(rows).cpu()
-        weights = torch.tensor([float(micro_batch.num_labels) for micro_batch in micro_batches])
-        means = (table * weights[:, None]).sum(0) / weights.sum()
+        num_labels = [float(micro_batch.num_labels) for micro_batch in micro_batches]
+        weights = torch.tensor(num_labels)
+        weighted = table * weights[:, None]
+        means = weighted.sum(0) / weights.sum()
         return dict(zip(names, means.tolist(), strict=True))
 
 
@@ -239,13 +245,15 @@ def train(
 
 
 def _training_arguments(schedule: Schedule, num_steps: int, scratch: str) -> TrainingArguments:
+    num_micro_batches = schedule.batch_size // schedule.micro_batch_size
+    warmup_steps = round(num_steps * schedule.warmup_share)
     return TrainingArguments(
         output_dir=scratch,
         per_device_train_batch_size=schedule.micro_batch_size,
-        gradient_accumulation_steps=schedule.batch_size // schedule.micro_batch_size,
+        gradient_accumulation_steps=num_micro_batches,
         max_steps=num_steps,
         learning_rate=schedule.learning_rate,
-        warmup_steps=round(num_steps * schedule.warmup_share),
+        warmup_steps=warmup_steps,
         max_grad_norm=schedule.max_grad_norm,
         activation_checkpointing=schedule.gradient_checkpointing,
         seed=schedule.seed,
@@ -256,4 +264,5 @@ def _training_arguments(schedule: Schedule, num_steps: int, scratch: str) -> Tra
 
 def final_mean(steps: list[StepMetrics], name: str) -> float:
     """Mean of a metric over the last steps."""
-    return float(np.mean([step[name] for step in steps[-_FINAL_STEPS:]]))
+    values = [step[name] for step in steps[-_FINAL_STEPS:]]
+    return float(np.mean(values))
