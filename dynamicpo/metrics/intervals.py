@@ -1,38 +1,41 @@
-"""95 % intervals and paired comparisons by a bootstrap that resamples users, with all their rows.
-
-Rows of one user are alike, so rows are not independent observations; users are. A resample draws as many users as there
-are, with replacement, and takes the mean over all their rows: only each user's sums are needed.
-"""
+"""95 % intervals and paired comparisons by a bootstrap of users, with all their rows."""
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
+from scipy import stats
 
+from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.errors import ConfigError, DataError, ShapeError
+from dynamicpo.metrics.bootstrap import resampled_means
 
 log = logging.getLogger(__name__)
-Floats = NDArray[np.float64]
-Values = NDArray[Any] | Sequence[Any]
 RESAMPLES = 10_000
 LEVEL = 0.95
-_BLOCK = 2**17  # users drawn by one generator, whatever the number of threads: stays in the cache
+_LOW_QUANTILE = (1 - LEVEL) / 2
+_HIGH_QUANTILE = (1 + LEVEL) / 2
 
 
 class Interval(NamedTuple):
-    """Bounds of a mean; both None where there is one user only, whose spread says nothing of other users."""
+    """Bounds of a mean.
+
+    Both are None where there is one user only, whose spread says nothing of other users.
+    """
 
     low: float | None
     high: float | None
 
 
 class Difference(NamedTuple):
-    """Mean of a - b over paired rows, its interval, and the two-sided p of no difference (None for one user)."""
+    """Mean of a − b over paired rows, its interval, and the two-sided p of no difference.
+
+    Interval and p are None for one user.
+    """
 
     difference: float
     low: float | None
@@ -41,7 +44,7 @@ class Difference(NamedTuple):
 
 
 def clustered_interval(
-    values: Values, users: Values, resamples: int = RESAMPLES, seed: int = 0
+    values: ArrayLike, users: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """The 95 % interval of a mean over rows, with users as the unit of resampling.
 
@@ -63,21 +66,27 @@ def clustered_interval(
 
 
 def clustered_intervals(
-    values: Mapping[str, Values], users: Values, resamples: int = RESAMPLES, seed: int = 0
+    values: Mapping[str, ArrayLike],
+    users: ArrayLike,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """As `clustered_interval`, for several metrics of the same rows on the same resamples."""
-    matrix = _matrix(values, users, resamples)
-    replicates, num_users = _replicates(matrix, users, resamples, seed)
-    if replicates is None:
+    user_index = _user_index(users)
+    columns = _checked_columns(values, len(user_index), resamples)
+    if _is_one_user(user_index):
         return dict.fromkeys(values, Interval(None, None))
-    return {
-        name: _interval(_expanded(replicates[:, place], row, num_users))
-        for place, (name, row) in enumerate(zip(values, matrix.T, strict=True))
-    }
+    replicates = resampled_means(columns, user_index, resamples, seed)
+    factor = _expansion_factor(user_index)
+    intervals = {}
+    for name, means, rows in zip(values, replicates.T, columns.T, strict=True):
+        expanded = _expanded(means, rows, factor)
+        intervals[name] = _interval(expanded)
+    return intervals
 
 
 def paired_difference(
-    a: Values, b: Values, users: Values, resamples: int = RESAMPLES, seed: int = 0
+    a: ArrayLike, b: ArrayLike, users: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> Difference:
     """Mean difference of two models on the same rows, by the same resamples of users.
 
@@ -89,140 +98,135 @@ def paired_difference(
         seed: Same seed, same interval.
 
     Returns:
-        `difference, low, high, p`; p is below 0.05 where the interval leaves out 0 (to within a resample), and at least
-        2 / (resamples + 1).
+        `difference, low, high, p`; p is below 0.05 where the interval leaves out 0 (to within a
+        resample), and at least 2 / (resamples + 1).
 
     Raises:
         ConfigError: Too few resamples.
         DataError: No rows, or values that are not finite.
         ShapeError: The lengths differ.
     """
-    matrix = _matrix({"a": a, "b": b}, users, resamples)
-    rows = matrix[:, 0] - matrix[:, 1]
+    user_index = _user_index(users)
+    columns = _checked_columns({"a": a, "b": b}, len(user_index), resamples)
+    rows_of_a, rows_of_b = columns.T
+    # The difference of each row is resampled, so that what both models share cancels.
+    rows = rows_of_a - rows_of_b
     difference = float(rows.mean())
-    replicates, num_users = _replicates(rows[:, None], users, resamples, seed)
-    if replicates is None:
+    if _is_one_user(user_index):
         return Difference(difference, None, None, None)
-    spread = _expanded(replicates[:, 0], rows, num_users)
-    beyond = min(int((spread <= 0).sum()), int((spread >= 0).sum()))
-    return Difference(
-        difference, *_interval(spread), p=min(1.0, 2 * (beyond + 1) / (resamples + 1))
-    )
+    replicates = resampled_means(rows[:, None], user_index, resamples, seed)
+    factor = _expansion_factor(user_index)
+    expanded = _expanded(replicates[:, 0], rows, factor)
+    low, high = _interval(expanded)
+    p = _two_sided_p(expanded)
+    return Difference(difference, low, high, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p-values that hold for the whole family of comparisons, in the order given.
+    """Holm's step-down correction: p-values that hold for the entire family of comparisons.
+
+    They come back in the order in which they went in.
 
     Raises:
         DataError: A p-value outside 0..1.
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics, 1979.
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics, 1979.
     """
     p = np.asarray(p_values, dtype=float)
+    # Written so that NaN is refused as well.
     if not ((p >= 0) & (p <= 1)).all():
         raise DataError(
             f"p_values: must lie in 0..1, got {list(p_values)}. Leave comparisons without a p out."
         )
     order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1)
-    return [float(value) for value in adjusted]
+    ascending = p[order]
+    num_left = np.arange(len(p), 0, -1)
+    # A larger p is never corrected to less than a smaller one.
+    corrected = np.maximum.accumulate(num_left * ascending)
+    corrected = np.minimum(corrected, 1)
+    in_order = np.empty_like(p)
+    in_order[order] = corrected
+    return list(map(float, in_order))
 
 
-def _expanded(replicates: Floats, rows: Floats, num_users: int) -> Floats:
-    """Replicates spread a little, within the range of the rows, so that few users do not make intervals too short.
-
-    Source: Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician, 2015: the expanded
-    percentile interval, by sqrt(U / (U - 1)) for the plug-in variance and t / z for its estimation.
-    """
-    z, freedom = NormalDist().inv_cdf((1 + LEVEL) / 2), num_users - 1
-    factor = math.sqrt(num_users / freedom) * student_t(z, freedom) / z
+def _expanded(replicates: FloatArray, rows: FloatArray, factor: float) -> FloatArray:
+    """Replicates spread by a factor about the mean, within the range of the rows."""
     mean = rows.mean()
-    return np.asarray(np.clip(mean + factor * (replicates - mean), rows.min(), rows.max()))
+    deviations = factor * (replicates - mean)
+    spread = mean + deviations
+    clipped = np.clip(spread, rows.min(), rows.max())
+    return np.asarray(clipped)
 
 
-def student_t(z: float, freedom: int) -> float:
-    """The t quantile that belongs to a normal quantile (Abramowitz and Stegun 26.7.5), good from 4 degrees on."""
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))
+def _expansion_factor(user_index: IntArray) -> float:
+    """The factor of the expanded percentile interval, without which few users make it too short.
+
+    sqrt(U / (U - 1)) makes up for the variance of a sample, which divides by U; t / z for its being
+    estimated.
+
+    Source: Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician,
+    2015.
+    """
+    freedom = int(user_index.max())
+    num_users = freedom + 1
+    z = NormalDist().inv_cdf(_HIGH_QUANTILE)
+    t = float(stats.t.ppf(_HIGH_QUANTILE, freedom))
+    return math.sqrt(num_users / freedom) * t / z
 
 
-def _interval(replicates: Floats) -> Interval:
-    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _interval(replicates: FloatArray) -> Interval:
+    low, high = np.quantile(replicates, [_LOW_QUANTILE, _HIGH_QUANTILE])
     return Interval(float(low), float(high))
 
 
-def _replicates(
-    matrix: Floats, users: Values, resamples: int, seed: int
-) -> tuple[Floats | None, int]:
-    """The metrics' means in every resample, shape (resamples, M), or None; and the number of users."""
-    names, user = np.unique(np.asarray(users), return_inverse=True)
-    num_users = len(names)
-    if num_users == 1:
-        log.warning(
-            "intervals: not available, all %d rows are of one user; it takes at least two",
-            len(matrix),
-        )
-        return None, num_users
-    columns = [np.bincount(user, weights=column, minlength=num_users) for column in matrix.T]
-    sums = np.column_stack([*columns, np.bincount(user, minlength=num_users)])
-    totals = _resampled(sums, resamples, seed)
-    return totals[:, :-1] / totals[:, -1:], num_users
+def _two_sided_p(replicates: FloatArray) -> float:
+    """Twice the share of replicates on the other side of 0, of the side that has fewer."""
+    num_below = int((replicates <= 0).sum())
+    num_above = int((replicates >= 0).sum())
+    beyond = min(num_below, num_above)
+    resamples = len(replicates)
+    # The sample itself counts as one more replicate, so that p is never 0.
+    return min(1.0, 2 * (beyond + 1) / (resamples + 1))
 
 
-def _resampled(sums: Floats, resamples: int, seed: int) -> Floats:
-    """Totals of `sums`, shape (U, M), over U users drawn with replacement. Shape (resamples, M).
-
-    Users with equal sums are interchangeable: where there are few kinds, how many of each kind are drawn is one
-    multinomial draw. Both ways have the same distribution.
-    """
-    num_users = len(sums)
-    kinds, number = np.unique(sums, axis=0, return_counts=True)
-    if 32 * len(kinds) <= num_users:
-        drawn = np.random.default_rng(seed).multinomial(
-            num_users, number / num_users, size=resamples
-        )
-        return np.asarray(drawn @ kinds)
-    per_block = max(1, _BLOCK // num_users)
-    sizes = [min(per_block, resamples - start) for start in range(0, resamples, per_block)]
-    seeds = np.random.SeedSequence(seed).spawn(len(sizes))
-    with ThreadPoolExecutor() as pool:
-        blocks = pool.map(
-            lambda size, block_seed: _draw_block(sums, size, block_seed), sizes, seeds
-        )
-        return np.concatenate(list(blocks))
+def _user_index(users: ArrayLike) -> IntArray:
+    """The number of each row's user, 0 to U - 1. Shape (N,)."""
+    _, index = np.unique(np.asarray(users), return_inverse=True)
+    return index
 
 
-def _draw_block(sums: Floats, resamples: int, seed: np.random.SeedSequence) -> Floats:
-    num_users = len(sums)
-    drawn = np.random.default_rng(seed).integers(0, num_users, size=(resamples, num_users))
-    drawn += np.arange(resamples)[:, None] * num_users
-    times = np.bincount(drawn.reshape(-1), minlength=drawn.size).reshape(drawn.shape)
-    return np.asarray(times @ sums)
+def _is_one_user(user_index: IntArray) -> bool:
+    if user_index.any():
+        return False
+    log.warning(
+        "intervals: not available, all %d rows are of one user; it takes at least two",
+        len(user_index),
+    )
+    return True
 
 
-def _matrix(values: Mapping[str, Values], users: Values, resamples: int) -> Floats:
-    """The metrics as columns, checked. Shape (N, M)."""
+def _checked_columns(values: Mapping[str, ArrayLike], num_rows: int, resamples: int) -> FloatArray:
+    """The metrics as columns. Shape (N, M)."""
     if resamples < 100:
         raise ConfigError(f"resamples: must be >= 100, got {resamples}. Use {RESAMPLES}.")
-    num_rows = len(users)
     if not values or not num_rows:
         raise DataError(
             f"values: need at least one row, got {num_rows}. Evaluate a split that has rows."
         )
-    for name, row in values.items():
-        if np.shape(row) != (num_rows,):
-            raise ShapeError(
-                f"{name}: must be ({num_rows},), one a user entry, got {np.shape(row)}. Use the same rows."
-            )
-        num_bad = int((~np.isfinite(np.asarray(row, dtype=float))).sum())
-        if num_bad:
-            raise DataError(
-                f"{name}: must be finite, {num_bad} of {num_rows} rows are not. Leave them out."
-            )
-    return np.column_stack([np.asarray(row, dtype=float) for row in values.values()])
+    return np.column_stack([_checked(name, row, num_rows) for name, row in values.items()])
+
+
+def _checked(name: str, row: ArrayLike, num_rows: int) -> FloatArray:
+    if np.shape(row) != (num_rows,):
+        raise ShapeError(
+            f"{name}: must be ({num_rows},), one a user entry, got {np.shape(row)}. "
+            "Use the same rows."
+        )
+    values = np.asarray(row, dtype=float)
+    num_bad = int((~np.isfinite(values)).sum())
+    if num_bad:
+        raise DataError(
+            f"{name}: must be finite, {num_bad} of {num_rows} rows are not. Leave them out."
+        )
+    return values

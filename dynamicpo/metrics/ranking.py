@@ -1,65 +1,81 @@
-"""How good a ranking, an answer, or a set of recommendations is. One relevant item a row; means over rows.
+"""Ranking metrics of scored candidates. One relevant item a row; means over rows.
 
-Ties get their expected value over all orders of the tied items, never the target first. A score of NaN ranks worst.
+Ties get their expected value over all orders of the tied items, never the target first. A score of
+NaN ranks worst.
 """
 
 import logging
-import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
+from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.errors import ConfigError, DataError, ShapeError
+from dynamicpo.metrics.arrays import Tensor, as_array
 
 log = logging.getLogger(__name__)
-Values = NDArray[Any] | torch.Tensor | Sequence[Any]
 KS = (1, 3, 5, 10)
-HEAD_SHARE = 0.2  # of the catalogue, by popularity; the rest is the long tail
-INVALID = -1  # an answer that names no candidate, or more than one
 
 
 class Ranks(NamedTuple):
-    """Where each row's target stands: its rank is `better` + 1, or with `tied` others anything up to `tied` more.
+    """The range of ranks of each row's target.
+
+    Its rank is `better` + 1, or with `tied` others anything up to `tied` more.
 
     Attributes:
-        better: Other candidates with a higher score. Shape (N,), int64.
-        tied: Other candidates with the same score. Shape (N,), int64.
+        better: Other candidates with a higher score. Shape (N,).
+        tied: Other candidates with the same score. Shape (N,).
     """
 
-    better: NDArray[np.int64]
-    tied: NDArray[np.int64]
+    better: IntArray
+    tied: IntArray
 
 
-def target_ranks(scores: Values, target_index: Values, mask: Values | None = None) -> Ranks:
+def target_ranks(
+    scores: ArrayLike | Tensor,
+    target_index: ArrayLike | Tensor,
+    mask: ArrayLike | Tensor | None = None,
+) -> Ranks:
     """Count the candidates above and beside each row's target.
 
-    A NaN never helps: as the target's score it is last and alone, as another candidate's it is below everything.
+    A NaN never helps: as the target's score it is last and alone, as another candidate's it is
+    below everything.
 
     Args:
         scores: One score a candidate, higher is better; NumPy or torch. Shape (N, A).
         target_index: The target's column. Shape (N,), whole numbers.
-        mask: Which are candidates, the target always. Shape (N, A), bool; all, where there is none.
+        mask: The candidates, the target always among them. Shape (N, A), bool; None for all.
 
     Raises:
         DataError: No rows, or a target outside the candidates.
         ShapeError: The shapes do not fit.
     """
-    scores, targets = _array(scores), _array(target_index)
-    _check_ranking(scores, targets)
-    own = scores[np.arange(len(scores)), targets][:, None]
-    counted = np.ones(scores.shape, dtype=bool) if mask is None else _array(mask)
-    better, tied = ((scores > own) & counted).sum(1), ((scores == own) & counted).sum(1) - 1
-    missing = np.isnan(own[:, 0])
-    return Ranks(np.where(missing, counted.sum(1) - 1, better), np.where(missing, 0, tied))
+    values = as_array(scores)
+    targets = as_array(target_index)
+    _check_ranking(values, targets)
+    target_scores = np.take_along_axis(values, targets[:, None], axis=1)
+    is_candidate = np.ones(values.shape, dtype=bool) if mask is None else as_array(mask)
+    is_better = (values > target_scores) & is_candidate
+    is_equal = (values == target_scores) & is_candidate
+    better = is_better.sum(1)
+    tied = is_equal.sum(1) - 1  # the target itself
+    # No comparison with NaN is true, so a target without a score would come out first.
+    is_missing = np.isnan(target_scores[:, 0])
+    num_others = is_candidate.sum(1) - 1
+    better = np.where(is_missing, num_others, better)
+    tied = np.where(is_missing, 0, tied)
+    return Ranks(better, tied)
 
 
 def row_metrics(
-    better: Values, tied: Values, num_candidates: int, ks: Sequence[int] = KS
-) -> dict[str, NDArray[np.float64]]:
-    """Each row's hit ratio and NDCG at every K, and its reciprocal rank: what intervals are made from.
+    better: ArrayLike | Tensor,
+    tied: ArrayLike | Tensor,
+    num_candidates: int,
+    ks: Sequence[int] = KS,
+) -> dict[str, FloatArray]:
+    """Hit ratio and NDCG at every K, and the reciprocal rank, of each row.
 
     Args:
         better: As in `Ranks`. Shape (N,).
@@ -68,28 +84,24 @@ def row_metrics(
         ks: Cut-offs K.
 
     Returns:
-        `hit_ratio_at_1`, `ndcg_at_5`, ..., `mrr`, each of shape (N,): means over the ranks that ties allow.
+        `hit_ratio_at_1`, `ndcg_at_5`, ..., `mrr`, each of shape (N,): means over the ranks that
+        ties allow.
 
     Raises:
         ConfigError: A K below 1 or above the candidates.
     """
-    wrong = [k for k in ks if not 1 <= k <= num_candidates]
-    if wrong:
-        raise ConfigError(
-            f"ks: must be between 1 and the {num_candidates} candidates, got {wrong[0]}. Lower K."
-        )
-    first, ties = _array(better).astype(np.int64), _array(tied).astype(np.int64)
-    rank = np.arange(1, int((first + ties).max(initial=0)) + 2)
-    rows: dict[str, NDArray[np.float64]] = {}
-    for k in ks:
-        rows[f"hit_ratio_at_{k}"] = _mean_over_ranks((rank <= k).astype(float), first, ties)
-    for k in ks:
-        rows[f"ndcg_at_{k}"] = _mean_over_ranks((rank <= k) / np.log2(rank + 1), first, ties)
-    return rows | {"mrr": _mean_over_ranks(1 / rank, first, ties)}
+    _check_cut_offs(ks, num_candidates)
+    first = as_array(better).astype(np.int64)
+    ties = as_array(tied).astype(np.int64)
+    # Every metric is a function of the rank alone: one table of it, looked up for each row.
+    last = first + ties
+    lowest_rank = int(last.max(initial=0)) + 1
+    gains = _gains(lowest_rank, ks)
+    return {name: _mean_over_ranks(gain, first, ties) for name, gain in gains.items()}
 
 
 def ranking_metrics(
-    scores: Values, target_index: Values, ks: Sequence[int] = KS
+    scores: ArrayLike | Tensor, target_index: ArrayLike | Tensor, ks: Sequence[int] = KS
 ) -> dict[str, float]:
     """HitRatio@K, NDCG@K and MRR of scored candidates with one target a row.
 
@@ -99,155 +111,84 @@ def ranking_metrics(
         ks: Cut-offs K, each at most A.
 
     Returns:
-        Means over rows: `hit_ratio_at_1`, ..., `ndcg_at_1`, ..., `mrr`; and `num_nan_scores`, a count.
+        Means over rows: `hit_ratio_at_1`, ..., `ndcg_at_1`, ..., `mrr`; and `num_nan_scores`, a
+        count.
 
     Raises:
         ConfigError: A K below 1 or above the candidates.
         DataError: No rows, or a target outside the candidates.
         ShapeError: The shapes do not fit.
     """
-    values = _array(scores)
+    values = as_array(scores)
     ranks = target_ranks(values, target_index)
     num_nan = int(np.isnan(values).sum())
     if num_nan:
         log.warning("ranking: %d of %d scores are NaN and rank worst", num_nan, values.size)
-    rows = row_metrics(*ranks, values.shape[1], ks)
-    return {name: float(row.mean()) for name, row in rows.items()} | {
-        "num_nan_scores": float(num_nan)
-    }
+    rows = row_metrics(ranks.better, ranks.tied, values.shape[1], ks)
+    metrics = {name: float(row.mean()) for name, row in rows.items()}
+    metrics["num_nan_scores"] = float(num_nan)
+    return metrics
 
 
-def normalised(text: str) -> str:
-    """A title or an answer without case, compatibility forms, repeated spaces, outer quotes and full stops."""
-    words = unicodedata.normalize("NFKC", text).casefold().split()
-    return " ".join(words).strip(" .\"'`\u2018\u2019\u201c\u201d")
+def _gains(lowest_rank: int, ks: Sequence[int]) -> dict[str, FloatArray]:
+    """The value of every metric at rank 1, 2, ..., `lowest_rank`."""
+    rank = np.arange(1, lowest_rank + 1)
+    discount = np.log2(rank + 1)
+    gains: dict[str, FloatArray] = {}
+    for k in ks:
+        is_hit = rank <= k
+        gains[f"hit_ratio_at_{k}"] = is_hit.astype(float)
+    for k in ks:
+        is_hit = rank <= k
+        gains[f"ndcg_at_{k}"] = is_hit / discount
+    gains["mrr"] = 1 / rank
+    return gains
 
 
-def named_candidate(answer: str, titles: Sequence[str]) -> int:
-    """The place of the one title that equals the answer after normalisation, or -1 (none, or several)."""
-    wanted = normalised(answer)
-    places = [place for place, title in enumerate(titles) if normalised(title) == wanted]
-    return places[0] if wanted and len(places) == 1 else INVALID
-
-
-def substring_candidate(answer: str, titles: Sequence[str]) -> int:
-    """The published rule: the place of the one title that occurs anywhere in the answer, or -1 (none, or several).
-
-    An answer that holds a title and a shorter one inside it ("Alien" in "Aliens") names two, and is not valid.
-    """
-    text = answer.strip().lower()
-    places = [place for place, title in enumerate(titles) if title.strip().lower() in text]
-    return places[0] if len(places) == 1 else INVALID
-
-
-def answer_metrics(named: Values, target_index: Values, suffix: str = "") -> dict[str, float]:
-    """ValidRatio, and HitRatio@1 over all rows and over valid rows only (which are not comparable).
-
-    Args:
-        named: The candidate each answer names, -1 where it is not valid. Shape (N,).
-        target_index: The target's place. Shape (N,).
-        suffix: Appended to the names, such as "_substring" for the published rule.
-
-    Returns:
-        `valid_ratio`, `generated_hit_ratio_at_1`, `generated_hit_ratio_at_1_valid_rows` (0 without a valid row).
-
-    Raises:
-        DataError: No rows.
-        ShapeError: The lengths differ.
-    """
-    chosen, targets = _array(named), _array(target_index)
-    if chosen.shape != targets.shape or chosen.ndim != 1:
-        raise ShapeError(
-            f"named: must have one entry a row, {targets.shape}, got {chosen.shape}. Give both (N,)."
-        )
-    if not len(chosen):
-        raise DataError("named: needs at least one row, got none. Evaluate a split that has rows.")
-    valid = chosen != INVALID
-    hits = valid & (chosen == targets)
-    return {
-        f"valid_ratio{suffix}": float(valid.mean()),
-        f"generated_hit_ratio_at_1{suffix}": float(hits.mean()),
-        f"generated_hit_ratio_at_1_valid_rows{suffix}": float(hits.sum() / max(valid.sum(), 1)),
-    }
-
-
-def beyond_accuracy(
-    recommended: Values, popularity: Values, head_share: float = HEAD_SHARE
-) -> Mapping[str, float]:
-    """What the recommended items are like, whether right or not.
-
-    Args:
-        recommended: Items recommended, as places in the catalogue; any shape, at least one.
-        popularity: Interactions of every item of the catalogue in the training split. Shape (I,).
-        head_share: Share of the catalogue, by popularity, that is not long tail. Items as popular as the last of these
-            belong to them too.
-
-    Returns:
-        `mean_popularity` (interactions per recommended item), `catalogue_coverage` (share of the catalogue recommended
-        at least once), `gini` (inequality of how often items are recommended, over the whole catalogue: 0 equal,
-        1 - 1/I a single item), `long_tail_share` (of the recommendations).
-
-    Raises:
-        DataError: Nothing recommended, or a place outside the catalogue.
-    """
-    items, counts = _array(recommended).reshape(-1), _array(popularity)
-    if not len(items):
-        raise DataError(
-            "recommended: needs at least one item, got none. Evaluate a split that has rows."
-        )
-    if items.min() < 0 or items.max() >= len(counts):
-        wrong = items.min() if items.min() < 0 else items.max()
-        raise DataError(
-            f"recommended: must be places in a catalogue of {len(counts)}, got {wrong}. Drop invalid ones."
-        )
-    times = np.sort(np.bincount(items, minlength=len(counts)))
-    head = np.sort(counts)[::-1][: max(1, round(head_share * len(counts)))]
-    weights = 2 * np.arange(1, len(times) + 1) - len(times) - 1
-    return {
-        "mean_popularity": float(counts[items].mean()),
-        "catalogue_coverage": float((times > 0).mean()),
-        "gini": float((weights * times).sum() / (len(times) * times.sum())),
-        "long_tail_share": float((counts[items] < head[-1]).mean()),
-    }
-
-
-def _mean_over_ranks(
-    gain: NDArray[np.float64], first: NDArray[np.int64], ties: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _mean_over_ranks(gain: FloatArray, first: IntArray, ties: IntArray) -> FloatArray:
     """Mean gain over the ranks first + 1 .. first + ties + 1; `gain` starts at rank 1."""
+    # A lookup is exact, where a difference of cumulative sums would round.
     if not ties.any():
         return gain[first]
     sums = np.concatenate([[0.0], np.cumsum(gain)])
-    return np.asarray((sums[first + ties + 1] - sums[first]) / (ties + 1))
+    num_ranks = ties + 1
+    total = sums[first + num_ranks] - sums[first]
+    return np.asarray(total / num_ranks)
 
 
-def _array(values: Values) -> NDArray[Any]:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        return np.asarray(values.float() if values.dtype == torch.bfloat16 else values)
-    return np.asarray(values)
+def _check_cut_offs(ks: Sequence[int], num_candidates: int) -> None:
+    for k in ks:
+        if not 1 <= k <= num_candidates:
+            raise ConfigError(
+                f"ks: must be between 1 and the {num_candidates} candidates, got {k}. Lower K."
+            )
 
 
-def _check_ranking(scores: NDArray[Any], targets: NDArray[Any]) -> None:
+def _check_ranking(scores: FloatArray, targets: IntArray) -> None:
     if scores.ndim != 2:
         raise ShapeError(
             f"scores: must be (N, A), got {scores.shape}. Give each row's candidates a column."
         )
-    if targets.shape != scores.shape[:1]:
+    num_rows, num_candidates = scores.shape
+    if targets.shape != (num_rows,):
         raise ShapeError(
-            f"target_index: must be ({len(scores)},) to fit scores, got {targets.shape}. Give one a row."
+            f"target_index: must be ({num_rows},) to fit scores, got {targets.shape}. "
+            "Give one a row."
         )
     if not scores.size:
         raise DataError(
-            f"scores: needs rows and candidates, got {scores.shape}. Evaluate a split that has rows."
+            f"scores: needs rows and candidates, got {scores.shape}. "
+            "Evaluate a split that has rows."
         )
     if not np.issubdtype(targets.dtype, np.integer):
         raise DataError(
             f"target_index: must be whole numbers, got {targets.dtype}. Give each target's column."
         )
-    outside = np.flatnonzero((targets < 0) | (targets >= scores.shape[1]))
-    if len(outside):
-        row = outside[0]
+    # NumPy would take a negative index from the end.
+    is_outside = (targets < 0) | (targets >= num_candidates)
+    if is_outside.any():
+        row = int(is_outside.argmax())
         raise DataError(
-            f"target_index: row {row} must be in 0..{scores.shape[1] - 1}, got {targets[row]}. Score the target too."
+            f"target_index: row {row} must be in 0..{num_candidates - 1}, got {targets[row]}. "
+            "Score the target too."
         )

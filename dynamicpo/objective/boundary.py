@@ -131,6 +131,7 @@ def _run_costs(ordered: Tensor) -> Tensor:
     num_before = position - position[:, None]
     num_before = num_before.clamp(min=0)
     num_before = num_before.to(ordered.dtype)
+    # Below the diagonal are runs that end before they begin: 0 for the cumulative sums.
     drop = ordered[:, None, :] - ordered[:, :, None]
     drop = drop.triu()
     # Tensors of (B, K, K) get no names where they are used once, so that their memory is reused.
@@ -174,7 +175,7 @@ def dynamic_betas(
     to_boundary = chosen[:, None] - rejected
     to_easy = rejected - easy_mean[:, None]
     scale = to_boundary.abs() + to_easy.abs()
-    # The limits where both distances vanish; a division by 0 would give NaN.
+    # Both distances may vanish. A division by 0 is computed all the same, and then left out.
     degenerate = -torch.inf if margin > 0 else 0.0
     lead = to_boundary - to_easy - margin
     argument = torch.where(scale > 0, lead / scale, degenerate)

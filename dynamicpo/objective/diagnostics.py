@@ -58,18 +58,12 @@ def preference_diagnostics(
         (gradient,) = torch.autograd.grad(result.losses.sum(), rejected)
     counted = counted_negatives(rejected, rejected_mask)
     rejected = torch.where(counted, rejected.detach(), 0)
-    boundary = boundary_negatives(chosen, rejected, counted)
     beta = settings.get("beta", BETA)
-    violations = (rejected >= chosen[:, None]) & counted
-    fractions = boundary.sum(1) / counted.sum(1).clamp(min=1)
     return {
         **_reward_measures(chosen, rejected, references, counted, beta),
         "logps/chosen": chosen.mean(),
         "logps/rejected": _mean(rejected, counted),
-        "boundary_fraction": fractions.mean(),
-        "violation_share": _share(violations.any(1), chosen),
-        "boundary_beta": _mean(result.betas, boundary),
-        "boundary_gradient": _mean(gradient.abs(), boundary),
+        **_boundary_measures(chosen, rejected, counted, result.betas, gradient),
     }
 
 
@@ -95,6 +89,22 @@ def _reward_measures(
         "rewards/rejected": _mean(rejected_rewards, counted),
         "rewards/margins": _mean(margins, counted),
         "rewards/accuracies": _share(is_right, chosen),
+    }
+
+
+def _boundary_measures(
+    chosen: Tensor, rejected: Tensor, counted: Tensor, betas: Tensor, gradient: Tensor
+) -> dict[str, Tensor]:
+    """Size of the boundary, and beta and gradient at it."""
+    # Selected again, as the mask of the losses need not be the boundary.
+    boundary = boundary_negatives(chosen, rejected, counted)
+    violations = (rejected >= chosen[:, None]) & counted
+    fractions = boundary.sum(1) / counted.sum(1).clamp(min=1)
+    return {
+        "boundary_fraction": fractions.mean(),
+        "violation_share": _share(violations.any(1), chosen),
+        "boundary_beta": _mean(betas, boundary),
+        "boundary_gradient": _mean(gradient.abs(), boundary),
     }
 
 

@@ -78,6 +78,7 @@ def preference_losses(  # noqa: PLR0913
         ShapeError: Tensors that do not fit each other.
     """
     _check_settings(loss, dynamic, beta, margin, ablation)
+    # Checks look at shapes and dtypes only, which the host knows: none waits for the device.
     references = {
         "reference_chosen_logps": reference_chosen_logps,
         "reference_rejected_logps": reference_rejected_logps,

@@ -17,9 +17,9 @@ from typing import NamedTuple, TypedDict, final
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy import stats
 
 from dynamicpo.core.errors import CheckFailedError, DataError
-from dynamicpo.metrics.intervals import student_t
 from dynamicpo.negatives.audit.attacker import attack
 from dynamicpo.negatives.audit.candidate_lists import CandidateLists, redraw
 from dynamicpo.negatives.audit.sources import RowSource, encode_candidates, make_id_catalogue
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 MIN_REDRAWS = 20
 STAGE_ROWS = 4000  # of each kind, which takes about 2 s
-_Z_95 = 1.959964  # normal quantiles of two-sided intervals
-_Z_99_9 = 3.290527
+_USUAL_LEVEL = 0.95
+_REFUSAL_LEVEL = 0.999
 
 
 class Audit(NamedTuple):
@@ -168,21 +168,24 @@ def measure_leak(known: CandidateLists, attacked: CandidateLists, redraws: int) 
         null_hit_ratios.append(attack(redraw(known, number), redraw(attacked, number)))
     chance = float(np.mean(null_hit_ratios))
     spread = float(np.std(null_hit_ratios, ddof=1))
-    low, high = _prediction_interval(chance, spread, _Z_95, redraws)
+    low, high = _prediction_interval(chance, spread, _USUAL_LEVEL, redraws)
     num_rows = len(attacked.targets)
     # Twenty redraws of few rows may all agree. Their spread is at least that of independent coin
     # tosses, whose probability is estimated by Laplace's rule, so that it is never 0 or 1.
     probability = (num_rows * chance + 1) / (num_rows + 2)
     coin_spread = math.sqrt(probability * (1 - probability) / num_rows)
-    _, limit = _prediction_interval(chance, max(spread, coin_spread), _Z_99_9, redraws)
+    _, limit = _prediction_interval(chance, max(spread, coin_spread), _REFUSAL_LEVEL, redraws)
     return Audit(hit_ratio, chance, low, high, limit, num_rows)
 
 
-def _prediction_interval(mean: float, spread: float, z: float, redraws: int) -> tuple[float, float]:
-    """Interval in which one more redraw falls, as often as the normal quantile z says.
+def _prediction_interval(
+    mean: float, spread: float, level: float, redraws: int
+) -> tuple[float, float]:
+    """Interval in which one more redraw falls with a probability of `level`.
 
     A prediction interval, not one for the mean: Student's t as the spread is estimated, and the
     factor sqrt(1 + 1 / redraws) as the mean is, too.
     """
-    half_width = student_t(z, redraws - 1) * spread * math.sqrt(1 + 1 / redraws)
+    t = float(stats.t.ppf((1 + level) / 2, redraws - 1))
+    half_width = t * spread * math.sqrt(1 + 1 / redraws)
     return max(mean - half_width, 0.0), min(mean + half_width, 1.0)

@@ -1,14 +1,14 @@
-"""Intervals hold what they promise: coverage by simulation, users as the unit, the same bytes for a seed."""
+"""Intervals hold what they promise: coverage, users as the unit, the same bytes for a seed."""
 
 import math
 from unittest import mock
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.errors import ConfigError, DataError, ShapeError
-from dynamicpo.metrics import intervals
+from dynamicpo.metrics import bootstrap, intervals
 from dynamicpo.metrics.intervals import (
     Interval,
     clustered_interval,
@@ -17,10 +17,12 @@ from dynamicpo.metrics.intervals import (
     paired_difference,
 )
 
-Rows = tuple[NDArray[np.float64], NDArray[np.int64]]
+ValuesAndUsers = tuple[FloatArray, IntArray]
 
 
-def hits(num_users: int, rng: np.random.Generator, mean: float = 0.3, per_user: float = 6) -> Rows:
+def hits(
+    num_users: int, rng: np.random.Generator, mean: float = 0.3, per_user: float = 6
+) -> ValuesAndUsers:
     """Rows of users who differ in how often they are hit: rows of one user are alike."""
     rate = rng.beta(3 * mean, 3 * (1 - mean), num_users)
     users = np.repeat(np.arange(num_users), rng.poisson(per_user, num_users) + 1)
@@ -30,11 +32,11 @@ def hits(num_users: int, rng: np.random.Generator, mean: float = 0.3, per_user: 
 @pytest.mark.parametrize("num_users", [30, 122])
 def test_intervals_cover_the_truth_as_often_as_they_say(num_users: int) -> None:
     rng = np.random.default_rng(0)
-    found = [
+    bounds = [
         clustered_interval(*hits(num_users, rng), resamples=400, seed=seed) for seed in range(1000)
     ]
     covered = np.mean(
-        [low <= 0.3 <= high for low, high in found if low is not None and high is not None]
+        [low <= 0.3 <= high for low, high in bounds if low is not None and high is not None]
     )
     assert 0.93 <= covered <= 0.97
 
@@ -56,17 +58,16 @@ def test_intervals_by_row_would_promise_too_much() -> None:
 
 def test_p_values_are_below_five_percent_as_often_as_they_say() -> None:
     rng = np.random.default_rng(1)
-    found = []
+    p_values = []
     for seed in range(400):
-        shared, users = hits(
-            60, rng
-        )  # both models are right on these, but for half of the rows each
+        # both models are right on these, but for half of the rows each
+        shared, users = hits(60, rng)
         a, b = (
             np.where(rng.random(len(users)) < 0.5, shared, rng.random(len(users)) < 0.3)
             for _ in "ab"
         )
-        found.append(paired_difference(a, b, users, 400, seed).p)
-    assert 0.02 <= np.mean([p < 0.05 for p in found if p is not None]) <= 0.08
+        p_values.append(paired_difference(a, b, users, 400, seed).p)
+    assert 0.02 <= np.mean([p < 0.05 for p in p_values if p is not None]) <= 0.08
 
 
 def test_agrees_with_a_plain_loop_over_resamples() -> None:
@@ -76,41 +77,46 @@ def test_agrees_with_a_plain_loop_over_resamples() -> None:
         drawn = rng.integers(0, 40, 40)
         means.append(np.concatenate([values[users == user] for user in drawn]).mean())
     low, high = np.quantile(means, [0.025, 0.975])
-    factor = (
-        math.sqrt(40 / 39) * 2.022691 / 1.959964
-    )  # t quantile of 39 degrees of freedom, normal quantile
-    found = clustered_interval(values, users, 20_000)
+    # t quantile of 39 degrees of freedom, normal quantile
+    factor = math.sqrt(40 / 39) * 2.022691 / 1.959964
+    interval = clustered_interval(values, users, 20_000)
     mean = values.mean()
-    assert found.low == pytest.approx(mean + factor * (low - mean), abs=0.006)
-    assert found.high == pytest.approx(mean + factor * (high - mean), abs=0.006)
+    assert interval.low == pytest.approx(mean + factor * (low - mean), abs=0.006)
+    assert interval.high == pytest.approx(mean + factor * (high - mean), abs=0.006)
 
 
 def test_drawing_kinds_of_users_equals_drawing_users() -> None:
-    # one row a user: two kinds only, so the multinomial way is taken; a touch of noise makes all users differ
+    # One row a user: two kinds only, so the multinomial way is taken. A touch of noise makes all
+    # users differ.
     values = (np.arange(2000) % 4 == 0).astype(float)
     noisy = values + np.linspace(0, 1e-9, 2000)
-    with mock.patch.object(intervals, "_draw_block", wraps=intervals._draw_block) as by_user:
+    with mock.patch.object(bootstrap, "_draw_block", wraps=bootstrap._draw_block) as by_user:
         kinds = clustered_interval(values, np.arange(2000), 4000)
         assert by_user.call_count == 0
         users = clustered_interval(noisy, np.arange(2000), 4000)
         assert by_user.call_count > 0
     exact = 1.96 * math.sqrt(0.25 * 0.75 / 2000)
-    for found in (kinds, users):
-        assert found.low == pytest.approx(0.25 - exact, abs=0.0015)
-        assert found.high == pytest.approx(0.25 + exact, abs=0.0015)
+    for interval in (kinds, users):
+        assert interval.low == pytest.approx(0.25 - exact, abs=0.0015)
+        assert interval.high == pytest.approx(0.25 + exact, abs=0.0015)
 
 
 @pytest.mark.parametrize(
     ("freedom", "quantile"), [(4, 2.776445), (9, 2.262157), (29, 2.045230), (121, 1.979764)]
 )
 def test_student_quantiles(freedom: int, quantile: float) -> None:
-    assert intervals.student_t(1.959964, freedom) == pytest.approx(quantile, rel=3e-3)
+    num_users = freedom + 1
+    factor = intervals._expansion_factor(np.arange(num_users))
+    t = factor * 1.959964 / math.sqrt(num_users / freedom)
+    assert t == pytest.approx(quantile, rel=1e-6)
 
 
 def test_few_users_spread_the_replicates() -> None:
-    # ten users: sqrt(10 / 9), and 2.262157 / 1.959964 for nine degrees of freedom; within the rows' 0..2
-    spread = intervals._expanded(np.array([0.9, 1.0, 1.2, 2.0]), np.array([0.0, 2.0, 1.0, 1.0]), 10)
+    # Ten users: sqrt(10 / 9), and 2.262157 / 1.959964 for nine degrees of freedom; within the
+    # rows' 0..2.
     factor = math.sqrt(10 / 9) * 2.262157 / 1.959964
+    replicates, rows = np.array([0.9, 1.0, 1.2, 2.0]), np.array([0.0, 2.0, 1.0, 1.0])
+    spread = intervals._expanded(replicates, rows, intervals._expansion_factor(np.arange(10)))
     assert spread.tolist() == pytest.approx([1 - 0.1 * factor, 1, 1 + 0.2 * factor, 2], rel=1e-4)
 
 
@@ -128,8 +134,8 @@ def test_same_seed_same_interval_whatever_the_number_of_threads(
     values, users = hits(3000, np.random.default_rng(4))
     values = values + np.random.default_rng(5).random(len(values))
     first = clustered_interval(values, users, 500, seed=7)
-    pool = intervals.ThreadPoolExecutor
-    monkeypatch.setattr(intervals, "ThreadPoolExecutor", lambda: pool(max_workers=1))
+    pool = bootstrap.ThreadPoolExecutor
+    monkeypatch.setattr(bootstrap, "ThreadPoolExecutor", lambda: pool(max_workers=1))
     assert clustered_interval(values, users, 500, seed=7) == first
     assert clustered_interval(values, users, 500, seed=8) != first
 
@@ -145,10 +151,10 @@ def test_names_of_users_do_not_matter() -> None:
 
 def test_several_metrics_share_their_resamples() -> None:
     values, users = hits(50, np.random.default_rng(7))
-    found = clustered_intervals({"hit": values, "miss": 1 - values, "same": values}, users, 500)
-    assert found["hit"] == found["same"]
-    assert found["hit"].low is not None and found["miss"].high is not None
-    assert found["hit"].low == pytest.approx(1 - found["miss"].high)
+    by_name = clustered_intervals({"hit": values, "miss": 1 - values, "same": values}, users, 500)
+    assert by_name["hit"] == by_name["same"]
+    assert by_name["hit"].low is not None and by_name["miss"].high is not None
+    assert by_name["hit"].low == pytest.approx(1 - by_name["miss"].high)
 
 
 def test_bounds_stay_within_the_rows() -> None:
@@ -158,22 +164,24 @@ def test_bounds_stay_within_the_rows() -> None:
     assert clustered_interval([0.5] * 6, [0, 0, 1, 1, 2, 2], 500) == (0.5, 0.5)
 
 
-def test_one_user_has_no_interval_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_user_has_no_interval_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert clustered_interval([0.0, 1.0, 1.0], ["u", "u", "u"]) == Interval(None, None)
     assert "intervals: not available, all 3 rows are of one user" in caplog.text
-    found = paired_difference([1.0, 1.0], [0.0, 1.0], ["u", "u"])
-    assert found == (0.5, None, None, None)
+    difference = paired_difference([1.0, 1.0], [0.0, 1.0], ["u", "u"])
+    assert difference == (0.5, None, None, None)
 
 
 def test_a_clear_difference_and_none() -> None:
     values, users = hits(200, np.random.default_rng(8))
     better = np.maximum(values, (np.arange(len(values)) % 3 == 0).astype(float))
-    found = paired_difference(better, values, users, 999)
-    assert found.difference == pytest.approx(float((better - values).mean()))
-    assert found.low is not None and 0 < found.low < found.difference
-    assert found.p == 2 / 1000
+    difference = paired_difference(better, values, users, 999)
+    assert difference.difference == pytest.approx(float((better - values).mean()))
+    assert difference.low is not None and 0 < difference.low < difference.difference
+    assert difference.p == 2 / 1000
     swapped = paired_difference(values, better, users, 999)
-    assert swapped[:3] == pytest.approx((-found[0], -(found[2] or 0), -(found[1] or 0)))
+    assert swapped[:3] == pytest.approx(
+        (-difference[0], -(difference[2] or 0), -(difference[1] or 0))
+    )
     assert paired_difference(values, values, users, 999) == (0, 0, 0, 1)
 
 
