@@ -64,7 +64,7 @@ def uniform(keys: KeyArray, draws: KeyArray | int) -> FloatArray:
 
 
 def integers(keys: KeyArray, draws: KeyArray | int, high: IntArray | int) -> IntArray:
-    """Uniform whole numbers in [0, high) for each key and draw number (broadcast together)."""
+    """Uniform integers in [0, high) for each key and draw number (broadcast together)."""
     # The product may round up to `high` itself. No modulo: it would favour small numbers.
     scaled = (uniform(keys, draws) * high).astype(np.int64)
     return np.minimum(scaled, high - 1)

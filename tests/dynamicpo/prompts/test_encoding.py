@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.storage import put
 from dynamicpo.prompts.encoding import Prompts, PromptSettings, item_token
-from dynamicpo.prompts.template import PLAIN_TEMPLATE
 from dynamicpo.prompts.loader import load_template
+from dynamicpo.prompts.template import PLAIN_TEMPLATE
 
 WORDS = [
     "<unk>",
