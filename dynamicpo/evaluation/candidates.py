@@ -13,7 +13,7 @@ from dynamicpo.core.records.rows import Row
 from dynamicpo.evaluation.rankings import Ranking, Scores, rank_listed
 from dynamicpo.evaluation.results import Answers
 from dynamicpo.evaluation.rows import Data
-from dynamicpo.metrics.ranking import named_candidate, substring_candidate
+from dynamicpo.metrics.generated_answers import named_candidate, substring_candidate
 from dynamicpo.models.checkpoints import LoadedModel
 from dynamicpo.prompts.encoding import Prompts, item_token
 from dynamicpo.scoring.generation import generate_answers

@@ -15,8 +15,10 @@ from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import write_json
 from dynamicpo.evaluation.rankings import Ranking
+from dynamicpo.metrics.beyond_accuracy import beyond_accuracy
+from dynamicpo.metrics.generated_answers import INVALID, answer_metrics
 from dynamicpo.metrics.intervals import clustered_intervals, holm, paired_difference
-from dynamicpo.metrics.ranking import INVALID, KS, answer_metrics, beyond_accuracy, row_metrics
+from dynamicpo.metrics.ranking import KS, row_metrics
 
 COMPARED = "hit_ratio_at_1"
 RANKS = pa.schema(
