@@ -27,7 +27,7 @@ _PACKAGES = ("dynamicpo", "torch", "transformers", "peft", "kfp", "pandas", "pya
 
 
 class RunRecord(TypedDict):
-    """What differs from run to run with the same result: the content of `run.json`."""
+    """The content of `run.json`: time and machine, which differ between runs of one result."""
 
     started: float
     duration_seconds: float

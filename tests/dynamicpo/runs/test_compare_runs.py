@@ -177,7 +177,7 @@ def test_a_run_that_did_not_succeed_is_refused(
 def test_a_run_goes_on_as_long_as_its_process(root: Path, tmp_path: Path, capsys: Capture):
     folder = write_run(tmp_path / "long", [root / "data" / "evaluation-sft"], "running")
     enter = f"with summary.at_work(pathlib.Path({str(folder)!r})):"
-    code = f"import pathlib, time\nfrom dynamicpo.runs import summary\n{enter}\n print(flush=True)\n time.sleep(60)"
+    code = f"import pathlib, time\nfrom dynamicpo.runs.local import summary\n{enter}\n print(flush=True)\n time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()
     assert [run["state"] for run in summary.list_runs(tmp_path)] == ["running"]

@@ -350,7 +350,7 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path, number: int
     command = [
         sys.executable,
         "-c",
-        "from dynamicpo.cli import main; raise SystemExit(main())",
+        "from dynamicpo.cli.main import main; raise SystemExit(main())",
         "run",
         "training",
     ]
