@@ -156,7 +156,7 @@ def command(folder: Path, image: str, **parameters: str) -> list[str]:
     words = [
         sys.executable,
         "-c",
-        "from dynamicpo.cli import main; raise SystemExit(main())",
+        "from dynamicpo.cli.main import main; raise SystemExit(main())",
         "run",
         "training",
     ]

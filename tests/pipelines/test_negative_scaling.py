@@ -140,7 +140,11 @@ def test_an_interrupted_study_goes_on_and_ends_in_a_verdict(
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     data = write_tables(tmp_path)
-    program = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())"]
+    program = [
+        sys.executable,
+        "-c",
+        "from dynamicpo.cli.main import main; raise SystemExit(main())",
+    ]
     arguments = [*program, *command(tmp_path / "first", data)]
     with subprocess.Popen(
         arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True

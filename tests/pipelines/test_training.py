@@ -33,7 +33,11 @@ def test_compiles_to_the_same_bytes_in_every_process(name: str, tmp_path: Path):
     texts = []
     for seed in ("1", "2"):
         path = tmp_path / f"{seed}.yaml"
-        command = [sys.executable, "-c", "from dynamicpo.cli import main; raise SystemExit(main())"]
+        command = [
+            sys.executable,
+            "-c",
+            "from dynamicpo.cli.main import main; raise SystemExit(main())",
+        ]
         command += ["compile", name, "--image", DIGEST, "-o", str(path)]
         subprocess.run(
             command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=tmp_path

@@ -340,7 +340,7 @@ def test_runs_are_listed_with_their_state_and_headline(tmp_path: Path, capsys: C
 
 
 def test_a_reader_that_leaves_is_no_error():
-    command = f"{sys.executable} -c 'from dynamicpo.cli import main; raise SystemExit(main())' sft --help | head -1"
+    command = f"{sys.executable} -c 'from dynamicpo.cli.main import main; raise SystemExit(main())' sft --help | head -1"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False, env=dict(os.environ)
     )

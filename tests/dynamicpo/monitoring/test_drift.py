@@ -59,7 +59,7 @@ def test_every_process_gives_the_same_bytes(reference: Path, tmp_path: Path) -> 
         command = [
             sys.executable,
             "-c",
-            "from dynamicpo.cli import main; raise SystemExit(main())",
+            "from dynamicpo.cli.main import main; raise SystemExit(main())",
             "monitor-drift",
         ]
         command += ["--reference", reference, "--current", reference, "--output", tmp_path / seed]
