@@ -1,4 +1,4 @@
-"""The pages in a real Chromium: two widths, print, hostile titles, and not one request to any host."""
+"""The pages in a real Chromium: two widths, print, hostile titles, no request to any host."""
 
 import base64
 import itertools
@@ -20,11 +20,16 @@ from PIL import Image
 from dynamicpo.core.choices import VARIANTS
 from dynamicpo.core.config import DriftConfig, GridConfig, StudyConfig
 from dynamicpo.monitoring.drift import monitor_drift
-from dynamicpo.reports.charts.plots import curves, scaling
-from dynamicpo.reports.pages.evaluation import Report, comparison_page, evaluation_page
+from dynamicpo.reports.charts.curves import curves, scaling
+from dynamicpo.reports.pages.evaluation import (
+    EvaluationReport,
+    comparison_page,
+    evaluation_page,
+)
 from dynamicpo.reports.pages.study import study_page
 from dynamicpo.reports.pages.training import training_page
-from dynamicpo.study.grid import kind_at, plan_cells, variant_of
+from dynamicpo.study.grid import plan_cells
+from dynamicpo.study.kinds import kind_at, variant_of
 from dynamicpo.study.report import make_report
 from dynamicpo.study.verdict import judge_all
 from tests.fixtures.cells import study_cells, users
@@ -35,7 +40,10 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 WIDTHS = (400, 1400)
-HOSTILE = "<script>document.title='owned'</script><img src=https://example.invalid/x onerror=\"document.title='owned'\">"
+HOSTILE = (
+    "<script>document.title='owned'</script>"
+    "<img src=https://example.invalid/x onerror=\"document.title='owned'\">"
+)
 CUT_OFF = """
 [...document.querySelectorAll('svg')].flatMap(svg => {
   const frame = svg.getBoundingClientRect();
@@ -48,7 +56,8 @@ CUT_OFF = """
 """
 OVERLAPPING = """
 [...document.querySelectorAll('svg')].flatMap(svg => {
-  const boxes = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+  const texts = [...svg.querySelectorAll('text')];
+  const boxes = texts.map(text => [text.textContent, text.getBoundingClientRect()]);
   return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) =>
     Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
       && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3
@@ -59,13 +68,17 @@ OVERLAPPING = """
 
 CLIPPED = """
 [...document.querySelectorAll('body *')].filter(part =>
-  getComputedStyle(part).overflowX == 'hidden' && part.clientWidth > 0 && part.scrollWidth > part.clientWidth + 1
-).map(part => part.tagName + ' ' + part.getAttribute('class') + ': ' + part.textContent.slice(0, 60))
+  getComputedStyle(part).overflowX == 'hidden'
+    && part.clientWidth > 0 && part.scrollWidth > part.clientWidth + 1
+).map(part =>
+  part.tagName + ' ' + part.getAttribute('class') + ': ' + part.textContent.slice(0, 60)
+)
 """
 PALE = """
 (() => {
   const level = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => 0.2126 * level(r / 255) + 0.7152 * level(g / 255) + 0.0722 * level(b / 255);
+  const light = ([r, g, b]) =>
+    0.2126 * level(r / 255) + 0.7152 * level(g / 255) + 0.0722 * level(b / 255);
   const parts = colour => colour.match(/[\\d.]+/g).map(Number);
   const behind = node => {
     for (; node; node = node.parentElement) {
@@ -75,10 +88,13 @@ PALE = """
     return [255, 255, 255];
   };
   const texts = [...document.querySelectorAll('body *')].filter(node =>
-    [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()) && node.checkVisibility());
+    [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim())
+      && node.checkVisibility());
   const pale = texts.filter(node => {
-    const style = getComputedStyle(node), ink = node.closest('svg') ? style.fill : style.color;
-    const [one, other] = [light(parts(ink)), light(behind(node.closest('svg') || node))].sort((a, b) => b - a);
+    const style = getComputedStyle(node), chart = node.closest('svg');
+    const ink = light(parts(chart ? style.fill : style.color));
+    const paper = light(behind(chart || node));
+    const [one, other] = [ink, paper].sort((a, b) => b - a);
     return (one + 0.05) / (other + 0.05) < 4.5;
   });
   return [...new Set(pale.map(node => node.tagName + ': ' + node.textContent.trim().slice(0, 40)))];
@@ -230,7 +246,7 @@ def comparison(names: list[str]) -> str:
         "top_b": "y",
     }
     return comparison_page(
-        Report(
+        EvaluationReport(
             title=HOSTILE,
             metrics=metrics,
             ranks={name: [9 - place, *[1] * 19] for place, name in enumerate(names)},
@@ -249,7 +265,7 @@ def comparison(names: list[str]) -> str:
                     names[:2], "registry/dynamicpo@sha256:" + "0123456789abcdef" * 4
                 )
             },
-            facts={"protocol": {"split": "test"}, "fingerprint": "f" * 300},
+            details={"protocol": {"split": "test"}, "fingerprint": "f" * 300},
             warnings=["w" * 300],
         )
     )
@@ -301,7 +317,7 @@ CASES: dict[str, Callable[[], str]] = {
     "training": lambda: training_page(log(300, 0), "Preference training", {"seed": 0}),
     "one step": lambda: training_page(log(1, 0), "Preference training", {}),
     "evaluation": lambda: evaluation_page({"a": {"mrr": 0.5}}, {"a": [*range(1682)]}, [], {}),
-    "nothing": lambda: comparison_page(Report(metrics={})),
+    "nothing": lambda: comparison_page(EvaluationReport(metrics={})),
     "study": lambda: study(GridConfig()),
     "whole study": lambda: study(WHOLE),
     "study of one K": lambda: study(GridConfig(num_negatives="5", objectives="dmpo")),
@@ -371,9 +387,8 @@ def test_a_wide_table_scrolls_in_its_own_box(browser: Browser, tmp_path: Path) -
     path = tmp_path / "page.html"
     path.write_text(html("long names"), encoding="utf-8")
     browser.open(path, 400)
-    assert browser.run(
-        "document.querySelector('.scroll').scrollWidth > document.querySelector('.scroll').clientWidth"
-    )
+    box = "document.querySelector('.scroll')"
+    assert browser.run(f"{box}.scrollWidth > {box}.clientWidth")
 
 
 def test_print_shows_the_facts_and_cuts_nothing(browser: Browser, tmp_path: Path) -> None:
@@ -407,7 +422,7 @@ LINES: dict[str, Callable[[], str]] = {
 def test_lines_are_told_apart_without_colour(
     browser: Browser, tmp_path: Path, kind: str, vision: str
 ) -> None:
-    """Level lines as a reader without some or all colours sees them: dark enough, and no two of one pattern."""
+    """Level lines as a reader without some or all colours sees them: dark, and no two alike."""
     path, image = tmp_path / "page.html", tmp_path / "page.png"
     path.write_text(f"<body style='margin:0'>{LINES[kind]()}</body>", encoding="utf-8")
     browser.open(path, 800)

@@ -292,8 +292,10 @@ def _sentences(result: Mapping[str, Any]) -> list[str]:
 
 def _tables(result: Mapping[str, Any]) -> list[str]:
     """The models' metrics; the paired differences, and what differs between runs, where they were compared."""
+    from dynamicpo.reports.pages.comparisons import differences_table
     from dynamicpo.reports.pages.evaluation import settings_table
-    from dynamicpo.reports.pages.tables import differences_table, metrics_table, text_table
+    from dynamicpo.reports.pages.metric_tables import metrics_table
+    from dynamicpo.reports.pages.tables import text_table
 
     tables = [text_table(metrics_table(result["metrics"]))] if result["metrics"] else []
     if result.get("comparisons"):

@@ -15,8 +15,9 @@ from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_items
 from dynamicpo.evaluation.results import COMPARED, Result, paired
 from dynamicpo.evaluation.saved import Entry, models_of, read_entry, read_sources, warnings_of
-from dynamicpo.reports.pages.evaluation import Report, comparison_page
-from dynamicpo.reports.pages.tables import markdown_table, metrics_table
+from dynamicpo.reports.pages.evaluation import EvaluationReport, comparison_page
+from dynamicpo.reports.pages.metric_tables import metrics_table
+from dynamicpo.reports.pages.tables import markdown_table
 
 _EXAMPLES = 5  # rows won, and as many lost, that the page shows
 _FIRST = ("sft",)
@@ -153,12 +154,12 @@ def _report(
     protocol: Mapping[str, Any],
     settings: Mapping[str, int],
     runs: Mapping[str, Mapping[str, Any]],
-) -> Report:
+) -> EvaluationReport:
     entries = found.entries
     results = {name: entry.result for name, entry in entries.items()}
     models = [name for name, entry in entries.items() if entry.facts]
     comparisons = paired(results, models, settings["resamples"], settings["seed"], found.twins)
-    return Report(
+    return EvaluationReport(
         metrics={name: result.metrics for name, result in results.items()},  # type: ignore[misc]
         ranks={name: result.rank_counts() for name, result in results.items()},
         comparisons=comparisons,
@@ -166,7 +167,7 @@ def _report(
         examples=_examples(results, models, found.twins, rows),
         differences=_differing({name: _settings(entries[name]) for name in models}),
         runs=_differing(runs),
-        facts={
+        details={
             "protocol": protocol,
             **settings,
             "models": {name: entries[name].facts for name in models},

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, read_manifest
 from dynamicpo.evaluation.results import Result, read_result
-from dynamicpo.reports.training_log import read_steps
+from dynamicpo.reports.training_log import read_training_log
 
 
 class Entry(NamedTuple):
@@ -66,5 +66,5 @@ def read_entry(folder: Path, source: Manifest) -> Entry:
     """
     facts = source.extra["models"].get(folder.name, {})
     return Entry(
-        read_result(folder, source.config["split"]), read_steps(folder / "steps.jsonl"), facts
+        read_result(folder, source.config["split"]), read_training_log(folder / "steps.jsonl"), facts
     )

@@ -1,41 +1,61 @@
-"""The training log, one mapping a step: how it is read, and the summaries that stages and pages share."""
+"""The training log, one record a step, and the summaries that stages and pages share."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-Steps = Sequence[Mapping[str, Any]]
-GRADIENT, RELATIVE = "boundary_gradient", "boundary_gradient_relative"
-FEW = 10  # what the first and the last steps are
+# Measures of one step by name; one that was not logged is missing or None.
+StepRecord = Mapping[str, float | None]
+TrainingLog = Sequence[StepRecord]
+
+BOUNDARY_GRADIENT = "boundary_gradient"
+RELATIVE_BOUNDARY_GRADIENT = "boundary_gradient_relative"
+# Steps at the start and at the end of a run that a mean is taken over, so that a single batch
+# does not decide.
+NUM_END_STEPS = 10
 
 
-def read_steps(path: Path) -> list[dict[str, float]]:
-    """The lines of a `steps.jsonl`; none where there is no such file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def read_training_log(path: Path) -> list[dict[str, float]]:
+    """The records of a `steps.jsonl`; none where there is no such file."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-def last(steps: Steps, key: str) -> float:
+def mean_of_last_steps(log: TrainingLog, key: str) -> float:
     """The mean of a measure over the last steps; NaN where it was not logged."""
-    return _mean([float(step[key]) for step in steps[-FEW:] if step.get(key) is not None])
+    return _mean(logged_values(log[-NUM_END_STEPS:], key))
 
 
-def relative_gradient(steps: Steps) -> list[float]:
-    """The boundary gradient's size in each step against its mean over the first steps: 1 is as strong as at the start.
+def logged_values(log: TrainingLog, key: str) -> list[float]:
+    """A measure in the steps that logged it."""
+    values = (record.get(key) for record in log)
+    return [float(value) for value in values if value is not None]
 
-    NaN where it was not logged, or was 0 at the start.
+
+def relative_boundary_gradient(log: TrainingLog) -> list[float]:
+    """The boundary gradient's size in each step against its mean over the first steps.
+
+    1 is as strong as at the start; NaN where it was not logged, or was 0 at the start.
     """
-    start = _mean([float(step[GRADIENT]) for step in steps[:FEW] if step.get(GRADIENT) is not None])
-    values = [math.nan if step.get(GRADIENT) is None else float(step[GRADIENT]) for step in steps]
-    return [value / start if start else math.nan for value in values]
+    start = _mean(logged_values(log[:NUM_END_STEPS], BOUNDARY_GRADIENT))
+    if start == 0:
+        return [math.nan] * len(log)
+    values = [record.get(BOUNDARY_GRADIENT) for record in log]
+    return [math.nan if value is None else float(value) / start for value in values]
 
 
-def with_relative_gradient(steps: Steps) -> list[dict[str, Any]]:
+def with_relative_gradient(log: TrainingLog) -> list[dict[str, float | None]]:
     """The same log with the relative boundary gradient, in every step where there is one."""
-    pairs = zip(steps, relative_gradient(steps), strict=True)
-    return [dict(step) if math.isnan(value) else {**step, RELATIVE: value} for step, value in pairs]
+    extended = []
+    for record, relative in zip(log, relative_boundary_gradient(log), strict=True):
+        copy = dict(record)
+        if not math.isnan(relative):
+            copy[RELATIVE_BOUNDARY_GRADIENT] = relative
+        extended.append(copy)
+    return extended
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ from dynamicpo.models import checkpoints
 from dynamicpo.models.backbones import COMPACT
 from dynamicpo.prompts.encoding import Prompts
 from dynamicpo.reports.pages.training import training_page
-from dynamicpo.reports.training_log import RELATIVE, relative_gradient
+from dynamicpo.reports.training_log import RELATIVE_BOUNDARY_GRADIENT, relative_boundary_gradient
 from dynamicpo.scoring.reference_cache import reference_logps
 from dynamicpo.training import trainer
 from dynamicpo.training.preference_batches import collate, encode_rows, make_dataset
@@ -155,6 +155,6 @@ def _final_measures(steps: list[trainer.StepMetrics]) -> dict[str, float]:
         # Names in a manifest, and so of KFP metrics, are words with underscores.
         key = name.replace("/", "_")
         measures[f"final_{key}"] = trainer.final_mean(steps, name)
-    relative = [{RELATIVE: value} for value in relative_gradient(steps)]
-    measures[f"final_{RELATIVE}"] = trainer.final_mean(relative, RELATIVE)
+    relative = [{RELATIVE_BOUNDARY_GRADIENT: value} for value in relative_boundary_gradient(steps)]
+    measures[f"final_{RELATIVE_BOUNDARY_GRADIENT}"] = trainer.final_mean(relative, RELATIVE_BOUNDARY_GRADIENT)
     return measures

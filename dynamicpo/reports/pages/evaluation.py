@@ -1,305 +1,234 @@
-"""How good the models are: one evaluation, or several runs compared."""
+"""The page of one evaluation, and that of several runs compared."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from dynamicpo.reports.charts.numbers import interval, number, short_names, shorten
-from dynamicpo.reports.charts.plots import (
-    Estimate,
-    bars_with_intervals,
-    rank_curves,
-    rank_groups,
-    rank_histogram,
+from dynamicpo.core.json_values import JsonValue
+from dynamicpo.reports.charts.bars import Estimate, bars_with_intervals
+from dynamicpo.reports.charts.ranks import rank_curves, rank_groups, rank_histogram
+from dynamicpo.reports.labels import short_names
+from dynamicpo.reports.pages.comparisons import PairedComparison, differences_table, interval_of
+from dynamicpo.reports.pages.example_rows import ExampleRow, example_sections, title_text
+from dynamicpo.reports.pages.headline import evaluation_headline
+from dynamicpo.reports.pages.layout import (
+    CaptionedChart,
+    Section,
+    page,
+    protocol_text,
+    setting_text,
 )
-from dynamicpo.reports.pages import tables
-from dynamicpo.reports.pages.layout import Figure, Section, fact, page
-from dynamicpo.reports.pages.tables import Cell, Metrics, Table
-from dynamicpo.reports.pages.training import overlay
-from dynamicpo.reports.training_log import Steps
+from dynamicpo.reports.pages.metric_names import (
+    HEADLINE_METRICS,
+    ModelMetrics,
+    accuracy_names,
+    is_accuracy,
+    metric_label,
+    metric_names,
+    metric_value,
+    value_or_nan,
+    without_split,
+)
+from dynamicpo.reports.pages.metric_tables import metrics_table
+from dynamicpo.reports.pages.tables import ReportTable, TableCell
+from dynamicpo.reports.pages.training import overlaid_sections
+from dynamicpo.reports.training_log import TrainingLog
 
-_TITLE_ROOM, _HISTORY = 90, 4
-_DIFFERENCE = "Right of 0 the first is better. An interval that reaches across 0 may be noise."
+# For each setting its value in each model or run.
+SettingDifferences = Mapping[str, Mapping[str, JsonValue]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """All that a comparison page can show; what is empty is left out.
+class EvaluationReport:
+    """The content of a comparison page; what is empty is left out.
 
     Attributes:
-        title: What is compared.
+        title: Subject of the page.
         metrics: Flat metrics of each model, such as `test_hit_ratio_at_1` with `_low` and `_high`.
-        ranks: For each model the number of rows whose right item stands at rank 1, 2, ... Ties may be shared.
-        comparisons: Paired differences: `a`, `b`, `metric`, `difference` (a less b), `low`, `high`, and where known
-            `p`, `p_holm`, `won`, `lost`.
+        ranks: For each model the number of rows whose right item stands at rank 1, 2, ... Ties may
+            be shared.
+        comparisons: Paired differences.
         training: The training log of each run, under the model's name.
-        examples: Single rows: `a`, `b`, `outcome` ("won" or "lost", as seen from a), and where known `history` (titles,
-            oldest first), `target` (title), `rank_a`, `rank_b`, `top_a`, `top_b` (titles), `example_id`.
-        differences: Settings and inputs in which the models differ: for each its value in each of them.
-        runs: Parameters, data, images or commits in which the runs differ: for each its value in each of them.
-        facts: Configuration, protocol, seeds, fingerprints; may be nested. A mapping under `protocol` (split, score,
-            exclude, strategy, number of candidates) is also shown in the open, beside the numbers.
-        warnings: Red lines.
+        examples: Single rows.
+        differences: Settings and inputs in which the models differ.
+        runs: Parameters, data, images or commits in which the runs differ.
+        details: Configuration, protocol, seeds, fingerprints; may be nested. A mapping under
+            `protocol` (split, score, exclude, strategy, number of candidates) is also shown in the
+            open, beside the numbers.
+        warnings: Shown above everything else.
     """
 
     title: str = "Comparison"
-    metrics: Metrics
+    metrics: ModelMetrics
     ranks: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    comparisons: Sequence[Mapping[str, Any]] = ()
-    training: Mapping[str, Steps] = field(default_factory=dict)
-    examples: Sequence[Mapping[str, Any]] = ()
-    differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    comparisons: Sequence[PairedComparison] = ()
+    training: Mapping[str, TrainingLog] = field(default_factory=dict)
+    examples: Sequence[ExampleRow] = ()
+    differences: SettingDifferences = field(default_factory=dict)
+    runs: SettingDifferences = field(default_factory=dict)
+    details: Mapping[str, JsonValue] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """All models in one order, which gives each the same colour in every chart."""
+        names = dict.fromkeys([*self.metrics, *self.training, *self.ranks])
+        return list(names)
 
 
 def evaluation_page(
-    metrics: Metrics,
+    metrics: ModelMetrics,
     ranks: Mapping[str, Sequence[float]],
-    comparisons: Sequence[Mapping[str, Any]],
-    facts: Mapping[str, Any],
+    comparisons: Sequence[PairedComparison],
+    details: Mapping[str, JsonValue],
     warnings: Sequence[str] = (),
 ) -> str:
-    """The page of one evaluation; the arguments are fields of `Report`."""
-    return comparison_page(
-        Report(
-            title="Evaluation",
-            metrics=metrics,
-            ranks=ranks,
-            comparisons=comparisons,
-            facts=facts,
-            warnings=warnings,
-        )
+    """The page of one evaluation; the arguments are fields of `EvaluationReport`."""
+    report = EvaluationReport(
+        title="Evaluation",
+        metrics=metrics,
+        ranks=ranks,
+        comparisons=comparisons,
+        details=details,
+        warnings=warnings,
     )
+    return comparison_page(report)
 
 
-def comparison_page(report: Report) -> str:
-    """The page of several models or runs: an evaluation with training curves, single rows and what differs."""
+def comparison_page(report: EvaluationReport) -> str:
+    """The page of several models or runs, with training curves, single rows and differences."""
+    headline = evaluation_headline(report.metrics, report.comparisons)
+    training = {name: report.training.get(name, ()) for name in report.names}
     sections = [
-        *_accuracy(report),
-        *_paired(report),
-        *_settings("What differs between the runs", report.runs),
-        *_settings("What differs between the models", report.differences),
-        *overlay({name: report.training.get(name, ()) for name in _names(report)}),
-        *_ranks(report),
-        *_examples(report),
-        *_others(report),
+        *_accuracy_sections(report),
+        *_comparison_sections(report.comparisons),
+        *_setting_sections("What differs between the runs", report.runs),
+        *_setting_sections("What differs between the models", report.differences),
+        *overlaid_sections(training),
+        *_rank_sections(report),
+        *example_sections(report.examples),
+        *_other_metric_sections(report.metrics),
     ]
-    return page(
-        report.title,
-        headline(report.metrics, report.comparisons),
-        sections,
-        report.facts,
-        report.warnings,
-    )
+    return page(report.title, headline, sections, report.details, report.warnings)
 
 
-def headline(metrics: Metrics, comparisons: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Who ranks best, by how much, and whether that can be told from noise."""
-    names = [name for name in tables.metric_names(metrics) if tables.is_accuracy(name)]
-    if not names:
-        return ["Nothing was evaluated."]
-    key = next(
-        (name for name in names if tables.plain_name(name) == tables.HEADLINE_METRICS[0]), names[0]
-    )
-    values = {model: tables.value_of(flat, key) for model, flat in metrics.items()}
-    values = {model: value for model, value in values.items() if not math.isnan(value)}
-    if not values:
-        return ["No model has a usable score."]
-    best = max(values, key=lambda model: values[model])
-    bounds = interval(
-        *(tables.value_of(metrics[best], f"{key}_{side}") for side in ("low", "high"))
-    )
-    what = f"{tables.metric_label(key)} {number(values[best])} {bounds}".strip()
-    where = f" on the {tables.split_of(key)} split" if tables.split_of(key) else ""
-    text = (
-        f"{best} ranks best: {what}{where}."
-        if len(values) > 1
-        else f"{best} reaches {what}{where}."
-    )
-    return [text, *_against_others(best, key, comparisons)]
-
-
-def _against_others(best: str, key: str, comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
-    better: list[str] = []
-    unclear: list[str] = []
-    unknown: list[str] = []
-    for entry in comparisons:
-        if entry["metric"] in (key, tables.plain_name(key)) and best in (entry["a"], entry["b"]):
-            other = entry["b"] if entry["a"] == best else entry["a"]
-            gain = abs(float(entry["difference"]))
-            known = not math.isnan(tables.value_of(entry, "low"))
-            group = (better if tables.is_clear(entry) else unclear) if known else unknown
-            group.append(f"{other} ({tables.signed(gain)})")
-    sentences = [f"It is clearly better than {_listed(better)}."] if better else []
-    sentences += [f"It can't be told apart from {_listed(unclear)}."] if unclear else []
-    return sentences + (
-        [f"Intervals against {_listed(unknown)} are not available."] if unknown else []
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _accuracy(report: Report) -> list[Section]:
-    names = [name for name in tables.metric_names(report.metrics) if tables.is_accuracy(name)]
-    names = [
-        name for name in names if tables.plain_name(name) != "ndcg_at_1"
-    ]  # the same number as HitRatio@1
+def _accuracy_sections(report: EvaluationReport) -> list[Section]:
+    names = accuracy_names(report.metrics)
+    # With one right item NDCG@1 is the same number as HitRatio@1.
+    names = [name for name in names if without_split(name) != "ndcg_at_1"]
     if not names:
         return []
-    drawn = [name for name in names if tables.plain_name(name) in tables.HEADLINE_METRICS] or names[
-        :3
-    ]
-    figures = [Figure(_bars(report.metrics, name), _meaning(name)) for name in drawn]
+    headline_names = [name for name in names if without_split(name) in HEADLINE_METRICS]
+    drawn = headline_names or names[:3]
+    charts = [CaptionedChart(_metric_bars(report.metrics, name), _meaning(name)) for name in drawn]
     text = "Means over rows; 95 % intervals in brackets. The best of a column is set in bold."
-    protocol = report.facts.get("protocol")
-    if isinstance(protocol, Mapping):
-        text += (
-            f" Protocol: {', '.join(f'{name} {fact(value)}' for name, value in protocol.items())}."
-        )
-    return [
-        Section(
-            "Ranking the right item", text, tables.metrics_table(report.metrics, names), figures
-        )
-    ]
+    protocol = protocol_text(report.details)
+    if protocol:
+        text = f"{text} {protocol}"
+    table = metrics_table(report.metrics, names)
+    return [Section("Ranking the right item", text, table, charts)]
 
 
-def _bars(metrics: Metrics, name: str) -> str:
-    values = {
-        model: _estimate(flat, name, f"{name}_low", f"{name}_high")
-        for model, flat in metrics.items()
-    }
-    return bars_with_intervals(values, tables.metric_label(name, with_split=True))
+def _metric_bars(metrics: ModelMetrics, name: str) -> str:
+    estimates = {model: _estimate(flat, name) for model, flat in metrics.items()}
+    return bars_with_intervals(estimates, metric_label(name, with_split=True))
+
+
+def _estimate(metrics: Mapping[str, float | None], name: str) -> Estimate:
+    return Estimate(
+        metric_value(metrics, name),
+        metric_value(metrics, f"{name}_low"),
+        metric_value(metrics, f"{name}_high"),
+    )
 
 
 def _meaning(name: str) -> str:
-    kind, _, k = tables.plain_name(name).partition("_at_")
+    kind, _, k = without_split(name).partition("_at_")
     if kind == "hit_ratio":
-        return "Share of rows in which the right item " + (
-            "comes first." if k == "1" else f"is among the first {k}."
-        )
+        event = "comes first" if k == "1" else f"is among the first {k}"
+        return f"Share of rows in which the right item {event}."
     if kind == "ndcg":
-        return f"As HitRatio@{k}, but the first place counts 1, the second .63, the third .5, and so on."
+        return (
+            f"As HitRatio@{k}, but the first place counts 1, the second .63, the third .5, "
+            "and so on."
+        )
     return "Mean of 1 divided by the right item's rank."
 
 
-def _paired(report: Report) -> list[Section]:
-    if not report.comparisons:
+def _comparison_sections(comparisons: Sequence[PairedComparison]) -> list[Section]:
+    if not comparisons:
         return []
     text = (
-        "Two models on the very same rows. Bold: the interval excludes 0, and p after Holm's correction for the number "
-        "of comparisons is under .05. Rows won: a ranks the right item better than b does."
+        "Two models on the very same rows. Bold: the interval excludes 0, and p after Holm's "
+        "correction for the number of comparisons is under .05. Rows won: a ranks the right item "
+        "better than b does."
     )
-    keys = [str(entry["metric"]) for entry in report.comparisons]
-    drawn = [
-        key for key in dict.fromkeys(keys) if tables.plain_name(key) == tables.HEADLINE_METRICS[0]
-    ]
-    figures = [Figure(_difference_bars(report.comparisons, key), _DIFFERENCE) for key in drawn]
-    return [
-        Section("Paired differences", text, tables.differences_table(report.comparisons), figures)
-    ]
+    caption = "Right of 0 the first is better. An interval that reaches across 0 may be noise."
+    metrics = dict.fromkeys(str(comparison["metric"]) for comparison in comparisons)
+    drawn = [metric for metric in metrics if without_split(metric) == HEADLINE_METRICS[0]]
+    charts = [CaptionedChart(_difference_bars(comparisons, metric), caption) for metric in drawn]
+    return [Section("Paired differences", text, differences_table(comparisons), charts)]
 
 
-def _difference_bars(comparisons: Sequence[Mapping[str, Any]], metric: str) -> str:
-    entries = [entry for entry in comparisons if entry["metric"] == metric]
-    models = list(dict.fromkeys(str(entry[side]) for entry in entries for side in ("a", "b")))
-    short = dict(zip(models, short_names(models, 18), strict=True))
-    values = {
-        f"{short[str(entry['a'])]} − {short[str(entry['b'])]}": _estimate(
-            entry, "difference", "low", "high"
-        )
-        for entry in entries
-    }
-    return bars_with_intervals(
-        values, f"Difference in {tables.metric_label(metric)}", coloured=False
-    )
+def _difference_bars(comparisons: Sequence[PairedComparison], metric: str) -> str:
+    shown = [comparison for comparison in comparisons if comparison["metric"] == metric]
+    models: dict[str, None] = {}
+    for comparison in shown:
+        models |= dict.fromkeys((comparison["a"], comparison["b"]))
+    # Two names stand in the room of one.
+    short = dict(zip(models, short_names(list(models), 18), strict=True))
+    estimates = {}
+    for comparison in shown:
+        name = f"{short[comparison['a']]} − {short[comparison['b']]}"
+        difference = value_or_nan(comparison["difference"])
+        estimates[name] = Estimate(difference, *interval_of(comparison))
+    title = f"Difference in {metric_label(metric)}"
+    return bars_with_intervals(estimates, title, coloured=False)
 
 
-def _estimate(flat: Mapping[str, Any], *keys: str) -> Estimate:
-    return Estimate(*(tables.value_of(flat, key) for key in keys))
+def _setting_sections(heading: str, differences: SettingDifferences) -> list[Section]:
+    if not differences:
+        return []
+    return [Section(heading, table=settings_table(differences))]
 
 
-def _settings(heading: str, differences: Mapping[str, Mapping[str, Any]]) -> list[Section]:
-    return [Section(heading, "", settings_table(differences))] if differences else []
-
-
-def settings_table(differences: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What differs: a row for each setting, a column for each run or model."""
+def settings_table(differences: SettingDifferences) -> ReportTable:
+    """Settings that differ: a row for each of them, a column for each run or model."""
     names = list(dict.fromkeys(name for values in differences.values() for name in values))
-    rows = [
-        [
-            Cell(setting),
-            *(Cell(_title(fact(values[name]) if name in values else None)) for name in names),
-        ]
-        for setting, values in differences.items()
-    ]
-    return Table(["", *names], rows, range(len(names) + 1))
+    rows = []
+    for setting, values in differences.items():
+        texts = [title_text(setting_text(values.get(name))) for name in names]
+        rows.append([TableCell(text) for text in (setting, *texts)])
+    return ReportTable(["", *names], rows, range(len(names) + 1))
 
 
-def _ranks(report: Report) -> list[Section]:
-    ranks = {name: [*report.ranks.get(name, ())] for name in _names(report)}
-    grouped = [rank_groups(counts)[1] for counts in ranks.values()]
-    tallest = max((max(shares) / sum(shares) for shares in grouped if sum(shares)), default=0)
+def _rank_sections(report: EvaluationReport) -> list[Section]:
+    ranks = {name: list(report.ranks.get(name, ())) for name in report.names}
+    tallest = max((_tallest_share(counts) for counts in ranks.values()), default=0.0)
     if not tallest:
         return []
-    first = rank_curves(ranks, "The right item is among the first k")
-    figures = [
-        Figure(
-            first,
-            "The higher a line, the better: at k = 1 it shows HitRatio@1, at k = 5 HitRatio@5.",
-        )
-    ]
-    names = short_names([*ranks])
-    for place, (name, counts) in enumerate(zip(names, ranks.values(), strict=True)):
-        if sum(grouped[place]):
-            figures.append(Figure(rank_histogram(counts, name, place, tallest * 1.05)))
-    return [Section("Where the right item stands", "Rank 1 is the first place.", figures=figures)]
+    overview = CaptionedChart(
+        rank_curves(ranks, "The right item is among the first k"),
+        "The higher a line, the better: at k = 1 it shows HitRatio@1, at k = 5 HitRatio@5.",
+    )
+    charts = [overview]
+    # One scale for all, so that the bars of different models can be compared.
+    y_max = tallest * 1.05
+    names = short_names(list(ranks))
+    for index, counts in enumerate(ranks.values()):
+        if _tallest_share(counts):
+            charts.append(CaptionedChart(rank_histogram(counts, names[index], index, y_max)))
+    return [Section("Where the right item stands", "Rank 1 is the first place.", charts=charts)]
 
 
-def _names(report: Report) -> list[str]:
-    """All models in one order, which gives each the same colour in every chart."""
-    return list(dict.fromkeys([*report.metrics, *report.training, *report.ranks]))
+def _tallest_share(counts: Sequence[float]) -> float:
+    """Share of the largest rank group; 0 without rows."""
+    _, grouped = rank_groups(counts)
+    total = sum(grouped)
+    return max(grouped) / total if total else 0.0
 
 
-def _examples(report: Report) -> list[Section]:
-    sections = []
-    for outcome, better, worse in (("won", "a", "b"), ("lost", "b", "a")):
-        chosen = [entry for entry in report.examples if entry.get("outcome") == outcome]
-        if chosen:
-            text = (
-                f"Some of the rows in which {better} ranks the right item better than {worse} does."
-            )
-            sections.append(Section(f"Rows {outcome} by a", text, _examples_table(chosen)))
-    return sections
-
-
-def _examples_table(examples: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
-    for entry in examples:
-        history = [_title(title) for title in entry.get("history", ())]
-        cells = [Cell(" · ".join(history[-_HISTORY:]) or "–"), Cell(_title(entry.get("target")))]
-        for side in ("a", "b"):
-            detail = f"rank {_rank(entry.get(f'rank_{side}'))}, first: {_title(entry.get(f'top_{side}'))}"
-            cells.append(Cell(str(entry[side]), detail))
-        rows.append(cells)
-    return Table([f"history (the last {_HISTORY})", "right item", "a", "b"], rows, range(4))
-
-
-def _title(text: Any) -> str:
-    return "–" if text is None else shorten(str(text), _TITLE_ROOM)
-
-
-def _rank(value: Any) -> str:
-    return "–" if value is None else f"{float(value):g}"
-
-
-def _others(report: Report) -> list[Section]:
-    names = [name for name in tables.metric_names(report.metrics) if not tables.is_accuracy(name)]
+def _other_metric_sections(metrics: ModelMetrics) -> list[Section]:
+    names = [name for name in metric_names(metrics) if not is_accuracy(name)]
     if not names:
         return []
-    table = tables.metrics_table(report.metrics, names)
-    return [Section("Other measures", "", table)]
+    return [Section("Other measures", table=metrics_table(metrics, names))]

@@ -1,21 +1,21 @@
-"""The one layout of all pages: headline, warnings, sections with tables and charts, facts."""
+"""The layout of all pages: headline, warnings, sections with tables and charts, details."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from dynamicpo.reports.charts.numbers import number
-from dynamicpo.reports.pages.tables import Table
+from dynamicpo.core.json_values import JsonValue
+from dynamicpo.reports.number_format import format_number
+from dynamicpo.reports.pages.tables import ReportTable
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A chart and the one sentence that explains it to somebody who does not know the paper."""
+class CaptionedChart:
+    """A chart, and the one sentence that explains it to somebody who does not know the paper."""
 
     svg: str
     caption: str = ""
@@ -34,14 +34,14 @@ class Section:
         heading: Its title.
         text: One paragraph.
         table: Under the paragraph.
-        figures: Under the table, side by side where there is room.
+        charts: Under the table, side by side where there is room.
         note: Small print at the end.
     """
 
     heading: str
     text: str = ""
-    table: Table | None = None
-    figures: Sequence[Figure] = field(default=())
+    table: ReportTable | None = None
+    charts: Sequence[CaptionedChart] = field(default=())
     note: str = ""
 
 
@@ -49,26 +49,31 @@ def page(
     title: str,
     headline: Sequence[str],
     sections: Sequence[Section],
-    facts: Mapping[str, Any],
+    details: Mapping[str, JsonValue],
     warnings: Sequence[str] = (),
 ) -> str:
     """A self-contained HTML page.
 
     Args:
-        title: What it is about.
-        headline: What happened, in one sentence; more sentences follow in plain print.
+        title: Subject of the page.
+        headline: The result in one sentence; more sentences follow in plain print.
         sections: From what matters most to what matters least.
-        facts: Configuration, protocol, seeds, fingerprints; may be nested. Shown folded, at the end.
-        warnings: Red lines, above everything else.
+        details: Configuration, protocol, seeds, fingerprints; may be nested. Shown folded, at the
+            end.
+        warnings: Set off in red, above everything else.
     """
-    rows = [(name, fact(value)) for name, value in _flat(facts)]
-    return _template().render(
-        title=title, headline=headline, sections=sections, facts=rows, warnings=warnings
+    return template("page.html").render(
+        title=title,
+        headline=headline,
+        sections=sections,
+        details=_detail_rows(details),
+        warnings=warnings,
     )
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this package; every text that it prints is escaped."""
     environment = Environment(
         loader=PackageLoader("dynamicpo.reports"),
         autoescape=True,
@@ -77,25 +82,43 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in facts.items():
+def _detail_rows(details: Mapping[str, JsonValue]) -> list[tuple[str, str]]:
+    return [(name, setting_text(value)) for name, value in _flat_settings(details)]
+
+
+def _flat_settings(
+    settings: Mapping[str, JsonValue], prefix: str = ""
+) -> Iterator[tuple[str, JsonValue]]:
+    """Settings under dotted names, such as `config.beta`."""
+    for name, value in settings.items():
+        full_name = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat_settings(value, f"{full_name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield full_name, value
 
 
-def fact(value: Any) -> str:
+def setting_text(value: JsonValue) -> str:
     """A setting as a reader sees it."""
+    # Before the numbers, for bool is a kind of int.
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None or value == "" or value == {} or value == []:
+    if value is None or value in ("", {}, []):
         return "–"
     if isinstance(value, float):
-        return number(value) if value != value or not value.is_integer() else f"{value:,.0f}"
+        return f"{value:,.0f}" if value.is_integer() else format_number(value)
     if isinstance(value, list | tuple | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def protocol_text(details: Mapping[str, JsonValue]) -> str:
+    """One sentence with the protocol of an evaluation, where the details hold it."""
+    protocol = details.get("protocol")
+    if not isinstance(protocol, Mapping):
+        return ""
+    settings = [f"{name} {setting_text(value)}" for name, value in protocol.items()]
+    return f"Protocol: {', '.join(settings)}."

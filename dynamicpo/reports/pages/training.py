@@ -1,271 +1,205 @@
-"""What a training run did, step by step: its own page, and several runs overlaid."""
+"""The page of a training run, step by step, and the curves of several runs overlaid."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
-from dynamicpo.reports.charts.numbers import number
-from dynamicpo.reports.charts.plots import curves
-from dynamicpo.reports.pages.layout import Figure, Section, page
-from dynamicpo.reports.pages.tables import Cell, Table
-from dynamicpo.reports.training_log import GRADIENT, RELATIVE, Steps, with_relative_gradient
-
-
-class _Curve(NamedTuple):
-    key: str
-    title: str
-    unit: str
-    caption: str
-    y_range: tuple[float | None, float | None] = (None, None)
-    reference: tuple[str, float] | None = None
-
-
-_SHARE = (0, 1.02)
-_CURVES = (
-    _Curve(
-        "loss",
-        "Loss",
-        "nats, mean over the batch",
-        "What training lowers. A lower loss means that the rows shown are fitted better, not that ranking gets better.",
-    ),
-    _Curve(
-        RELATIVE,
-        "Boundary gradient, against the first steps",
-        "1 = as strong as at the start",
-        "How hard the loss still pulls on the rejected items that are easiest to confuse with the right one. Near 0 "
-        "they are no longer learnt from, although the loss may go on falling.",
-        (0, None),
-        ("start", 1.0),
-    ),
-    _Curve(
-        GRADIENT,
-        "Boundary gradient",
-        "size, mean over boundary items",
-        "The same pull in absolute terms: the size of the loss's gradient at their log-probability. Compare courses, "
-        "not levels: the level falls with the number of rejected items.",
-        (0, None),
-    ),
-    _Curve(
-        "rewards/accuracies",
-        "Chosen item ahead of every rejected one",
-        "share of rows",
-        "Share of rows whose chosen item has gained more than every single rejected one since training began.",
-        _SHARE,
-    ),
-    _Curve(
-        "rewards/margins",
-        "Reward margin",
-        "chosen less rejected",
-        "By how much the chosen item has gained more than the rejected ones, on average: higher is further apart.",
-        reference=("start", 0.0),
-    ),
-    _Curve(
-        "rewards/chosen",
-        "Reward of chosen items",
-        "beta times nats",
-        "How much likelier the chosen item has become since training began: above 0 likelier, below 0 less likely.",
-        reference=("start", 0.0),
-    ),
-    _Curve(
-        "rewards/rejected",
-        "Reward of rejected items",
-        "beta times nats",
-        "The same for the items that were not chosen, on average: this should fall below the reward of the chosen.",
-        reference=("start", 0.0),
-    ),
-    _Curve(
-        "logps/chosen",
-        "Log-probability of the chosen item",
-        "nats",
-        "How likely the model finds the chosen item. If it falls, training pushes the chosen item down as well.",
-    ),
-    _Curve(
-        "boundary_fraction",
-        "Boundary items",
-        "share of rejected items",
-        "Share of the rejected items that are easiest to confuse with the right one: those the model prefers to it or, "
-        "where there is none, the group it finds likeliest.",
-        _SHARE,
-    ),
-    _Curve(
-        "violation_share",
-        "Rows with a violation",
-        "share of rows",
-        "Share of rows in which the model finds at least one rejected item as likely as the chosen one, or likelier.",
-        _SHARE,
-    ),
-    _Curve(
-        "boundary_beta",
-        "Beta of boundary items",
-        "mean over them",
-        "How firmly such items are held to where the model started. DynamicPO sets it for each of them, between .5 and "
-        "1.5 times the configured beta; elsewhere it is constant.",
-    ),
-    _Curve(
-        "learning_rate",
-        "Learning rate",
-        "per step",
-        "The size of a step, as scheduled beforehand.",
-        (0, None),
-    ),
-    _Curve(
-        "grad_norm",
-        "Gradient norm",
-        "before clipping",
-        "The length of the gradient over all weights: spikes are unstable steps.",
-        (0, None),
-    ),
+from dynamicpo.core.json_values import JsonValue
+from dynamicpo.reports.charts.curves import curves
+from dynamicpo.reports.number_format import format_number, format_percent
+from dynamicpo.reports.pages.layout import CaptionedChart, Section, page
+from dynamicpo.reports.pages.tables import ReportTable, TableCell
+from dynamicpo.reports.pages.training_curves import TRAINING_CURVES, TrainingCurve
+from dynamicpo.reports.training_log import (
+    BOUNDARY_GRADIENT,
+    RELATIVE_BOUNDARY_GRADIENT,
+    TrainingLog,
+    logged_values,
+    with_relative_gradient,
 )
+
+# Curves of more steps are drawn as means of groups.
+_MAX_SINGLE_STEPS = 60
+# Curves that come first where runs are compared: what the paper is about.
+_FIRST_CURVES = (RELATIVE_BOUNDARY_GRADIENT, BOUNDARY_GRADIENT, "boundary_beta")
 
 
 def training_page(
-    steps: Steps, title: str, facts: Mapping[str, Any], warnings: Sequence[str] = ()
+    log: TrainingLog,
+    title: str,
+    details: Mapping[str, JsonValue],
+    warnings: Sequence[str] = (),
 ) -> str:
     """The page of one training run.
 
     Args:
-        steps: The training log, one mapping a step. Curves that it does not have are left out.
-        title: Which run.
-        facts: Configuration, counts, fingerprints; may be nested.
-        warnings: Red lines.
+        log: The training log, one record a step. Curves that it does not have are left out.
+        title: Name of the run.
+        details: Configuration, counts, fingerprints; may be nested.
+        warnings: Shown above everything else.
     """
-    steps = with_relative_gradient(steps)
-    shown = [curve for curve in _CURVES if _has(steps, curve.key)]
-    sections = [
-        Section(
-            "First and last",
-            "Means over the first and the last tenth of the steps.",
-            _first_and_last(steps, shown),
-        ),
-        Section("Curves", figures=_figures(steps, shown), note=_means_note([steps])),
-    ]
-    return page(title, _headline(steps), sections if shown else [], facts, warnings)
-
-
-def overlay(runs: Mapping[str, Steps]) -> list[Section]:
-    """Sections with the curves of several runs laid over each other: what the paper is about first."""
-    runs = {name: with_relative_gradient(steps) for name, steps in runs.items()}
-    preference = {
-        name: steps if _has(steps, "rewards/margins") else () for name, steps in runs.items()
-    }
-    tuning = {name: () if _has(steps, "rewards/margins") else steps for name, steps in runs.items()}
-    first = (RELATIVE, GRADIENT, "boundary_beta")
-    order = sorted(
-        _CURVES, key=lambda curve: first.index(curve.key) if curve.key in first else len(first)
-    )
-    text = "Loss levels of different objectives can't be compared; their course can."
+    log = with_relative_gradient(log)
+    shown = [curve for curve in TRAINING_CURVES if _has(log, curve.key)]
     sections = []
-    for heading, group, words in (
-        ("Preference training", preference, text),
-        ("Fine-tuning", tuning, ""),
-    ):
-        figures = [
-            Figure(_chart(group, curve), curve.caption)
-            for curve in order
-            if any(_has(steps, curve.key) for steps in group.values())
+    if shown:
+        text = "Means over the first and the last tenth of the steps."
+        sections = [
+            Section("First and last", text, _first_and_last_table(log, shown)),
+            Section("Curves", charts=_charts(log, shown), note=_grouping_note([log])),
         ]
-        if figures:
-            sections.append(
-                Section(
-                    f"{heading}: curves",
-                    words,
-                    figures=figures,
-                    note=_means_note([*group.values()]),
-                )
-            )
-    return sections
+    return page(title, _training_headline(log), sections, details, warnings)
 
 
-def _figures(steps: Steps, shown: Sequence[_Curve]) -> list[Figure]:
-    figures = []
+def overlaid_sections(runs: Mapping[str, TrainingLog]) -> list[Section]:
+    """Sections with the curves of several runs laid over each other.
+
+    Fine-tuning and preference training have a section each, for their losses are not comparable.
+    """
+    preference: dict[str, TrainingLog] = {}
+    tuning: dict[str, TrainingLog] = {}
+    for name, log in runs.items():
+        log = with_relative_gradient(log)
+        is_preference = _has(log, "rewards/margins")
+        # A run of the other kind stays as an empty series, so that each keeps its colour.
+        preference[name] = log if is_preference else ()
+        tuning[name] = () if is_preference else log
+    text = "Loss levels of different objectives can't be compared; their course can."
+    return [
+        *_overlaid_section("Preference training: curves", text, preference),
+        *_overlaid_section("Fine-tuning: curves", "", tuning),
+    ]
+
+
+def _overlaid_section(heading: str, text: str, logs: Mapping[str, TrainingLog]) -> list[Section]:
+    charts = [
+        CaptionedChart(_chart(logs, curve), curve.caption)
+        for curve in sorted(TRAINING_CURVES, key=_comparison_order)
+        if any(_has(log, curve.key) for log in logs.values())
+    ]
+    if not charts:
+        return []
+    note = _grouping_note(list(logs.values()))
+    return [Section(heading, text, charts=charts, note=note)]
+
+
+def _comparison_order(curve: TrainingCurve) -> int:
+    if curve.key in _FIRST_CURVES:
+        return _FIRST_CURVES.index(curve.key)
+    return len(_FIRST_CURVES)
+
+
+def _charts(log: TrainingLog, shown: Sequence[TrainingCurve]) -> list[CaptionedChart]:
+    """A chart for each curve; the rewards of chosen and rejected items share one."""
+    has_both_rewards = _has(log, "rewards/chosen") and _has(log, "rewards/rejected")
+    charts = []
     for curve in shown:
-        if curve.key == "rewards/chosen" and _has(steps, "rewards/rejected"):
-            pair = {
-                "chosen": _points(steps, curve.key),
-                "rejected": _points(steps, "rewards/rejected"),
-            }
-            svg = curves(pair, "Rewards", curve.unit, references={"start": 0.0})
-            text = (
-                "How much likelier the chosen item, and the rejected ones on average, have become since training "
-                "began: the first should end above the second."
-            )
-            figures.append(Figure(svg, text))
-        elif curve.key != "rewards/rejected" or not _has(steps, "rewards/chosen"):
-            figures.append(Figure(_chart({curve.title: steps}, curve), curve.caption))
-    return figures
+        if has_both_rewards and curve.key == "rewards/rejected":
+            continue
+        if has_both_rewards and curve.key == "rewards/chosen":
+            charts.append(_rewards_chart(log, curve))
+        else:
+            charts.append(CaptionedChart(_chart({curve.title: log}, curve), curve.caption))
+    return charts
 
 
-def _chart(runs: Mapping[str, Steps], curve: _Curve) -> str:
-    series = {name: _points(steps, curve.key) for name, steps in runs.items()}
+def _rewards_chart(log: TrainingLog, curve: TrainingCurve) -> CaptionedChart:
+    series = {
+        "chosen": _points(log, "rewards/chosen"),
+        "rejected": _points(log, "rewards/rejected"),
+    }
+    svg = curves(series, "Rewards", curve.unit, references={"start": 0.0})
+    caption = (
+        "How much likelier the chosen item, and the rejected ones on average, have become since "
+        "training began: the first should end above the second."
+    )
+    return CaptionedChart(svg, caption)
+
+
+def _chart(logs: Mapping[str, TrainingLog], curve: TrainingCurve) -> str:
+    series = {name: _points(log, curve.key) for name, log in logs.items()}
     references = dict([curve.reference]) if curve.reference else {}
     return curves(series, curve.title, curve.unit, y_range=curve.y_range, references=references)
 
 
-def _points(steps: Steps, key: str) -> tuple[list[float], list[float]]:
-    entries = [
-        (float(entry.get("step", place + 1)), float(entry[key]))
-        for place, entry in enumerate(steps)
-        if _ok(entry, key)
-    ]
-    return [x for x, _ in entries], [y for _, y in entries]
+def _points(log: TrainingLog, key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of a measure, where it was logged."""
+    xs: list[float] = []
+    ys: list[float] = []
+    for index, record in enumerate(log):
+        value = record.get(key)
+        if value is not None:
+            step = record.get("step")
+            xs.append(float(index + 1 if step is None else step))
+            ys.append(float(value))
+    return xs, ys
 
 
-def _ok(entry: Mapping[str, Any], key: str) -> bool:
-    return entry.get(key) is not None
+def _has(log: TrainingLog, key: str) -> bool:
+    return any(record.get(key) is not None for record in log)
 
 
-def _has(steps: Steps, key: str) -> bool:
-    return any(_ok(entry, key) for entry in steps)
-
-
-def _ends(steps: Steps, key: str) -> tuple[float, float]:
+def _first_and_last_means(log: TrainingLog, key: str) -> tuple[float, float]:
     """Means over the first and the last tenth of the steps, of what is finite."""
-    values = [value for value in _points(steps, key)[1] if math.isfinite(value)]
-    tenth = max(1, len(values) // 10)
-    first, last = values[:tenth], values[-tenth:]
-    return (sum(first) / len(first), sum(last) / len(last)) if values else (math.nan, math.nan)
+    values = [value for value in logged_values(log, key) if math.isfinite(value)]
+    if not values:
+        return math.nan, math.nan
+    num_averaged = max(1, len(values) // 10)
+    first = sum(values[:num_averaged]) / num_averaged
+    last = sum(values[-num_averaged:]) / num_averaged
+    return first, last
 
 
-def _first_and_last(steps: Steps, shown: Sequence[_Curve]) -> Table:
+def _first_and_last_table(log: TrainingLog, shown: Sequence[TrainingCurve]) -> ReportTable:
     rows = []
     for curve in shown:
-        first, last = _ends(steps, curve.key)
-        rows.append([Cell(curve.title, curve.unit), Cell(number(first)), Cell(number(last))])
-    return Table(["", "first", "last"], rows)
+        first, last = _first_and_last_means(log, curve.key)
+        name = TableCell(curve.title, curve.unit)
+        rows.append([name, TableCell(format_number(first)), TableCell(format_number(last))])
+    return ReportTable(["", "first", "last"], rows)
 
 
-def _headline(steps: Steps) -> list[str]:
-    if not _has(steps, "loss"):
+def _training_headline(log: TrainingLog) -> list[str]:
+    losses = logged_values(log, "loss")
+    if not losses:
         return ["No training step was recorded."]
-    many = f"{len(steps):,} {'step' if len(steps) == 1 else 'steps'}"
-    sentences = [f"Over {many} the loss {_course(*_ends(steps, 'loss'))}"]
-    if _has(steps, "rewards/accuracies"):
-        share = _percent(_ends(steps, "rewards/accuracies")[1])
-        sentences[0] += (
-            f"; at the end the chosen item is ahead of every rejected one in {share} of rows"
-        )
-    sentences[0] += "."
-    if not math.isfinite(_points(steps, "loss")[1][-1]):
+    sentences = [_loss_sentence(log)]
+    if not math.isfinite(losses[-1]):
         sentences.append("The loss of the last step is not a finite number: training diverged.")
-    if _has(steps, RELATIVE):
-        share = _percent(_ends(steps, RELATIVE)[1])
-        pull = "The pull on the items that are easiest to confuse with the right one"
-        sentences.append(f"{pull} ended at {share} of its size over the first steps.")
+    if _has(log, RELATIVE_BOUNDARY_GRADIENT):
+        _, share = _first_and_last_means(log, RELATIVE_BOUNDARY_GRADIENT)
+        sentences.append(
+            "The pull on the items that are easiest to confuse with the right one ended at "
+            f"{format_percent(share)} of its size over the first steps."
+        )
     return sentences
 
 
+def _loss_sentence(log: TrainingLog) -> str:
+    steps = "1 step" if len(log) == 1 else f"{len(log):,} steps"
+    sentence = f"Over {steps} the loss {_course(*_first_and_last_means(log, 'loss'))}"
+    if _has(log, "rewards/accuracies"):
+        _, share = _first_and_last_means(log, "rewards/accuracies")
+        sentence += (
+            "; at the end the chosen item is ahead of every rejected one in "
+            f"{format_percent(share)} of rows"
+        )
+    return f"{sentence}."
+
+
 def _course(first: float, last: float) -> str:
-    before, after = number(first), number(last)
+    before = format_number(first)
+    after = format_number(last)
+    # Two numbers that read the same are no fall to a reader.
     if before == after:
         return f"was {before}"
-    return f"{'fell' if last < first else 'rose'} from {before} to {after}"
+    verb = "fell" if last < first else "rose"
+    return f"{verb} from {before} to {after}"
 
 
-def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
-
-
-def _means_note(runs: Sequence[Steps]) -> str:
-    if max(map(len, runs), default=0) <= 60:
+def _grouping_note(logs: Sequence[TrainingLog]) -> str:
+    longest = max(map(len, logs), default=0)
+    if longest <= _MAX_SINGLE_STEPS:
         return ""
-    return "Long runs are drawn as means of neighbouring steps; a pale band spans lowest to highest, where there is one."
+    return (
+        "Long runs are drawn as means of neighbouring steps; a pale band spans lowest to highest, "
+        "where there is one."
+    )

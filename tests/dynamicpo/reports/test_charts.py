@@ -1,4 +1,4 @@
-"""Charts: the same bytes anywhere, nothing from outside, readable without colour, and honest about what is missing."""
+"""Charts: the same bytes anywhere, nothing from outside, readable without colour, no hidden gap."""
 
 import math
 import re
@@ -10,18 +10,13 @@ import matplotlib
 import numpy as np
 import pytest
 
-from dynamicpo.reports.charts.drawing import WIDTH, beside
-from dynamicpo.reports.charts.numbers import columns, number, short_names, shorten, tick_labels
-from dynamicpo.reports.charts.plots import (
-    Estimate,
-    bars_with_intervals,
-    curves,
-    histogram,
-    rank_curves,
-    rank_groups,
-    rank_histogram,
-    scaling,
-)
+from dynamicpo.reports.charts.bars import Estimate, bars_with_intervals, histogram
+from dynamicpo.reports.charts.curves import curves, scaling
+from dynamicpo.reports.charts.ranks import rank_curves, rank_groups, rank_histogram
+from dynamicpo.reports.charts.style import CHART_WIDTH
+from dynamicpo.reports.charts.svg import chart_grid
+from dynamicpo.reports.labels import display_width, short_names, shorten
+from dynamicpo.reports.number_format import format_number, tick_labels
 
 STEPS = list(range(1, 41))
 HOSTILE = '<script>alert(1)</script> & $x^2$ "quoted" \x00\x07\n::'
@@ -74,7 +69,12 @@ def test_bytes_do_not_depend_on_settings_and_leave_them_alone() -> None:
 
 
 def test_drawing_needs_no_pyplot() -> None:
-    code = "import sys; from dynamicpo import charts; charts.curves({'a': ([1], [2])}, 't'); print(*sys.modules)"
+    code = """
+import sys
+from dynamicpo.reports.charts.curves import curves
+curves({"a": ([1], [2])}, "t")
+print(*sys.modules)
+"""
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -84,7 +84,7 @@ def test_drawing_needs_no_pyplot() -> None:
 
 @pytest.mark.parametrize("svg", all_charts("a"))
 def test_charts_scale_and_hold_nothing_from_outside(svg: str) -> None:
-    assert re.match(rf'<svg [^>]*width="100%"[^>]*viewBox="0 0 {WIDTH} [\d.]+"', svg)
+    assert re.match(rf'<svg [^>]*width="100%"[^>]*viewBox="0 0 {CHART_WIDTH} [\d.]+"', svg)
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!#)", svg)
     assert not re.search(r"url\((?!#)", svg)
     assert "<metadata" not in svg and "<style" not in svg and "<!DOCTYPE" not in svg
@@ -245,7 +245,7 @@ def test_rank_curve_ends_at_one() -> None:
     ],
 )
 def test_numbers_as_a_reader_sees_them(value: float, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -268,18 +268,18 @@ def test_shortened_names_stay_distinct_and_fit() -> None:
     short = short_names([*names, "dmpo", ""])
     assert len(set(short)) == 5
     assert short[3:] == ["dmpo", "(no name)"]
-    assert all(columns(name) <= 42 for name in short)
-    assert columns(shorten("映画" * 40, 20)) <= 20
+    assert all(display_width(name) <= 42 for name in short)
+    assert display_width(shorten("映画" * 40, 20)) <= 20
 
 
 def test_charts_stand_beside_each_other_in_one_file() -> None:
     """Two to a row; a row is as high as its highest chart; ids stay those of each chart."""
     parts = all_charts("a")[:3]
-    root = ElementTree.fromstring(beside(parts, 2))
+    root = ElementTree.fromstring(chart_grid(parts, 2))
     inner = root.findall("{http://www.w3.org/2000/svg}svg")
     heights = [float(ElementTree.fromstring(part).attrib["viewBox"].split()[3]) for part in parts]
     gap = float(inner[0].attrib["x"])
-    assert [float(part.attrib["x"]) for part in inner] == [gap, 2 * gap + WIDTH, gap]
+    assert [float(part.attrib["x"]) for part in inner] == [gap, 2 * gap + CHART_WIDTH, gap]
     assert [float(part.attrib["y"]) for part in inner] == pytest.approx(
         [gap, gap, 2 * gap + max(heights[:2])]
     )
@@ -291,7 +291,7 @@ def test_charts_stand_beside_each_other_in_one_file() -> None:
 
 
 def test_limits_of_y_can_be_shared() -> None:
-    """The same rise of 0.1 on a plot 190 units high: of its own limits 0.1 is half, of 0 to 1 a tenth."""
+    """A rise of 0.1 on a plot 190 units high is half of its own limits, and a tenth of 0 to 1."""
     points = [(1, 0.4, 0.35, 0.45), (19, 0.5, 0.45, 0.55)]
     for limits, share in ((0.35, 0.55), 0.5), ((0, 1), 0.1):
         (_, first), (_, last) = line_points(scaling({"a": points}, "t", y_range=limits))

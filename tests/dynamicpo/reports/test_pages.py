@@ -1,4 +1,4 @@
-"""Pages and tables: what happened comes first, everything is escaped, nothing comes from outside."""
+"""Pages and tables: the result comes first, texts are escaped, nothing comes from outside."""
 
 import json
 import math
@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from dynamicpo.reports.pages.evaluation import Report, comparison_page, evaluation_page, headline
-from dynamicpo.reports.pages.tables import (
-    Cell,
-    Table,
-    differences_table,
-    is_clear,
-    markdown_table,
-    metric_label,
-    metrics_table,
-    text_table,
+from dynamicpo.reports.pages.comparisons import differences_table, is_clear_difference
+from dynamicpo.reports.pages.evaluation import (
+    EvaluationReport,
+    comparison_page,
+    evaluation_page,
 )
+from dynamicpo.reports.pages.headline import evaluation_headline
+from dynamicpo.reports.pages.metric_names import metric_label
+from dynamicpo.reports.pages.metric_tables import metrics_table
+from dynamicpo.reports.pages.tables import ReportTable, TableCell, markdown_table, text_table
 from dynamicpo.reports.pages.training import training_page
 
 HOSTILE = "<script>alert(1)</script>"
@@ -82,7 +81,7 @@ def preference_log() -> list[dict[str, Any]]:
     return [{**step, "boundary_gradient": 0.8 if step["step"] <= 10 else 0.2} for step in steps]
 
 
-def report(**changes: Any) -> Report:
+def report(**changes: Any) -> EvaluationReport:
     content = {
         "metrics": METRICS,
         "ranks": RANKS,
@@ -91,10 +90,10 @@ def report(**changes: Any) -> Report:
         "examples": [EXAMPLE],
         "differences": {"preference_loss": {"sft": None, "dynamicpo": "dmpo"}},
         "runs": {"commit": {"monday": "0123", "friday": "4567"}},
-        "facts": {"protocol": {"split": "test", "exclude": "window"}, "seed": 0},
+        "details": {"protocol": {"split": "test", "exclude": "window"}, "seed": 0},
         "warnings": ["the lists leak"],
     }
-    return Report(**{**content, **changes})
+    return EvaluationReport(**{**content, **changes})
 
 
 def charts_of(html: str) -> list[str]:
@@ -119,7 +118,7 @@ def all_pages(name: str = "run") -> list[str]:
         training={name: log()},
         examples=[example],
         differences={name: {name: name}},
-        facts={name: {name: name}},
+        details={name: {name: name}},
         warnings=[name],
     )
     evaluation = evaluation_page(
@@ -218,7 +217,7 @@ def test_facts_are_flat_and_folded() -> None:
 
 
 def test_headline_names_the_best_and_what_is_clear() -> None:
-    assert headline(METRICS, [CLEAR, UNCLEAR]) == [
+    assert evaluation_headline(METRICS, [CLEAR, UNCLEAR]) == [
         "dynamicpo ranks best: HitRatio@1 .405 [.390, .420] on the test split.",
         "It is clearly better than sft (+.119).",
         "It can't be told apart from dmpo (+.004).",
@@ -234,13 +233,15 @@ def test_headline_counts_a_comparison_that_names_the_best_second() -> None:
         "low": -0.138,
         "high": -0.1,
     }
-    assert headline(METRICS, [turned])[1] == "It is clearly better than sft (+.119)."
+    assert evaluation_headline(METRICS, [turned])[1] == "It is clearly better than sft (+.119)."
 
 
 def test_headline_without_usable_scores() -> None:
-    assert headline({}) == ["Nothing was evaluated."]
-    assert headline({"a": {"test_mrr": math.nan}}) == ["No model has a usable score."]
-    assert headline({"a": {"mrr": 0.5}, "b": {"mrr": math.nan}}) == ["a reaches MRR .500."]
+    assert evaluation_headline({}) == ["Nothing was evaluated."]
+    assert evaluation_headline({"a": {"test_mrr": math.nan}}) == ["No model has a usable score."]
+    assert evaluation_headline({"a": {"mrr": 0.5}, "b": {"mrr": math.nan}}) == [
+        "a reaches MRR .500."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_headline_without_usable_scores() -> None:
 def test_a_difference_is_clear_by_interval_and_corrected_p(
     low: float, high: float, p_holm: float | None, clear: bool
 ) -> None:
-    assert is_clear({"low": low, "high": high, "p_holm": p_holm}) is clear
+    assert is_clear_difference({"low": low, "high": high, "p_holm": p_holm}) is clear
 
 
 def test_evaluation_page_shows_protocol_beside_the_numbers() -> None:
@@ -295,7 +296,7 @@ def test_comparison_page_has_all_parts_in_order() -> None:
 
 
 def test_comparison_page_of_nothing_says_so() -> None:
-    html = comparison_page(Report(metrics={}))
+    html = comparison_page(EvaluationReport(metrics={}))
     assert "<h1>Nothing was evaluated.</h1>" in html
     assert "<h2>" not in html
 
@@ -309,8 +310,17 @@ def test_long_titles_are_cut_short() -> None:
 def test_metrics_table_marks_the_best_and_leaves_out_bounds() -> None:
     table = metrics_table(METRICS, ["hit_ratio_at_1", "test_gini", "rows", "unknown"])
     assert table.columns == ["", "HitRatio@1", "Gini", "Rows"]
-    assert table.rows[0] == [Cell("sft"), Cell(".286", "[.270, .302]"), Cell("–"), Cell("–")]
-    assert table.rows[1][1:] == [Cell(".405", "[.390, .420]", True), Cell(".810"), Cell("9,000")]
+    assert table.rows[0] == [
+        TableCell("sft"),
+        TableCell(".286", "[.270, .302]"),
+        TableCell("–"),
+        TableCell("–"),
+    ]
+    assert table.rows[1][1:] == [
+        TableCell(".405", "[.390, .420]", True),
+        TableCell(".810"),
+        TableCell("9,000"),
+    ]
 
 
 def test_metrics_of_two_splits_are_told_apart() -> None:
@@ -346,21 +356,24 @@ def test_differences_table_reads_each_line() -> None:
         "interval not available",
     ]
     assert table.rows[0][3:8] == [
-        Cell("+.119", "[.100, .138]", True),
-        Cell("< .001"),
-        Cell("–"),
-        Cell("2,310"),
-        Cell("1,122"),
+        TableCell("+.119", "[.100, .138]", True),
+        TableCell("< .001"),
+        TableCell("–"),
+        TableCell("2,310"),
+        TableCell("1,122"),
     ]
 
 
 def test_text_table_is_aligned_and_plain() -> None:
-    table = Table(
-        ["", "a less b"],
-        [[Cell("dynamicpo"), Cell("−.012", "[−.020, .001]")], [Cell("映画"), Cell(".1")]],
+    table = ReportTable(
+        ["", "a − b"],
+        [
+            [TableCell("dynamicpo"), TableCell("−.012", "[−.020, .001]")],
+            [TableCell("映画"), TableCell(".1")],
+        ],
     )
     assert text_table(table).splitlines() == [
-        "                      a less b",
+        "                         a - b",
         "---------  -------------------",
         "dynamicpo  -.012 [-.020, .001]",
         "映画                        .1",
@@ -368,7 +381,9 @@ def test_text_table_is_aligned_and_plain() -> None:
 
 
 def test_markdown_table_keeps_markup_in_names_as_text() -> None:
-    table = Table(["", "MRR"], [[Cell("a|b <b>*x*</b>\n"), Cell(".5", "[.4, .6]", True)]])
+    table = ReportTable(
+        ["", "MRR"], [[TableCell("a|b <b>*x*</b>\n"), TableCell(".5", "[.4, .6]", True)]]
+    )
     assert markdown_table(table) == (
         "|  | MRR |\n| --- | ---: |\n| a\\|b &lt;b&gt;\\*x\\*&lt;/b&gt; | **.5** \\[.4, .6\\] |\n"
     )
@@ -379,9 +394,9 @@ def test_metrics_from_json_are_taken_as_they_are() -> None:
         '{"a": {"test_hit_ratio_at_1": NaN, "test_hit_ratio_at_5": null, "test_mrr": 1}}'
     )
     assert metrics_table(metrics, ["hit_ratio_at_1", "hit_ratio_at_5", "mrr"]).rows[0] == [
-        Cell("a"),
-        Cell("–"),
-        Cell("–"),
-        Cell("1.000", "", True),
+        TableCell("a"),
+        TableCell("–"),
+        TableCell("–"),
+        TableCell("1.000", "", True),
     ]
     assert "No model has a usable score." in evaluation_page(metrics, {}, [], {})

@@ -1,0 +1,236 @@
+"""What stands around a plot, and where: title, units, legend and notes.
+
+All lengths are in units of the SVG. Heights count from the bottom up, as matplotlib's do.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from dynamicpo.reports.charts.style import (
+    CHART_WIDTH,
+    FONT_SIZE,
+    GREY,
+    LINE_HEIGHT,
+    POINTS_PER_INCH,
+    RIGHT_MARGIN,
+    WARNING_RED,
+)
+from dynamicpo.reports.labels import display_width, one_line
+from dynamicpo.reports.number_format import tick_labels
+
+# Gid of the lines that series are compared with, by which the legend sorts them last.
+REFERENCE_GID = "reference"
+_TITLE_WIDTH = 46
+_TITLE_LINES = 3
+
+
+class Frame(NamedTuple):
+    """The texts around a plot, and its height.
+
+    Attributes:
+        title: Title of the chart.
+        y_label: The unit, under the title.
+        x_label: The quantity along x, under the plot.
+        height: Height of the plot itself.
+        notes: Warnings at the bottom.
+    """
+
+    title: str
+    y_label: str = ""
+    x_label: str = ""
+    height: float = 190
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Heights:
+    """Heights at which the parts of a chart begin.
+
+    Attributes:
+        legend: Lower edge of the legend, above the notes.
+        x_label: Lower edge of the x label, above the legend.
+        plot: Lower edge of the plot, above the ticks.
+        plot_top: Upper edge of the plot.
+        total: Height of the chart.
+    """
+
+    legend: float
+    x_label: float
+    plot: float
+    plot_top: float
+    total: float
+
+
+def lay_out(figure: Figure, axes: Axes, frame: Frame) -> None:
+    """Place everything from the bottom up: notes, legend, x label, plot, y label, title."""
+    names = _legend_names(axes)
+    num_columns = _legend_columns(names)
+    num_legend_rows = -(-len(names) // num_columns)
+    title_lines = _wrapped_title(frame.title)
+    heights = _heights(frame, num_legend_rows, len(title_lines), has_ticks=axes.axison)
+    figure.set_size_inches(CHART_WIDTH / POINTS_PER_INCH, heights.total / POINTS_PER_INCH)
+    _place_plot(figure, axes, heights)
+    if names:
+        _add_legend(figure, axes, heights.legend / heights.total, num_columns)
+    _write_texts(figure, frame, title_lines, heights)
+
+
+def _wrapped_title(title: str) -> list[str]:
+    lines = textwrap.wrap(one_line(title), _TITLE_WIDTH, max_lines=_TITLE_LINES, placeholder=" …")
+    return lines or [""]
+
+
+def _heights(frame: Frame, num_legend_rows: int, num_title_lines: int, has_ticks: bool) -> _Heights:
+    legend = LINE_HEIGHT * len(frame.notes)
+    x_label = legend
+    if num_legend_rows:
+        x_label += LINE_HEIGHT * num_legend_rows + 6
+    plot = x_label
+    if has_ticks:
+        plot += 38 if frame.x_label else 20
+    plot_top = plot + frame.height
+    num_lines_above = bool(frame.y_label) + num_title_lines
+    total = plot_top + 10 + LINE_HEIGHT * num_lines_above
+    return _Heights(legend, x_label, plot, plot_top, total)
+
+
+def _place_plot(figure: Figure, axes: Axes, heights: _Heights) -> None:
+    left = _label_ticks(figure, axes)
+    width = CHART_WIDTH - left - RIGHT_MARGIN
+    height = heights.plot_top - heights.plot
+    axes.set_position(
+        (
+            left / CHART_WIDTH,
+            heights.plot / heights.total,
+            width / CHART_WIDTH,
+            height / heights.total,
+        )
+    )
+
+
+def _label_ticks(figure: Figure, axes: Axes) -> float:
+    """Write the ticks as tables write numbers.
+
+    Returns:
+        The width that the labels of y need on the left.
+    """
+    _set_ticks(axes.xaxis, 6, only_integers=_is_over_integers(axes))
+    _set_ticks(axes.yaxis, 5, only_integers=False)
+    # Texts have a size only after they were drawn.
+    figure.draw_without_rendering()
+    if not axes.axison:
+        return 4.0
+    labels = [label for label in axes.get_yticklabels() if label.get_text()]
+    widths = [label.get_window_extent().width for label in labels]
+    return float(max(widths) + 8) if widths else 4.0
+
+
+def _is_over_integers(axes: Axes) -> bool:
+    """True where every x is an integer, as steps and ranks are: no tick then stands between two."""
+    xs = [np.asarray(line.get_xdata(), dtype=float) for line in axes.lines]
+    if not xs:
+        return False
+    values = np.concatenate(xs)
+    return len(values) > 0 and bool((values % 1 == 0).all())
+
+
+def _set_ticks(axis: Axis, max_ticks: int, only_integers: bool) -> None:
+    if isinstance(axis.get_major_locator(), FixedLocator):
+        return
+    locator = MaxNLocator(max_ticks, integer=only_integers, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10])
+    axis.set_major_locator(locator)
+    # The locator also offers ticks outside of the plot; the tolerance keeps those at its edges.
+    low, high = sorted(axis.get_view_interval())
+    tolerance = (high - low) * 1e-9
+    first, last = low - tolerance, high + tolerance
+    ticks = [tick for tick in axis.get_majorticklocs() if first <= tick <= last]
+    axis.set_ticks(ticks, labels=tick_labels(ticks))
+
+
+def _legend_names(axes: Axes) -> list[str]:
+    _, names = axes.get_legend_handles_labels()
+    return [name for name in names if name]
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """Columns that fit side by side, estimated before anything is drawn."""
+    widest = max(map(display_width, names), default=1)
+    # 7.5 units hold the widest letter of this size, 60 the sample of the line and the gaps.
+    num_fitting = int(CHART_WIDTH // (7.5 * widest + 60))
+    return max(1, min(len(names), num_fitting))
+
+
+def _add_legend(figure: Figure, axes: Axes, bottom: float, num_columns: int) -> None:
+    """Add series first, then the lines that they are compared with."""
+    handles, names = axes.get_legend_handles_labels()
+    entries = [entry for entry in zip(handles, names, strict=True) if entry[1]]
+    entries.sort(key=lambda entry: _is_reference(entry[0]))
+    legend = _draw_legend(figure, entries, bottom, num_columns)
+    width = legend.get_window_extent().width
+    if width > CHART_WIDTH:
+        legend.remove()
+        font_size = FONT_SIZE * CHART_WIDTH / width
+        _draw_legend(figure, entries, bottom, num_columns, font_size)
+
+
+def _draw_legend(
+    figure: Figure,
+    entries: Sequence[tuple[Artist, str]],
+    bottom: float,
+    num_columns: int,
+    font_size: float | None = None,
+) -> Legend:
+    handles, names = zip(*entries, strict=True)
+    return figure.legend(
+        handles,
+        names,
+        ncols=num_columns,
+        fontsize=font_size,
+        columnspacing=1.4,
+        loc="lower left",
+        bbox_to_anchor=(0, bottom),
+        borderaxespad=0,
+        borderpad=0.2,
+    )
+
+
+def _is_reference(handle: Artist) -> bool:
+    # Handles of error bars are containers, which have no gid.
+    get_gid = getattr(handle, "get_gid", None)
+    return get_gid is not None and get_gid() == REFERENCE_GID
+
+
+def _write_texts(
+    figure: Figure, frame: Frame, title_lines: Sequence[str], heights: _Heights
+) -> None:
+    right = CHART_WIDTH - RIGHT_MARGIN
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        drawn = figure.text(x / CHART_WIDTH, y / heights.total, one_line(text), **style)
+        shrink_to_fit(drawn, right)
+
+    for row, note in enumerate(reversed(frame.notes)):
+        write(0, LINE_HEIGHT * row + 5, note, color=WARNING_RED)
+    write(0, heights.plot_top + 13, frame.y_label, color=GREY)
+    write(right, heights.x_label + 6, frame.x_label, color=GREY, ha="right")
+    for row, line in enumerate(title_lines, start=1):
+        write(0, heights.total - LINE_HEIGHT * row + 4, line, weight="bold", size=13)
+
+
+def shrink_to_fit(text: Text, max_width: float) -> None:
+    """Make a text small enough for its room."""
+    width = text.get_window_extent().width
+    if width > max_width:
+        font_size = float(text.get_fontsize())
+        text.set_fontsize(font_size * max_width / width)
