@@ -1,26 +1,24 @@
 """Data preparation: interactions to examples, each a user's history and the item that came next.
 
-Interactions are ordered by time; those with equal timestamps by a hash of item and timestamp, because real logs hold
-many of them (half of MovieLens-100k's) and a fixed order of items could be learnt. An example belongs to the split of
-its target; its history may reach into earlier splits.
+Interactions are ordered by time; those with equal timestamps by a hash of item and timestamp,
+because real logs hold many of them (half of MovieLens-100k's) and a fixed order of items could be
+learnt. An example belongs to the split of its target; its history may reach into earlier splits.
 """
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ibis
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynamicpo.core import storage
-from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.manifest import (
     Manifest,
@@ -30,25 +28,26 @@ from dynamicpo.core.records.manifest import (
     folder_checksum,
 )
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import CANDIDATES_FIELD, EXAMPLES, write_items, write_rows
-from dynamicpo.data.sequences import examples, filter_interactions, popularity, sequence
-from dynamicpo.data.sources import movielens, published, tables
-from dynamicpo.data.sources.titles import clean_titles, distinct_titles
+from dynamicpo.core.records.rows import write_items, write_rows
+from dynamicpo.data.from_interactions import examples_from_interactions
+from dynamicpo.data.from_published import examples_from_published
+from dynamicpo.data.prepared import PREPARATION_STEPS, PreparedData
+from dynamicpo.data.sources.movielens import movielens_files
+from dynamicpo.data.sources.published import published_files
 
 log = logging.getLogger(__name__)
 
-_STEPS = 4
-
-Prepared = tuple[pd.DataFrame, dict[str, pa.Table]]
+_SPLIT_RULES = {"time": "8:1:1 by time", "leave-one-out": "the last two of every user"}
 
 
 def prepare_data(interactions: str, items: str, output: Path, config: DataConfig) -> Manifest:
-    """Turn interactions into examples: `{train,validation,test}/part-*.parquet` and `items.parquet`.
+    """Turn interactions into examples: `{train,validation,test}/part-*.parquet`, `items.parquet`.
 
     Args:
-        interactions: A file of interactions (local or gs://); for 'movielens' a GroupLens zip or folder, or "" for
-            the copy in the recbole wheel; for 'published' a file or folder of rows.
-        items: A file of items; "" for the other sources, which bring their own.
+        interactions: A file of interactions (local or gs://); for 'movielens' a GroupLens zip or
+            folder, or "" for the copy in the recbole wheel; for 'published' a file or folder of
+            rows.
+        items: A file of items; "" for the other sources, which bring their items.
         output: The folder to make.
         config: Source, filters and split.
 
@@ -56,33 +55,29 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
         ConfigError: The inputs do not go with the source.
         DataError: An input can't be used, or the output exists from something else.
     """
-    with tempfile.TemporaryDirectory() as folder, _named(Path(folder), interactions, items):
-        files = _fetch(interactions, items, Path(folder), config)
-        inputs = {role: _checksum(path) for role, path in files.items()}
-        manifest = Manifest("prepare_data", config_dict(config), inputs)
-        if existing := finished(output, manifest):
-            return existing
-        with stage_output(output, manifest) as partial, Progress("data", _STEPS, "steps") as step:
-            prepare = _prepare_published if config.source == "published" else _prepare_interactions
-            connection = ibis.duckdb.connect(temp_directory=str(Path(folder) / "spill"))
-            catalogue, splits = prepare(connection, files, config, manifest.counts, step)
-            _check_splits(splits, config)
-            write_items(partial, catalogue)
-            for split, rows in splits.items():
-                write_rows(partial, split, rows)
-            manifest.counts |= _final_counts(splits, catalogue)
-            manifest.extra |= _facts(manifest, splits)
-            step.advance()
-    log.info(
-        "%s: %s", output, ", ".join(f"{name} {count}" for name, count in manifest.counts.items())
-    )
+    _check_inputs(interactions, items, config)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        with _original_names(work, interactions, items):
+            files = _local_files(interactions, items, work, config)
+            manifest = Manifest(
+                stage="prepare_data",
+                config=config_dict(config),
+                inputs={role: _checksum(path) for role, path in files.items()},
+            )
+            if existing := finished(output, manifest):
+                return existing
+            with stage_output(output, manifest) as partial:
+                _write_examples(partial, files, work, config, manifest)
+    counts = [f"{name} {count}" for name, count in manifest.counts.items()]
+    log.info("%s: %s", output, ", ".join(counts))
     return manifest
 
 
-def _fetch(interactions: str, items: str, work: Path, config: DataConfig) -> dict[str, Path]:
-    """The local files by their role."""
-    if bool(items) != (config.source == "table"):
-        must = "must name a file of items" if config.source == "table" else "must be empty"
+def _check_inputs(interactions: str, items: str, config: DataConfig) -> None:
+    needs_items = config.source == "table"
+    if bool(items) != needs_items:
+        must = "must name a file of items" if needs_items else "must be empty"
         raise ConfigError(
             f"items: {must} for source {config.source!r}, got {items!r}. Give the right source."
         )
@@ -90,28 +85,37 @@ def _fetch(interactions: str, items: str, work: Path, config: DataConfig) -> dic
         raise ConfigError(
             f"interactions: must name a file for source {config.source!r}, got ''. Give its path."
         )
-    place = work / "interactions"
+
+
+def _local_files(interactions: str, items: str, work: Path, config: DataConfig) -> dict[str, Path]:
+    """Fetch the inputs; returns local files by their role or name."""
+    download_folder = work / "interactions"
+    if not interactions:
+        # Only MovieLens may come without: it is in the recbole wheel.
+        return movielens_files(None, download_folder)
+    local = storage.fetch(interactions, download_folder)
     if config.source == "movielens":
-        return movielens.movielens_files(
-            storage.fetch(interactions, place) if interactions else None, place
-        )
+        return movielens_files(local, download_folder)
     if config.source == "published":
-        return published.published_files(storage.fetch(interactions, place))
+        return published_files(local)
     return {
-        "interactions": storage.fetch(interactions, place),
+        "interactions": local,
         "items": storage.fetch(items, work / "items"),
     }
 
 
 @contextmanager
-def _named(work: Path, interactions: str, items: str) -> Iterator[None]:
+def _original_names(work: Path, interactions: str, items: str) -> Iterator[None]:
     """Name fetched files in messages by where they came from."""
     try:
         yield
     except DataError as error:
+        # The temporary folder says nothing to a user, and is gone when the message is read.
         message = str(error)
-        for role, uri in (("interactions", interactions), ("items", items)):
-            message = message.replace(str(work / role), uri.rpartition("/")[0] or ".")
+        uris = {"interactions": interactions, "items": items}
+        for role, uri in uris.items():
+            folder, _, _ = uri.rpartition("/")
+            message = message.replace(str(work / role), folder or ".")
         raise DataError(message) from error
 
 
@@ -119,123 +123,68 @@ def _checksum(path: Path) -> str:
     return file_checksum(path) if path.is_file() else folder_checksum(path)
 
 
-def _prepare_interactions(
-    connection: Any,
-    files: dict[str, Path],
-    config: DataConfig,
-    counts: dict[str, Any],
-    step: Progress,
-) -> Prepared:
-    """Examples from interactions, with the catalogue of the items that are left."""
-    read = movielens.read_movielens if config.source == "movielens" else tables.read_tables
-    raw = read(connection, files, config.min_rating > 0)
-    step.advance(note="files read and checked")
-    kept = filter_interactions(connection, raw.interactions, raw.items, config, counts)
-    step.advance(note="interactions filtered")
-    sequences = sequence(connection, kept, config)
-    step.advance(note="histories built")
-    counts["interactions"] = int(kept.count().execute())
-    counts["users"] = int(kept.user_id.nunique().execute())
-    counts |= raw.counts
-    splits = {
-        split: examples(sequences, split, config.min_history).to_pyarrow().cast(EXAMPLES)
-        for split in SPLITS
-    }
-    counts["dropped_short_histories"] = counts["interactions"] - sum(
-        len(rows) for rows in splits.values()
-    )
-    return raw.items.merge(popularity(sequences), on="item_id"), splits
+def _write_examples(
+    output: Path, files: dict[str, Path], work: Path, config: DataConfig, manifest: Manifest
+) -> None:
+    """Write items and examples, and fill in the manifest's counts and metadata."""
+    is_published = config.source == "published"
+    make_examples = examples_from_published if is_published else examples_from_interactions
+    # DuckDB moves to disk what does not fit into memory, by default into the current folder.
+    connection = ibis.duckdb.connect(temp_directory=str(work / "spill"))
+    with Progress("data", PREPARATION_STEPS + 1, "steps") as progress:
+        prepared = make_examples(connection, files, config, progress)
+        splits = prepared.splits
+        _check_splits(splits, config)
+        write_items(output, prepared.catalogue)
+        for split, rows in splits.items():
+            write_rows(output, split, rows)
+        manifest.counts |= prepared.counts
+        manifest.counts |= _final_counts(prepared)
+        manifest.extra |= _metadata(manifest.inputs, splits, config)
+        progress.advance()
 
 
-def _prepare_published(
-    connection: Any,
-    files: dict[str, Path],
-    config: DataConfig,
-    counts: dict[str, Any],
-    step: Progress,
-) -> Prepared:
-    """Rows as they were published, with their candidate lists; only the filters for history lengths apply."""
-    rows = published.read_published(connection, files)
-    step.advance(_STEPS - 1, note="files read and checked")
-    counts["rows_read"] = len(rows)
-    lengths = rows["history"].str.len()
-    counts["users"] = rows["user_id"].nunique()
-    counts["dropped_short_histories"] = int((lengths < config.min_history).sum())
-    counts["histories_cut"] = int((lengths > config.max_history).sum())
-    position = rows.groupby("user_id").cumcount()
-    rows = rows.assign(
-        example_id=rows["user_id"] + ":" + position.astype(str),
-        timestamp=position.astype(float),
-        history=rows["history"].str[-config.max_history :],
-    )
-    catalogue = _published_items(rows, counts)
-    rows = rows[lengths >= config.min_history]
-    schema = EXAMPLES.append(CANDIDATES_FIELD)
-    splits = {
-        split: pa.Table.from_pandas(
-            rows[rows["split"] == split], schema=schema, preserve_index=False
-        )
-        for split in SPLITS
-    }
-    return catalogue, {
-        split: table.replace_schema_metadata(None) for split, table in splits.items()
-    }
-
-
-def _published_items(rows: pd.DataFrame, counts: dict[str, Any]) -> pd.DataFrame:
-    """All titles of the rows; popularity counts the training users who have an item in a history or as a target."""
-    names = pd.concat(
-        [rows["target"], rows["history"].explode(), rows["candidates"].explode()]
-    ).drop_duplicates()
-    items = pd.DataFrame({"item_id": names.sort_values(ignore_index=True), "category": ""})
-    items["title"], changes = clean_titles(items["item_id"])
-    items["title"], changes["titles_made_distinct"] = distinct_titles(items)
-    train = rows[rows["split"] == "train"]
-    seen = pd.concat(
-        [
-            train[["user_id", "target"]].rename(columns={"target": "item_id"}),
-            train[["user_id", "history"]].explode("history").rename(columns={"history": "item_id"}),
-        ]
-    ).drop_duplicates()
-    counts |= changes
-    return items.assign(
-        popularity=items["item_id"].map(seen["item_id"].value_counts()).fillna(0).astype(int)
-    )
-
-
-def _check_splits(splits: dict[str, pa.Table], config: DataConfig) -> None:
+def _check_splits(splits: Mapping[str, pa.Table], config: DataConfig) -> None:
     if not len(splits["train"]):
         raise DataError(
-            f"interactions: must give training examples, but no user has {config.min_history} items before one of the "
-            f"training split ({config.split}). Lower min_history or k_core, change split, or give more data."
+            f"interactions: must give training examples, but no user has {config.min_history} "
+            f"items before one of the training split ({config.split}). "
+            "Lower min_history or k_core, change split, or give more data."
         )
     for split, rows in splits.items():
         if not len(rows):
             log.warning("%s: no example falls into this split", split)
 
 
-def _final_counts(splits: dict[str, pa.Table], catalogue: pd.DataFrame) -> dict[str, int]:
-    users = pa.concat_tables(rows.select(["user_id"]) for rows in splits.values())["user_id"]
-    rows = {f"{split}_rows": len(rows) for split, rows in splits.items()}
-    return rows | {"users_with_rows": pc.count_distinct(users).as_py(), "items": len(catalogue)}
+def _final_counts(prepared: PreparedData) -> dict[str, int]:
+    counts = {}
+    users = []
+    for split, rows in prepared.splits.items():
+        counts[f"{split}_rows"] = len(rows)
+        users += rows["user_id"].chunks
+    counts["users_with_rows"] = pc.count_distinct(pa.chunked_array(users)).as_py()
+    counts["items"] = len(prepared.catalogue)
+    return counts
 
 
-def _facts(manifest: Manifest, splits: dict[str, pa.Table]) -> dict[str, Any]:
-    """What later stages and readers of a report need to know."""
-    config = manifest.config
-    facts: dict[str, Any] = {"source": config["source"], "data": fingerprint(manifest.inputs)}
-    if config["source"] == "published":
-        return facts | {
+def _metadata(
+    inputs: Mapping[str, str], splits: Mapping[str, pa.Table], config: DataConfig
+) -> JsonObject:
+    """Describe the data for later stages and readers of a report."""
+    metadata: JsonObject = {"source": config.source, "data": fingerprint(inputs)}
+    if config.source == "published":
+        return metadata | {
             "split": "as published; a split without a file is a keyed tenth of the training users",
             "timestamps": "the row's number among its user's",
         }
-    dates = {
-        split: pc.min_max(rows["timestamp"]).as_py() for split, rows in splits.items() if len(rows)
-    }
-    rules = {"time": "8:1:1 by time", "leave-one-out": "the last two of every user"}
-    return facts | {
-        "split": rules[config["split"]],
-        "dates": {split: [value["min"], value["max"]] for split, value in dates.items()},
+    return metadata | {
+        "split": _SPLIT_RULES[config.split],
+        "dates": {split: _date_range(rows) for split, rows in splits.items() if len(rows)},
         "repeats": "the first interaction of a user with an item",
         "ties": "equal timestamps in the order of a hash of item and timestamp",
     }
+
+
+def _date_range(rows: pa.Table) -> list[float]:
+    bounds = pc.min_max(rows["timestamp"]).as_py()
+    return [bounds["min"], bounds["max"]]

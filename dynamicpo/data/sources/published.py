@@ -1,20 +1,25 @@
-"""The published S-DPO and DynamicPO rows: `historyList`, `itemList`, `trueSelection`, where titles are the ids."""
+"""The published S-DPO and DynamicPO rows: `historyList`, `itemList`, `trueSelection`.
+
+Their item ids are titles.
+"""
 
 import re
 from pathlib import Path
-from typing import Any
 
 import ibis
-import numpy as np
+import ibis.expr.types as ir
 import pandas as pd
 
 from dynamicpo.core import random_keys
 from dynamicpo.core.errors import DataError
-from dynamicpo.data.sources.reading import Check, Table, as_text, check_rows, open_table, readable
+from dynamicpo.data.sources.duckdb_errors import explain_read_errors
+from dynamicpo.data.sources.reading import as_text, is_blank, open_table
+from dynamicpo.data.sources.row_checks import RowCheck, run_row_checks
 
 _COLUMNS = ("historyList", "itemList", "trueSelection")
 _SUFFIXES = (".json", ".jsonl")
-_NAMES = {
+# Whole words only: "latest.json" and "contest.json" are no test files.
+_SPLIT_PATTERNS = {
     "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.I),
     "validation": re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.I),
     "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])", re.I),
@@ -23,7 +28,7 @@ _HELD_OUT_SHARE = 0.1
 
 
 def published_files(path: Path) -> dict[str, Path]:
-    """The file of each split: by the names in a folder; one file alone counts as the training split.
+    """Find the file of each split by the names in a folder; one file alone is the training split.
 
     Raises:
         DataError: A folder without a training file, or with two files for one split.
@@ -34,98 +39,111 @@ def published_files(path: Path) -> dict[str, Path]:
                 f"{path}: must be a {' or '.join(_SUFFIXES)} file, got {path.suffix!r}. Convert it."
             )
         return {"train": path}
-    files: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
-        for split, pattern in _NAMES.items():
-            if file.suffix in _SUFFIXES and pattern.search(file.stem):
-                if split in files:
-                    raise DataError(
-                        f"{path}: must hold one {split} file, got {files[split].name}, {file.name}. Remove one."
-                    )
-                files[split] = file
+    row_files = [file for file in sorted(path.iterdir()) if file.suffix in _SUFFIXES]
+    files = {}
+    for split, pattern in _SPLIT_PATTERNS.items():
+        matching = [file for file in row_files if pattern.search(file.stem)]
+        if len(matching) > 1:
+            first, second = matching[:2]
+            raise DataError(
+                f"{path}: must hold one {split} file, got {first.name}, {second.name}. Remove one."
+            )
+        if matching:
+            files[split] = matching[0]
     if "train" not in files:
         raise DataError(
-            f"{path}: must hold a .json or .jsonl file with 'train' in its name, got none. Rename it."
+            f"{path}: must hold a .json or .jsonl file with 'train' in its name, got none. "
+            "Rename it."
         )
-    return {split: files[split] for split in _NAMES if split in files}
+    return files
 
 
-def read_published(connection: Any, files: dict[str, Path]) -> pd.DataFrame:
-    """All rows: `split`, `user_id`, `history`, `candidates`, `target`, in the order of the files.
+def read_published(connection: ibis.BaseBackend, files: dict[str, Path]) -> pd.DataFrame:
+    """Read all rows: `split`, `user_id`, `history`, `candidates`, `target`, in the files' order.
 
-    A row without `user_id` is a user of its own. Where a split has no file, a keyed tenth of the training
-    users goes there.
+    A row without `user_id` counts as a user with this one row. Where a split has no file, a tenth
+    of the training users goes there, chosen by key.
 
     Raises:
         DataError: Missing columns, or rows with missing values.
     """
-    frames = [_read(connection, split, path) for split, path in files.items()]
+    frames = [_read_split(connection, split, path) for split, path in files.items()]
     rows = pd.concat(frames, ignore_index=True)
     for split in ("validation", "test"):
-        if split not in files:
-            rows.loc[
-                rows["user_id"].isin(_held_out(rows, split)) & (rows["split"] == "train"), "split"
-            ] = split
+        if split in files:
+            continue
+        # The second time, the users of the first are not in the training split any more.
+        in_training = rows["split"] == "train"
+        users = _choose_users(rows.loc[in_training, "user_id"], split)
+        is_chosen = rows["user_id"].isin(users)
+        rows.loc[in_training & is_chosen, "split"] = split
     return rows
 
 
-def _read(connection: Any, split: str, path: Path) -> pd.DataFrame:
-    with readable(path):
+def _read_split(connection: ibis.BaseBackend, split: str, path: Path) -> pd.DataFrame:
+    with explain_read_errors(path):
         raw = open_table(connection, path, _COLUMNS)
-        columns = {
-            "user_id": as_text(raw, "user_id"),
-            "history": _titles(raw.historyList),
-            "candidates": _titles(raw.itemList),
-            "target": raw.trueSelection.unwrap_as("string"),
-        }
-        table = connection.create_table(
-            f"published_{split}", raw.select(row=ibis.row_number() + 1, **columns)
+        numbered = raw.select(
+            row=ibis.row_number() + 1,
+            user_id=as_text(raw, "user_id"),
+            history=_split_titles(raw.historyList),
+            candidates=_split_titles(raw.itemList),
+            target=raw.trueSelection.unwrap_as("string"),
         )
-    _check(table, path)
+        # Here, within the block, DuckDB reads the file and finds what is wrong with it.
+        table = connection.create_table(f"published_{split}", numbered)
+    _check_rows(table, path)
     rows: pd.DataFrame = table.order_by("row").to_pandas()
-    own = f"{split}-" + rows["row"].astype(str)
-    return rows.assign(
-        split=split, user_id=rows["user_id"].where(rows["user_id"].notna(), own)
-    ).drop(columns="row")
+    # With the split's name, as the rows of each file are numbered from 1.
+    row_names = f"{split}-" + rows["row"].astype(str)
+    rows["user_id"] = rows["user_id"].fillna(row_names)
+    rows["split"] = split
+    return rows.drop(columns="row")
 
 
-def _titles(column: Any) -> Any:
+def _split_titles(column: ir.JSONValue) -> ir.ArrayValue:
     """The titles of a JSON list, or of a text with "::" between them."""
-    return column.try_cast("array<string>").fill_null(column.unwrap_as("string").split("::"))
+    titles = column.try_cast("array<string>")
+    return titles.fill_null(column.unwrap_as("string").split("::"))
 
 
-def _check(table: Table, path: Path) -> None:
+def _check_rows(table: ir.Table, path: Path) -> None:
     if not table.count().execute():
         raise DataError(
             f"{path}: must hold at least one row, but it is empty. Check how it was exported."
         )
-    blank = table.target.strip().fill_null("") == ""
-    lists = [
-        Check(
-            table[name].isnull()
-            | (table[name].length() == 0)
-            | table[name].map(_is_blank).contains(True),
-            name,
-            f"every {column} must be a list of titles",
-            "Fill in or remove these rows.",
-        )
-        for name, column in (("history", "historyList"), ("candidates", "itemList"))
+    target_is_title = RowCheck(
+        fails=is_blank(table.target),
+        shown_column="target",
+        must="every trueSelection must be a title",
+        remedy="Remove these rows.",
+    )
+    checks = [
+        _must_be_titles(table, "history", "historyList"),
+        _must_be_titles(table, "candidates", "itemList"),
+        target_is_title,
     ]
-    check_rows(
-        table,
-        path,
-        [
-            *lists,
-            Check(blank, "target", "every trueSelection must be a title", "Remove these rows."),
-        ],
+    run_row_checks(table, path, checks)
+
+
+def _must_be_titles(table: ir.Table, name: str, published_name: str) -> RowCheck:
+    titles = table[name]
+    is_empty = titles.isnull() | (titles.length() == 0)
+    return RowCheck(
+        fails=is_empty | titles.map(is_blank).contains(True),
+        shown_column=name,
+        must=f"every {published_name} must be a list of titles",
+        remedy="Fill in or remove these rows.",
     )
 
 
-def _is_blank(title: Any) -> Any:
-    return title.strip().fill_null("") == ""
-
-
-def _held_out(rows: pd.DataFrame, split: str) -> Any:
-    users = np.sort(rows.loc[rows["split"] == "train", "user_id"].unique())
-    count = max(1, round(len(users) * _HELD_OUT_SHARE))
-    return users[random_keys.random_order(0, f"published/{split}", users.tolist())[:count]]
+def _choose_users(user_ids: "pd.Series[str]", split: str) -> list[str]:
+    """Choose a tenth of the users by key: the same ones in every run and for any seed."""
+    users = sorted(user_ids.unique())
+    num_chosen = max(1, round(len(users) * _HELD_OUT_SHARE))
+    order = random_keys.random_order(
+        seed=0,
+        purpose=f"published/{split}",
+        ids=users,
+    )
+    return [users[index] for index in order[:num_chosen]]

@@ -1,34 +1,32 @@
-"""Files of several formats as tables of text, and the checks that report all problems of a file at once."""
+"""Files of several formats as tables of text."""
 
 import csv
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import ibis
+import ibis.expr.types as ir
 
 from dynamicpo.core.errors import DataError
-
-Table = Any  # an ibis table; ibis has no types that mypy could check
+from dynamicpo.data.sources.duckdb_errors import explain_read_errors
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (*DELIMITERS, ".jsonl", ".json", ".parquet")
+# Texts that programs write where a value is missing.
 MISSING = ("", "nan", "NaN", "None", "null", "NULL", "<NA>")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a text file without the usual header is written.
+class DelimitedLayout:
+    """The layout of a text file of delimited columns.
 
     Attributes:
         columns: The names of its columns, in order.
-        delimiter: What stands between two.
+        delimiter: The text between two columns.
         header: Whether a first line is to be skipped.
-        encoding: How its bytes are read.
+        encoding: The encoding of its text.
     """
 
     columns: tuple[str, ...]
@@ -37,202 +35,174 @@ class Layout:
     encoding: str = "utf-8"
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that must hold in every row.
-
-    Attributes:
-        broken: An ibis expression, true where it does not hold.
-        shown: The column to show of the first such row.
-        must: What must hold, as in "user_id must be given".
-        remedy: What to do.
-    """
-
-    broken: Any
-    shown: str
-    must: str
-    remedy: str
-
-
 def read_text(
-    connection: Any,
+    connection: ibis.BaseBackend,
     path: Path,
     required: Sequence[str],
     optional: Sequence[str] = (),
-    layout: Layout | None = None,
-) -> Table:
-    """The named columns of a file as text, with its 1-based `row` number (the header does not count).
+    layout: DelimitedLayout | None = None,
+) -> ir.Table:
+    """Read the named columns of a file as text, with its 1-based `row` number (without the header).
 
-    Numbers keep the text they were written with; whole numbers in a Parquet column of floats lose their ".0",
-    and its dates become epoch seconds. Optional columns that are absent are null.
+    Numbers keep the text they were written with; integers in a Parquet column of floats lose their
+    ".0", and its dates become epoch seconds. Optional columns that are absent are null.
 
     Raises:
         DataError: An unknown format, missing columns, an empty or broken file, or invalid UTF-8.
     """
-    with readable(path):
-        table = open_table(connection, path, required, layout)
-        columns = {name: as_text(table, name) for name in (*required, *optional)}
-        table = connection.create_table(
-            ibis.util.gen_name("text"), table.select(row=ibis.row_number() + 1, **columns)
-        )
-        rows = table.count().execute()
-    if not rows:
+    with explain_read_errors(path):
+        raw = open_table(connection, path, required, layout)
+        columns = {name: as_text(raw, name) for name in (*required, *optional)}
+        numbered = raw.select(row=ibis.row_number() + 1, **columns)
+        # Errors in the file only show when the engine reads all of it, which happens here.
+        table = connection.create_table(ibis.util.gen_name("text"), numbered)
+        num_rows = table.count().execute()
+    if not num_rows:
         raise DataError(
             f"{path}: must hold at least one row, but it is empty. Check how it was exported."
         )
     return table
 
 
-def check_rows(table: Table, path: Path, checks: Sequence[Check]) -> None:
-    """Raise one error that lists every check which some rows fail, with the first such row.
-
-    Raises:
-        DataError: A check fails.
-    """
-    facts: dict[str, Any] = {"rows": table.count()}
-    for number, check in enumerate(checks):
-        broken = check.broken.fill_null(True)
-        facts[f"count{number}"] = broken.sum()
-        facts[f"row{number}"] = table.row.min(where=broken)
-        facts[f"value{number}"] = table[check.shown].argmin(table.row, where=broken)
-    found: Mapping[str, Any] = table.aggregate(**facts).to_pyarrow().to_pylist()[0]
-    problems = [
-        f"{path}: {check.must}, not so in {found[f'count{number}']} of {found['rows']} rows, first in data row "
-        f"{found[f'row{number}']} ({check.shown} {found[f'value{number}']!r}). {check.remedy}"
-        for number, check in enumerate(checks)
-        if found[f"count{number}"]
-    ]
-    if problems:
-        raise DataError("\n".join(problems))
-
-
-def present(column: Any) -> Any:
-    """A text column's value without outer spaces; null where it means that nothing is there."""
+def null_if_missing(column: ir.StringValue) -> ir.StringValue:
+    """A text column without outer spaces, null where the text says that a value is missing."""
     text = column.strip()
     return ibis.ifelse(text.isin(MISSING), None, text)
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Explain what makes a file unreadable."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: must be UTF-8, but {error}. Convert it with iconv -t UTF-8."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: must be readable, but {error}. Check the path.") from error
-    except duckdb.Error as error:
-        raise DataError(
-            f"{path}: must be whole and well-formed, but {_reason(error)}. Export it again, in UTF-8."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).partition("\n\n")[0].splitlines()
-    kept = [
-        line.strip()
-        for line in lines
-        if line.strip() and not line.startswith(("Possible", "*", "LINE"))
-    ]
-    return " ".join(kept).rstrip(".").removeprefix("Invalid Input Error: ")
+def is_blank(column: ir.StringValue) -> ir.BooleanValue:
+    """True where a text is null or of spaces alone."""
+    return column.strip().fill_null("") == ""
 
 
 def open_table(
-    connection: Any, path: Path, required: Sequence[str], layout: Layout | None = None
-) -> Table:
-    """A file as an ibis table that has the required columns, in the types of its format; values are not checked."""
+    connection: ibis.BaseBackend,
+    path: Path,
+    required: Sequence[str],
+    layout: DelimitedLayout | None = None,
+) -> ir.Table:
+    """Open a file as a table that has the required columns, in the types of its format.
+
+    Values are not checked.
+
+    Raises:
+        DataError: An unknown format, missing columns or an empty file.
+    """
     table = _open(connection, path, layout)
     _check_columns(path, table.columns, required)
     return table
 
 
-def _open(connection: Any, path: Path, layout: Layout | None) -> Table:
-    parts, suffix = _parts(path, any_format=layout is not None)
-    if layout is not None or suffix in DELIMITERS:
-        return _read_delimited(
-            connection, parts, layout or _header_layout(parts[0], DELIMITERS[suffix])
-        )
-    names = [str(part) for part in parts]
+def _open(connection: ibis.BaseBackend, path: Path, layout: DelimitedLayout | None) -> ir.Table:
+    files = _files_to_read(path, any_format=layout is not None)
+    suffix = files[0].suffix
+    if layout is None and suffix in DELIMITERS:
+        layout = _layout_from_header(files[0], DELIMITERS[suffix])
+    names = [str(file) for file in files]
+    if layout is not None:
+        return _read_delimited(connection, names, layout)
     if suffix == ".parquet":
         return connection.read_parquet(names)
+    # Depth 1 leaves nested values as JSON. All rows are sampled: a column that is an integer in the
+    # first thousand rows may hold text further down.
     table = connection.read_json(names, maximum_depth=1, sample_size=-1)
+    # DuckDB's name for the one column of what are no objects.
     if table.columns == ("json",):
         raise DataError(
-            f"{path}: must hold JSON objects, one for each row, but there are none. Export it as records."
+            f"{path}: must hold JSON objects, one for each row, but there are none. "
+            "Export it as records."
         )
     return table
 
 
-def _parts(path: Path, any_format: bool) -> tuple[list[Path], str]:
-    """The files to read and their format: the file itself, or all of a folder that are of its one format."""
+def _files_to_read(path: Path, any_format: bool) -> list[Path]:
+    """The file itself, or all of a folder that are of its one format."""
     files = [path]
     if path.is_dir():
-        files = sorted(part for part in path.iterdir() if part.suffix in FORMATS)
-    suffixes = {part.suffix for part in files}
-    if not any_format and (len(suffixes) != 1 or not suffixes <= {*FORMATS}):
-        found = ", ".join(sorted(suffixes)) or "none of these"
+        files = sorted(file for file in path.iterdir() if file.suffix in FORMATS)
+    # A folder of two formats may hold one table twice, so only one format is read.
+    suffixes = {file.suffix for file in files}
+    is_known = len(suffixes) == 1 and suffixes <= {*FORMATS}
+    if not any_format and not is_known:
+        known = ", ".join(FORMATS)
+        names = ", ".join(sorted(suffixes)) or "none of these"
         raise DataError(
-            f"{path}: must be a {', '.join(FORMATS)} file (or a folder of one kind), got {found}. Convert it."
+            f"{path}: must be a {known} file (or a folder of one kind), got {names}. Convert it."
         )
-    if not sum(part.stat().st_size for part in files):
+    # Before DuckDB sees it, whose messages on empty files differ with the format.
+    sizes = [file.stat().st_size for file in files]
+    if not sum(sizes):
         raise DataError(
             f"{path}: must hold at least one row, but it is empty. Check how it was exported."
         )
-    return files, files[0].suffix
+    return files
 
 
-def _header_layout(path: Path, delimiter: str) -> Layout:
+def _layout_from_header(path: Path, delimiter: str) -> DelimitedLayout:
+    # "utf-8-sig" drops the byte order mark that spreadsheets write.
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        names = next(csv.reader(stream, delimiter=delimiter), [])
-    names = [name.strip() for name in names]
+        reader = csv.reader(stream, delimiter=delimiter)
+        header = next(reader, [])
+    names = [name.strip() for name in header]
     if len({*names}) != len(names):
-        raise DataError(f"{path}: column names must differ, got {', '.join(names)}. Rename them.")
-    return Layout(tuple(names), delimiter, header=True)
+        listed = ", ".join(names)
+        raise DataError(f"{path}: column names must differ, got {listed}. Rename them.")
+    return DelimitedLayout(tuple(names), delimiter, header=True)
 
 
-def _read_delimited(connection: Any, parts: Sequence[Path], layout: Layout) -> Table:
+def _read_delimited(
+    connection: ibis.BaseBackend, names: Sequence[str], layout: DelimitedLayout
+) -> ir.Table:
+    # Files with a header come from programs that quote; MovieLens' own have quotes in their titles.
+    quote = '"' if layout.header else ""
+    # Nothing is detected: ids such as "007" would lose their zeros as integers.
     return connection.read_csv(
-        [str(part) for part in parts],
+        names,
         auto_detect=False,
         header=layout.header,
         columns=dict.fromkeys(layout.columns, "VARCHAR"),
         delim=layout.delimiter,
-        quote='"' if layout.header else "",
-        escape='"' if layout.header else "",
+        quote=quote,
+        escape=quote,
         encoding=layout.encoding,
     )
 
 
-def _check_columns(path: Path, found: Sequence[str], required: Sequence[str]) -> None:
-    missing = [name for name in required if name not in found]
+def _check_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
+    missing = [name for name in required if name not in names]
     if not missing:
         return
-    others = [name for name in found if name not in required]
-    hints = [
-        f"{near[0]} looks like {name}"
-        for name in missing
-        if (near := difflib.get_close_matches(name, others, n=1))
-    ]
+    others = [name for name in names if name not in required]
+    hints = []
+    for name in missing:
+        similar = difflib.get_close_matches(name, others, n=1)
+        hints += [f"{other} looks like {name}" for other in similar]
+    present = ", ".join(names) or "none"
+    hint = f" ({'; '.join(hints)})" if hints else ""
     raise DataError(
-        f"{path}: must have the columns {', '.join(required)}; {', '.join(missing)} is missing, "
-        f"found {', '.join(found) or 'none'}{' (' + '; '.join(hints) + ')' if hints else ''}. Rename or add it."
+        f"{path}: must have the columns {', '.join(required)}; "
+        f"{', '.join(missing)} is missing, "
+        f"found {present}{hint}. "
+        "Rename or add it."
     )
 
 
-def as_text(table: Table, name: str) -> Any:
+def as_text(table: ir.Table, name: str) -> ir.StringValue:
     """A column as text, whatever its type; null where the table has none of this name."""
     if name not in table.columns:
         return ibis.null("string")
     column = table[name]
-    kind = column.type()
-    if kind.is_json():
-        return column.unwrap_as("string").fill_null(column.cast("string"))
-    if kind.is_floating():
-        return ibis.ifelse(
-            column == column.floor(), column.try_cast("int64").cast("string"), column.cast("string")
-        )
-    if kind.is_timestamp() or kind.is_date():
-        return column.cast("timestamp").epoch_seconds().cast("string")
-    return column.cast("string")
+    column_type = column.type()
+    text = column.cast("string")
+    if column_type.is_json():
+        # A JSON text without its quotes; numbers and truth values as they are written.
+        return column.unwrap_as("string").fill_null(text)
+    if column_type.is_floating():
+        # Integers that pandas wrote as floats because values are missing between them.
+        is_integer = column == column.floor()
+        integer_text = column.try_cast("int64").cast("string")
+        return ibis.ifelse(is_integer, integer_text, text)
+    if column_type.is_timestamp() or column_type.is_date():
+        seconds = column.cast("timestamp").epoch_seconds()
+        return seconds.cast("string")
+    return text

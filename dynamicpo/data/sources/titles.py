@@ -5,62 +5,89 @@ import re
 import pandas as pd
 
 TITLE_LIMIT = 300
+# White space, control characters, and marks that are invisible or turn the direction of writing.
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]+")
-_ARTICLES = "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|I|Gli|El|Los|Las|Una|O|Os|Der|Die|Das|Ein|Eine|De|Den|Det|Het"
+_ARTICLES = (
+    "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|I|Gli|El|Los|Las|Una|O|Os|"
+    "Der|Die|Das|Ein|Eine|De|Den|Det|Het"
+)
+# "Name, Article" alone, before a bracket, or all of a bracket's content.
 _INVERTED = re.compile(rf"(^|(?<=\())([^()]+), ({_ARTICLES})(?=\s*(?:[()]|$))")
 _YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
 
 
 def clean_titles(titles: "pd.Series[str]") -> tuple["pd.Series[str]", dict[str, int]]:
-    """Titles with control characters and runs of spaces as one space, at most 300 characters long.
+    """Replace control characters and runs of spaces by one space, and cut at 300 characters.
 
     Returns:
-        The titles, and how many were changed (`titles_cleaned`) or shortened (`titles_cut`).
+        The titles, and the number of those changed (`titles_cleaned`) or shortened (`titles_cut`).
     """
+    # NFC, so that two spellings of one letter in Unicode do not make two titles.
     composed = titles.str.normalize("NFC")
-    clean = composed.str.replace(_BLANK, " ", regex=True).str.strip()
-    long = clean.str.len() > TITLE_LIMIT
-    short = clean.mask(long, clean.str.slice(0, TITLE_LIMIT - 1).str.rstrip() + "…")
-    return short, {"titles_cleaned": int((clean != titles).sum()), "titles_cut": int(long.sum())}
+    spaced = composed.str.replace(_BLANK, " ", regex=True)
+    clean = spaced.str.strip()
+    is_long = clean.str.len() > TITLE_LIMIT
+    beginning = clean.str.slice(0, TITLE_LIMIT - 1)
+    shortened = beginning.str.rstrip() + "…"
+    counts = {
+        "titles_cleaned": int((clean != titles).sum()),
+        "titles_cut": int(is_long.sum()),
+    }
+    return clean.mask(is_long, shortened), counts
 
 
 def natural_title(title: str, year: str = "") -> str:
-    """A MovieLens title in natural order, with its year: "Matrix, The" of 1999 as "The Matrix (1999)".
+    """Write a MovieLens title in natural order, with its year.
+
+    "Matrix, The" of 1999 becomes "The Matrix (1999)".
 
     Args:
         title: As MovieLens writes it, with or without the year behind it.
         year: The year, used where the title has none; anything but four digits is none.
     """
-    found = _YEAR.search(title)
-    name = title[: found.start()] if found else title
-    year = found.group(1) if found else year
-    name = _INVERTED.sub(_turn, name)
-    return f"{name} ({year})" if re.fullmatch(r"\d{4}", year) else name
+    match = _YEAR.search(title)
+    if match:
+        # Taken off first: an article stands at the end of the name, in front of the year.
+        year = match.group(1)
+        title = title[: match.start()]
+    name = _INVERTED.sub(_with_article_first, title)
+    has_year = re.fullmatch(r"\d{4}", year)
+    return f"{name} ({year})" if has_year else name
 
 
-def _turn(match: re.Match[str]) -> str:
-    name, article = match.group(2), match.group(3)
-    return f"{article}{'' if article.endswith(chr(39)) else ' '}{name}"
+def _with_article_first(match: re.Match[str]) -> str:
+    _, name, article = match.groups()
+    # "L'Avventura", without a space.
+    separator = "" if article.endswith("'") else " "
+    return f"{article}{separator}{name}"
 
 
 def distinct_titles(items: pd.DataFrame) -> tuple["pd.Series[str]", int]:
-    """Titles of which no two read the same, upper and lower case alike.
+    """Make titles distinct, upper and lower case counting as alike.
 
-    Those that do get their year where it is known, then a number: the first by item id stays as it is.
+    Those that are alike get their year where it is known, then a number: the first by item id stays
+    as it is.
 
     Args:
         items: `item_id`, `title` and, where known, `year` ("" for unknown).
 
     Returns:
-        The titles, in the order of `items`, and how many were changed.
+        The titles, in the order of `items`, and the number of those changed.
     """
     ordered = items.sort_values("item_id")
     titles = ordered["title"]
     if "year" in ordered:
-        alike = titles.str.casefold().duplicated(keep=False) & (ordered["year"] != "")
-        titles = titles.mask(alike, titles + " (" + ordered["year"] + ")")
-    while (again := titles.str.casefold().duplicated()).any():
-        number = titles.groupby(titles.str.casefold()).cumcount() + 1
-        titles = titles.mask(again, titles + " (" + number.astype(str) + ")")
+        is_alike = titles.str.casefold().duplicated(keep=False)
+        has_year = ordered["year"] != ""
+        dated = titles + " (" + ordered["year"] + ")"
+        titles = titles.mask(is_alike & has_year, dated)
+    folded = titles.str.casefold()
+    # Until none is repeated: "Title (2)" may be the title of another item already.
+    while folded.duplicated().any():
+        number = titles.groupby(folded).cumcount() + 1
+        numbered = titles + " (" + number.astype(str) + ")"
+        titles = titles.mask(folded.duplicated(), numbered)
+        folded = titles.str.casefold()
     titles = titles.reindex(items.index)
-    return titles, int((titles != items["title"]).sum())
+    is_changed = titles != items["title"]
+    return titles, int(is_changed.sum())

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.data.sources import published
-from dynamicpo.data.sources.reading import Check, check_rows, present, read_text
+from dynamicpo.data.sources.reading import null_if_missing, read_text
+from dynamicpo.data.sources.row_checks import RowCheck, run_row_checks
 from dynamicpo.data.sources.titles import TITLE_LIMIT, clean_titles, distinct_titles, natural_title
 
 
@@ -151,15 +152,18 @@ def test_whole_floats_lose_their_point(connection: ibis.BaseBackend, tmp_path: P
 @pytest.mark.parametrize("text", ["", " ", "nan", "NaN", "null", "None", "<NA>"])
 def test_ids_that_mean_nothing_are_missing(connection: ibis.BaseBackend, text: str) -> None:
     table = connection.create_table("t", ibis.memtable({"row": [1, 2], "a": [" id ", text]}))
-    assert table.select(a=present(table.a)).to_pandas()["a"].fillna("-").tolist() == ["id", "-"]
+    assert table.select(a=null_if_missing(table.a)).to_pandas()["a"].fillna("-").tolist() == [
+        "id",
+        "-",
+    ]
     with pytest.raises(
         DataError,
         match=r"file: a must be given, not so in 1 of 2 rows, first in data row 2 .*\. Add it\.",
     ):
-        check_rows(
+        run_row_checks(
             table,
             Path("file"),
-            [Check(present(table.a).isnull(), "a", "a must be given", "Add it.")],
+            [RowCheck(null_if_missing(table.a).isnull(), "a", "a must be given", "Add it.")],
         )
 
 

@@ -1,0 +1,199 @@
+"""Filters of interactions, as ibis expressions for any engine."""
+
+from typing import NamedTuple
+
+import ibis
+import ibis.expr.types as ir
+import pandas as pd
+
+from dynamicpo.core import random_keys
+from dynamicpo.core.config import DataConfig
+from dynamicpo.core.errors import DataError
+
+_PRIME = 2**31 - 1
+_SHOWN_IDS = 3
+
+
+class FilteredInteractions(NamedTuple):
+    """Interactions that are left after filters.
+
+    Attributes:
+        table: `user_id`, `item_id`, `timestamp`, `tie_break`.
+        counts: Numbers of what was dropped, by reason.
+    """
+
+    table: ir.Table
+    counts: dict[str, int]
+
+
+def count_rows(table: ir.Table) -> int:
+    """The number of rows, by a query."""
+    return int(table.count().execute())
+
+
+def filter_interactions(
+    connection: ibis.BaseBackend,
+    interactions: ir.Table,
+    item_ids: "pd.Series[str]",
+    config: DataConfig,
+) -> FilteredInteractions:
+    """Keep the interactions that count: known items, rating, one of each user and item, k-core.
+
+    Of a user's interactions with one item the first stays: a later one would have its target in its
+    own history, which no negative is, so that the candidates would give the answer away.
+
+    Args:
+        connection: An ibis connection.
+        interactions: `user_id`, `item_id`, `timestamp`, `rating`.
+        item_ids: The items of the catalogue.
+        config: The filters.
+
+    Raises:
+        DataError: Too many unknown items, or nothing is left.
+    """
+    catalogue = _catalogue_table(connection, item_ids)
+    known = connection.create_table("known", interactions.inner_join(catalogue, "item_id"))
+    num_read = count_rows(interactions)
+    num_known = count_rows(known)
+    counts = {
+        "interactions_read": num_read,
+        "dropped_unknown_items": num_read - num_known,
+    }
+    _check_unknown(interactions, catalogue, config, counts)
+    # A rating may be missing where none is asked for, and no missing one would pass a comparison.
+    liked = known.filter(known.rating >= config.min_rating) if config.min_rating else known
+    num_liked = count_rows(liked)
+    counts["dropped_low_rating"] = num_known - num_liked
+    if not num_liked:
+        raise DataError(
+            f"interactions: must leave some after the filters, but of {num_read} "
+            f"{counts['dropped_unknown_items']} have unknown items and "
+            f"{counts['dropped_low_rating']} a rating below {config.min_rating:g}. "
+            "Lower min_rating or complete the items."
+        )
+    first = _first_interactions(liked)
+    events = liked.select("user_id", "item_id", "timestamp")
+    num_distinct = count_rows(events.distinct())
+    counts["dropped_duplicates"] = num_liked - num_distinct
+    counts["dropped_repeats"] = num_distinct - count_rows(first)
+    core = k_core(connection, first, config.k_core)
+    return FilteredInteractions(core.table, counts | core.counts)
+
+
+def _catalogue_table(connection: ibis.BaseBackend, item_ids: "pd.Series[str]") -> ir.Table:
+    """The items, each with 31 random bits for the order of ties."""
+    keys = random_keys.keys(seed=0, purpose="ties", ids=item_ids.tolist())
+    draws = random_keys.bits(keys, draws=0)
+    # 31 bits, so that squares fit into the 64-bit integers of every engine.
+    short_draws = (draws >> 33).astype("int64")
+    items = ibis.memtable(
+        {
+            "item_id": item_ids,
+            "draw": short_draws,
+        }
+    )
+    return connection.create_table("catalogue", items)
+
+
+def _first_interactions(liked: ir.Table) -> ir.Table:
+    """A user's first interaction with each item, with its `tie_break`."""
+    # An item has one draw; it is among the keys so that it stays a column.
+    by_pair = liked.group_by(["user_id", "item_id", "draw"])
+    first = by_pair.aggregate(timestamp=liked.timestamp.min())
+    return first.select(
+        "user_id",
+        "item_id",
+        "timestamp",
+        tie_break=_tie_break(first.draw, first.timestamp),
+    )
+
+
+def _tie_break(draw: ir.IntegerValue, timestamp: ir.FloatingValue) -> ir.IntegerValue:
+    """A hash of item and timestamp: the order of interactions with equal timestamps.
+
+    With the item alone, two items would always come in the same order, which could be learnt.
+    """
+    seconds = timestamp.floor().cast("int64")
+    mixed = _squared(draw + seconds % _PRIME)
+    return _squared(mixed + draw)
+
+
+def _squared(number: ir.IntegerValue) -> ir.IntegerValue:
+    """A square modulo a prime: a hash that all engines compute alike, unlike those they offer."""
+    remainder = number % _PRIME
+    return remainder * remainder % _PRIME
+
+
+def _check_unknown(
+    interactions: ir.Table, catalogue: ir.Table, config: DataConfig, counts: dict[str, int]
+) -> None:
+    total = counts["interactions_read"]
+    unknown = counts["dropped_unknown_items"]
+    if unknown <= config.max_unknown_share * total:
+        return
+    missing = interactions.anti_join(catalogue, "item_id")
+    raise DataError(
+        f"interactions: at most {config.max_unknown_share:.2%} may have items that the items table "
+        f"lacks, got {unknown / total:.2%} ({unknown} of {total}, such as {_some_ids(missing)}; "
+        f"the items table has ids such as {_some_ids(catalogue)}). Complete the items or raise "
+        "max_unknown_share."
+    )
+
+
+def _some_ids(table: ir.Table) -> str:
+    # Sorted, so that the same files give the same message.
+    distinct = table.select("item_id").distinct()
+    ordered = distinct.order_by("item_id")
+    frame = ordered.limit(_SHOWN_IDS).to_pandas()
+    return ", ".join(repr(item_id) for item_id in frame["item_id"])
+
+
+def k_core(
+    connection: ibis.BaseBackend, interactions: ir.Table, min_count: int
+) -> FilteredInteractions:
+    """Drop users and items with fewer than `min_count` interactions until none is left.
+
+    Raises:
+        DataError: No interaction is left.
+    """
+    # Each round is a table of its own: as one expression, the query would grow with the rounds.
+    table = connection.create_table("core0", interactions)
+    num_before = count_rows(table)
+    num_users = _count_distinct(table, "user_id")
+    num_items = _count_distinct(table, "item_id")
+    rounds = 0
+    previous = 0
+    remaining = num_before
+    # One round is not enough: without its rare items a user may be rare, and the reverse.
+    while min_count > 1 and remaining != previous:
+        rounds += 1
+        table = connection.create_table(f"core{rounds}", _drop_rare(table, min_count))
+        previous = remaining
+        remaining = count_rows(table)
+    if not remaining:
+        raise DataError(
+            f"interactions: must leave users and items with at least {min_count} interactions, but "
+            f"of {num_before} none is left. Lower k_core or give more data."
+        )
+    counts = {
+        "k_core_rounds": rounds,
+        "dropped_k_core": num_before - remaining,
+        "dropped_users": num_users - _count_distinct(table, "user_id"),
+        "dropped_items": num_items - _count_distinct(table, "item_id"),
+    }
+    return FilteredInteractions(table, counts)
+
+
+def _drop_rare(table: ir.Table, min_count: int) -> ir.Table:
+    """Drop users and items that are rare in the table, both counted before either is dropped."""
+    frequent = table
+    for name in ("user_id", "item_id"):
+        groups = table.group_by(name)
+        sizes = groups.aggregate(num_interactions=table.count())
+        frequent_ids = sizes.filter(sizes.num_interactions >= min_count)
+        frequent = frequent.semi_join(frequent_ids, name)
+    return frequent
+
+
+def _count_distinct(table: ir.Table, name: str) -> int:
+    return count_rows(table.select(name).distinct())

@@ -1,0 +1,69 @@
+"""Examples from interactions: filtered, ordered by time, and split."""
+
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import pandas as pd
+import pyarrow as pa
+
+from dynamicpo.core.choices import SPLITS
+from dynamicpo.core.config import DataConfig
+from dynamicpo.core.progress import Progress
+from dynamicpo.core.records.rows import EXAMPLES
+from dynamicpo.data.filters import count_rows, filter_interactions
+from dynamicpo.data.prepared import PreparedData
+from dynamicpo.data.sequences import build_sequences, select_examples, training_popularity
+from dynamicpo.data.sources.movielens import read_movielens
+from dynamicpo.data.sources.tables import read_tables
+
+
+def examples_from_interactions(
+    connection: ibis.BaseBackend, files: dict[str, Path], config: DataConfig, progress: Progress
+) -> PreparedData:
+    """Make examples of interactions, and the catalogue of the items that are left.
+
+    Args:
+        connection: An ibis connection to DuckDB.
+        files: The files of the source, by their role or name.
+        config: Source, filters and split.
+        progress: Advanced by each step.
+
+    Raises:
+        DataError: Files that can't be used, or no interaction passes the filters.
+    """
+    read = read_movielens if config.source == "movielens" else read_tables
+    imported = read(connection, files, needs_rating=config.min_rating > 0)
+    progress.advance(note="files read and checked")
+    filtered = filter_interactions(
+        connection,
+        imported.interactions,
+        imported.items["item_id"],
+        config,
+    )
+    progress.advance(note="interactions filtered")
+    sequences = build_sequences(connection, filtered.table, config)
+    progress.advance(note="histories built")
+    splits = _split_tables(sequences, config.min_history)
+    num_examples = sum(len(rows) for rows in splits.values())
+    num_interactions = count_rows(filtered.table)
+    num_users = filtered.table.user_id.nunique().execute()
+    counts = {
+        **filtered.counts,
+        "interactions": num_interactions,
+        "users": int(num_users),
+        **imported.counts,
+        "dropped_short_histories": num_interactions - num_examples,
+    }
+    # An inner join: items that the filters dropped leave the catalogue, too.
+    popularity = training_popularity(sequences)
+    catalogue: pd.DataFrame = imported.items.merge(popularity, on="item_id")
+    return PreparedData(catalogue, splits, counts)
+
+
+def _split_tables(sequences: ir.Table, min_history: int) -> dict[str, pa.Table]:
+    splits = {}
+    for split in SPLITS:
+        selected = select_examples(sequences, split, min_history)
+        splits[split] = selected.to_pyarrow().cast(EXAMPLES)
+    return splits

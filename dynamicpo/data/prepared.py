@@ -1,0 +1,23 @@
+"""Examples with their catalogue, before they are written."""
+
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+# Steps of progress until the data are prepared: files read, interactions filtered, histories built.
+PREPARATION_STEPS = 3
+
+
+class PreparedData(NamedTuple):
+    """Examples of one source.
+
+    Attributes:
+        catalogue: The items: `item_id`, `title`, `popularity`, `category`.
+        splits: The examples of each split.
+        counts: Numbers of what was read, dropped and changed.
+    """
+
+    catalogue: pd.DataFrame
+    splits: dict[str, pa.Table]
+    counts: dict[str, int]
