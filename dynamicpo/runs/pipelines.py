@@ -27,7 +27,7 @@ from dynamicpo.core.config_fields import from_mapping
 from dynamicpo.core.errors import ConfigError, DataError, unknown_name
 from dynamicpo.prompts.loader import load_template
 from dynamicpo.runs import images
-from dynamicpo.study.grid import plan_cells
+from dynamicpo.study.grid import PlannedCell, plan_cells
 
 # A pipeline's parameter is one of these prefixes and a field of the configuration.
 STAGES: dict[str, Any] = {
@@ -170,7 +170,7 @@ def objective(name: str) -> dict[str, Any]:
     return {"objective": name, "loss": loss, "dynamic": loss != name}
 
 
-def cells_of(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+def cells_of(parameters: Mapping[str, Any]) -> list[PlannedCell]:
     """The cells of a study's parameters."""
     fields = GridConfig.__dataclass_fields__
     return plan_cells(GridConfig(**{field: parameters[f"grid_{field}"] for field in fields}))

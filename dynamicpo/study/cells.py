@@ -2,48 +2,51 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dynamicpo.core.arrays import FloatArray
 from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest
-from dynamicpo.evaluation.results import COMPARED, Result
+from dynamicpo.evaluation.results import Result
 from dynamicpo.evaluation.saved import Entry, models_of, read_entry
 from dynamicpo.metrics.ranking import row_metrics
-from dynamicpo.reports.training_log import GRADIENT, RELATIVE, last, relative_gradient
-from dynamicpo.study.grid import kind_at, variant_of
-from dynamicpo.study.verdict import SFT, Cells, Floats, Kind, kind_name, order
+from dynamicpo.reports.training_log import (
+    BOUNDARY_GRADIENT,
+    RELATIVE_BOUNDARY_GRADIENT,
+    mean_of_last_steps,
+    relative_boundary_gradient,
+)
+from dynamicpo.study.contrasts import Cells
+from dynamicpo.study.kinds import SFT, Kind, kind_at, kind_name, kind_order, variant_of
+from dynamicpo.study.measurements import HIT_RATIO
 
-_FREE = {
-    "loss",
-    "dynamic",
-    "ablation",
-    "num_negatives",
-    "seed",
-}  # in what the cells of a study may differ
+# The settings that are studied, in which cells may differ.
+_STUDIED = ("loss", "dynamic", "ablation", "num_negatives", "seed")
 
 
-class Found(NamedTuple):
-    """The cells of a study.
+class StudyCells(NamedTuple):
+    """All cells of a study, and what they have in common.
 
     Attributes:
         cells: By kind.
         users: The user of each row.
         seeds: Those of every kind.
         adapter: Fingerprint of the SFT model that all started from.
-        shared: The settings that all have in common.
+        shared: The settings and inputs that all have in common.
     """
 
     cells: dict[Kind, Cells]
     users: Sequence[str]
     seeds: list[int]
     adapter: str
-    shared: dict[str, Any]
+    shared: JsonObject
 
 
-def read_cells(paths: Sequence[Path], sources: Sequence[Manifest]) -> Found:
+def read_cells(paths: Sequence[Path], sources: Sequence[Manifest]) -> StudyCells:
     """The cells of a study.
 
     Args:
@@ -51,30 +54,22 @@ def read_cells(paths: Sequence[Path], sources: Sequence[Manifest]) -> Found:
         sources: Their manifests.
 
     Raises:
-        DataError: A model that is no cell, cells that differ in more than they may, or in their seeds.
+        DataError: A model that is no cell, cells that differ in more than they may, or in their
+            seeds.
     """
-    trained: dict[Kind, dict[int, Entry]] = {}
-    entries: list[Entry] = []
-    for path, source in zip(paths, sources, strict=True):
-        for name in models_of(source):
-            entries.append(_checked(path / name, read_entry(path / name, source), entries[:1]))
-            config = entries[-1].facts["config"]
-            variant = variant_of(config["dynamic"], config["ablation"])
-            kind = kind_at(config["loss"], variant, config["num_negatives"])
-            trained.setdefault(kind, {})[config["seed"]] = entries[-1]
+    entries = _read_trained(paths, sources)
     if not entries:
         raise DataError(
             "study: needs at least one cell, got none. Give the evaluations of trained models."
         )
-    seeds = _seeds(trained)
-    cells = {
-        kind: _cells([trained[kind][seed] for seed in seeds]) for kind in sorted(trained, key=order)
-    }
-    facts = entries[0].facts
-    shared = {name: value for name, value in facts["config"].items() if name not in _FREE} | facts[
-        "inputs"
-    ]
-    return Found(cells, entries[0].result.rows.users, seeds, facts["inputs"]["adapter"], shared)
+    by_kind = _by_kind_and_seed(entries)
+    seeds = _shared_seeds(by_kind)
+    cells = {}
+    for kind in sorted(by_kind, key=kind_order):
+        cells[kind] = _cells_of([by_kind[kind][seed] for seed in seeds])
+    first = entries[0]
+    adapter = first.facts["inputs"]["adapter"]
+    return StudyCells(cells, first.result.rows.users, seeds, adapter, _shared_settings(first))
 
 
 def read_sft(path: Path, source: Manifest, adapter: str) -> dict[Kind, Cells]:
@@ -83,75 +78,133 @@ def read_sft(path: Path, source: Manifest, adapter: str) -> dict[Kind, Cells]:
     Raises:
         DataError: The evaluation is not of the SFT model that the cells started from.
     """
-    found = {name: read_entry(path / name, source) for name in models_of(source)}
-    for entry in found.values():
+    names = models_of(source)
+    for name in names:
+        entry = read_entry(path / name, source)
         if entry.facts["fingerprint"] == adapter:
             return {SFT: Cells(hits(entry.result)[None], {})}
     raise DataError(
-        f"{path}: must hold the SFT model that all cells started from, but has {', '.join(found) or 'no model'} of "
-        "another fingerprint. Evaluate the one they started from."
+        f"{path}: must hold the SFT model that all cells started from, but has "
+        f"{', '.join(names) or 'no model'} of another fingerprint. Evaluate the one they started "
+        "from."
     )
 
 
 def baseline_hits(path: Path, source: Manifest) -> dict[str, float]:
     """HitRatio@1 of the baselines, chance left out."""
-    names = [name for name in BASELINES[1:] if (path / name).is_dir()]
-    return {name: float(hits(read_entry(path / name, source).result).mean()) for name in names}
+    hit_ratios = {}
+    for name in BASELINES[1:]:
+        if (path / name).is_dir():
+            entry = read_entry(path / name, source)
+            hit_ratios[name] = float(hits(entry.result).mean())
+    return hit_ratios
 
 
-def hits(result: Result) -> Floats:
+def hits(result: Result) -> FloatArray:
     """HitRatio@1 of each row, the expected value under ties. Shape (N,)."""
-    return np.asarray(row_metrics(result.better, result.tied, 1, [1])[COMPARED])
+    metrics = row_metrics(result.better, result.tied, num_candidates=1, ks=[1])
+    return np.asarray(metrics[HIT_RATIO])
 
 
-def _checked(place: Path, entry: Entry, first: Sequence[Entry]) -> Entry:
-    """The entry, which must be a cell, and like the first one in all that is not studied."""
-    facts = entry.facts
-    if facts["stage"] != "preference_training" or not entry.steps:
+def _read_trained(paths: Sequence[Path], sources: Sequence[Manifest]) -> list[Entry]:
+    """The models of all evaluations, which must be cells of one study."""
+    entries: list[Entry] = []
+    for path, source in zip(paths, sources, strict=True):
+        for name in models_of(source):
+            entry = read_entry(path / name, source)
+            _check_is_cell(path / name, entry)
+            # Differing from the first is enough to see, as being alike is transitive.
+            if entries:
+                _check_alike(path / name, entries[0], entry)
+            entries.append(entry)
+    return entries
+
+
+def _by_kind_and_seed(entries: Sequence[Entry]) -> dict[Kind, dict[int, Entry]]:
+    by_kind: dict[Kind, dict[int, Entry]] = {}
+    for entry in entries:
+        config = entry.facts["config"]
+        variant = variant_of(config["dynamic"], config["ablation"])
+        kind = kind_at(config["loss"], variant, config["num_negatives"])
+        by_seed = by_kind.setdefault(kind, {})
+        by_seed[config["seed"]] = entry
+    return by_kind
+
+
+def _check_is_cell(path: Path, entry: Entry) -> None:
+    stage = entry.facts["stage"]
+    if stage != "preference_training" or not entry.steps:
         raise DataError(
-            f"{place}: must be a model of preference training with its steps.jsonl, but it comes from "
-            f"{facts['stage']} with {len(entry.steps)} steps. Leave it out."
+            f"{path}: must be a model of preference training with its steps.jsonl, but it comes "
+            f"from {stage} with {len(entry.steps)} steps. Leave it out."
         )
-    for other in first:
-        before, now = (
-            {**item["config"], **item["inputs"], "backbone": item["backbone"]}
-            for item in (other.facts, facts)
-        )
-        names = [name for name in before if name not in _FREE and before[name] != now.get(name)]
-        if names:
-            values = ", ".join(f"{name} ({before[name]} and {now.get(name)})" for name in names)
-            raise DataError(
-                f"{place}: cells must be alike in all that is not studied, but differ in {values}."
-            )
-    return entry
 
 
-def _seeds(trained: Mapping[Kind, Mapping[int, Entry]]) -> list[int]:
-    kinds = list(trained)
-    seeds = sorted(trained[kinds[0]])
-    for kind in kinds[1:]:
-        if sorted(trained[kind]) != seeds:
+def _check_alike(path: Path, first: Entry, entry: Entry) -> None:
+    """Refuse a cell that differs from the first one in anything that is not studied."""
+    expected = _settings(first)
+    actual = _settings(entry)
+    differences = []
+    for name, value in expected.items():
+        if name not in _STUDIED and value != actual.get(name):
+            differences.append(f"{name} ({value} and {actual.get(name)})")
+    if differences:
+        raise DataError(
+            f"{path}: cells must be alike in all that is not studied, but differ in "
+            f"{', '.join(differences)}."
+        )
+
+
+def _settings(entry: Entry) -> JsonObject:
+    """What determines a cell: its configuration, inputs and base model."""
+    facts = entry.facts
+    return {**facts["config"], **facts["inputs"], "backbone": facts["backbone"]}
+
+
+def _shared_settings(entry: Entry) -> JsonObject:
+    shared: JsonObject = {}
+    for name, value in entry.facts["config"].items():
+        if name not in _STUDIED:
+            shared[name] = value
+    return {**shared, **entry.facts["inputs"]}
+
+
+def _shared_seeds(by_kind: Mapping[Kind, Mapping[int, Entry]]) -> list[int]:
+    """The seeds of every kind; cells are compared seed by seed, so that all must have the same."""
+    first, *others = by_kind
+    seeds = sorted(by_kind[first])
+    for kind in others:
+        seeds_of_kind = sorted(by_kind[kind])
+        if seeds_of_kind != seeds:
             raise DataError(
-                f"study: all kinds of cells must have the same seeds, {kind_name(kinds[0])} has {seeds} and "
-                f"{kind_name(kind)} has {sorted(trained[kind])}. Train the missing ones."
+                f"study: all kinds of cells must have the same seeds, {kind_name(first)} has "
+                f"{seeds} and {kind_name(kind)} has {seeds_of_kind}. Train the missing ones."
             )
     return seeds
 
 
-def _cells(entries: Sequence[Entry]) -> Cells:
-    rows = [_figures(entry) for entry in entries]
-    figures = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return Cells(np.stack([hits(entry.result) for entry in entries]), figures)
+def _cells_of(entries: Sequence[Entry]) -> Cells:
+    """The cells of one kind, seed by seed."""
+    records = [_figures(entry) for entry in entries]
+    figures = {}
+    for name in records[0]:
+        figures[name] = np.array([record[name] for record in records])
+    hits_by_seed = [hits(entry.result) for entry in entries]
+    return Cells(np.stack(hits_by_seed), figures)
 
 
 def _figures(entry: Entry) -> dict[str, float]:
-    """What training ended with; the first step's loss is that before any update."""
-    relative = [{RELATIVE: value} for value in relative_gradient(entry.steps)]
+    """Measures at the end of training."""
+    log = entry.steps
+    final_loss = mean_of_last_steps(log, "loss")
+    # The first step's loss is that before any update.
+    first_loss = log[0]["loss"]
+    relative = [{RELATIVE_BOUNDARY_GRADIENT: value} for value in relative_boundary_gradient(log)]
     return {
-        "final_loss": last(entry.steps, "loss"),
-        "loss_share": last(entry.steps, "loss") / entry.steps[0]["loss"],
-        GRADIENT: last(entry.steps, GRADIENT),
-        RELATIVE: last(relative, RELATIVE),
-        "boundary_fraction": last(entry.steps, "boundary_fraction"),
-        "violation_share": last(entry.steps, "violation_share"),
+        "final_loss": final_loss,
+        "loss_share": final_loss / first_loss,
+        BOUNDARY_GRADIENT: mean_of_last_steps(log, BOUNDARY_GRADIENT),
+        RELATIVE_BOUNDARY_GRADIENT: mean_of_last_steps(relative, RELATIVE_BOUNDARY_GRADIENT),
+        "boundary_fraction": mean_of_last_steps(log, "boundary_fraction"),
+        "violation_share": mean_of_last_steps(log, "violation_share"),
     }

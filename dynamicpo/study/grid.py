@@ -1,58 +1,58 @@
-"""The cells of the collapse study: every objective, variant, number of negatives and seed, each trained once."""
+"""The grid of the collapse study: objectives, variants, numbers of negatives and seeds."""
 
-from typing import Any
+from typing import TypedDict
 
 from dynamicpo.core.config import GridConfig
-
-# With one negative both are DPO, and either half of DynamicPO leaves what the whole or none of it does.
-EQUAL_AT_ONE = ("dmpo", "sdpo")
-VARIANTS_AT_ONE = {
-    "plain": "plain",
-    "selection": "plain",
-    "beta": "dynamicpo",
-    "dynamicpo": "dynamicpo",
-}
+from dynamicpo.study.kinds import ABLATIONS_OF_TREATMENT, Kind, kind_at
 
 
-def plan_cells(config: GridConfig) -> list[dict[str, Any]]:
-    """What to train: cells that coincide at one negative are listed once.
+class PlannedCell(TypedDict):
+    """A cell to train: its name, and the settings of preference training that it stands for."""
+
+    cell: str
+    loss: str
+    dynamic: bool
+    ablation: str
+    num_negatives: int
+    seed: int
+
+
+def plan_cells(config: GridConfig) -> list[PlannedCell]:
+    """The cells to train: those that coincide at one negative are listed once.
 
     Returns:
-        For each cell its name, such as `dynamicpo-dmpo-k19-s0`, and the settings of preference training that
-        it stands for: `loss`, `dynamic`, `ablation`, `num_negatives`, `seed`. Seed by seed, so that a study that is
-        stopped early has every kind of cell.
+        Cells with names such as `dynamicpo-dmpo-k19-s0`. They come seed by seed, so that a study
+        that is stopped early has every kind of cell.
     """
-    counts = sorted(int(entry) for entry in config.listed("num_negatives"))
-    kinds = dict.fromkeys(
-        kind_at(loss, variant, count)
-        for count in counts
-        for loss in config.listed("objectives")
-        for variant in config.listed("variants")
-    )
-    return [_cell(*kind, seed=int(seed)) for seed in config.listed("seeds") for kind in kinds]
+    kinds = _kinds(config)
+    cells = []
+    for seed in config.listed("seeds"):
+        for kind in kinds:
+            cells.append(_cell(kind, int(seed)))
+    return cells
 
 
-def kind_at(loss: str, variant: str, num_negatives: int) -> tuple[str, str, int]:
-    """The cell that stands for an objective and a variant at a number of negatives: loss, variant, number."""
-    if num_negatives > 1:
-        return loss, variant, num_negatives
-    return "dpo" if loss in EQUAL_AT_ONE else loss, VARIANTS_AT_ONE[variant], 1
+def _kinds(config: GridConfig) -> list[Kind]:
+    """The kinds of the grid, each once, by number of negatives."""
+    numbers = sorted(int(entry) for entry in config.listed("num_negatives"))
+    kinds = []
+    for num_negatives in numbers:
+        for loss in config.listed("objectives"):
+            for variant in config.listed("variants"):
+                kinds.append(kind_at(loss, variant, num_negatives))
+    # A dict keeps the order in which its keys came first, where a set has none.
+    return list(dict.fromkeys(kinds))
 
 
-def variant_of(dynamic: bool, ablation: str) -> str:
-    """The variant that settings of preference training stand for."""
-    if not dynamic:
-        return "plain"
-    return "dynamicpo" if ablation == "none" else ablation
-
-
-def _cell(loss: str, variant: str, num_negatives: int, seed: int) -> dict[str, Any]:
-    front = "" if variant == "plain" else f"{variant}-"
+def _cell(kind: Kind, seed: int) -> PlannedCell:
+    prefix = "" if kind.variant == "plain" else f"{kind.variant}-"
+    name = f"{prefix}{kind.loss}-k{kind.num_negatives}-s{seed}"
+    is_ablation = kind.variant in ABLATIONS_OF_TREATMENT
     return {
-        "cell": f"{front}{loss}-k{num_negatives}-s{seed}",
-        "loss": loss,
-        "dynamic": variant != "plain",
-        "ablation": variant if variant in ("selection", "beta") else "none",
-        "num_negatives": num_negatives,
+        "cell": name,
+        "loss": kind.loss,
+        "dynamic": kind.variant != "plain",
+        "ablation": kind.variant if is_ablation else "none",
+        "num_negatives": kind.num_negatives,
         "seed": seed,
     }

@@ -1,61 +1,80 @@
-"""The collapse study: HitRatio@1 and loss against the number of negatives, and a verdict (arXiv 2605.00327)."""
+"""The collapse study: HitRatio@1 and loss against the number of negatives (arXiv 2605.00327)."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dynamicpo.core.config import StudyConfig
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest, config_dict, fingerprint, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.evaluation.saved import read_sources, warnings_of
-from dynamicpo.reports.pages.study import study_figure, study_markdown, study_page
+from dynamicpo.reports.pages.study import StudyReport, study_markdown, study_overview, study_page
 from dynamicpo.study.cells import baseline_hits, read_cells, read_sft
-from dynamicpo.study.report import counts, make_report, plain
+from dynamicpo.study.measurements import flat_counts, study_as_json
+from dynamicpo.study.report import make_report
+from dynamicpo.study.sentences import verdict_in_words
 from dynamicpo.study.verdict import judge_all
 
 
 def judge_collapse(
     baselines: Path, evaluations: Sequence[Path], output: Path, config: StudyConfig
 ) -> Manifest:
-    """Say whether more negatives made ranking worse while the loss fell, and whether DynamicPO prevented it.
+    """Judge if ranking got worse with more negatives while the loss fell, and DynamicPO's effect.
 
     Args:
         baselines: Evaluation of the SFT model that all cells started from, and of the baselines.
-        evaluations: Evaluations of the cells: models that differ in loss, DynamicPO, number of negatives and seed
-            alone.
+        evaluations: Evaluations of the cells: models that differ in loss, DynamicPO, number of
+            negatives and seed alone.
         output: Folder to make: `study.json`, `verdict.md`, `figure.svg`, `report.html`.
         config: What counts as a collapse.
 
     Returns:
-        The manifest; `counts` holds the figures of every kind of cell, and the numbers of collapses and looks.
+        The manifest; `counts` holds the figures of every kind of cell, and the numbers of collapses
+        and comparisons.
 
     Raises:
-        DataError: Evaluations that can't stand side by side, or cells that differ in more than they may.
+        DataError: Evaluations that can't stand side by side, or cells that differ in more than they
+            may.
     """
     sources = read_sources([baselines, *evaluations], "study")
-    inputs = {"baselines": sources[0].fingerprint}
-    inputs["evaluations"] = fingerprint(sorted(source.fingerprint for source in sources[1:]))
-    manifest = Manifest("judge_collapse", config_dict(config), inputs)
+    manifest = _manifest(sources, config)
     if (existing := finished(output, manifest)) is not None:
         return existing
-    found = read_cells(evaluations, sources[1:])
-    sft = read_sft(baselines, sources[0], found.adapter)
-    study = judge_all({**found.cells, **sft}, found.users, found.seeds, config)
-    protocol: dict[str, Any] = sources[0].extra["protocol"]
-    facts = {
+    trained = read_cells(evaluations, sources[1:])
+    sft = read_sft(baselines, sources[0], trained.adapter)
+    study = judge_all({**trained.cells, **sft}, trained.users, trained.seeds, config)
+    protocol: JsonObject = sources[0].extra["protocol"]
+    settings: JsonObject = {
         "protocol": protocol,
         "test": manifest.config,
-        "seeds": found.seeds,
-        "cells": found.shared,
+        "seeds": trained.seeds,
+        "cells": trained.shared,
     }
+    baseline_ratios = baseline_hits(baselines, sources[0])
+    report = make_report(study, baseline_ratios, settings, sorted(warnings_of(sources)))
     with stage_output(output, manifest) as folder:
-        report = make_report(
-            study, baseline_hits(baselines, sources[0]), facts, sorted(warnings_of(sources))
-        )
-        write_json(folder / "study.json", {"protocol": protocol, **plain(study)})
-        (folder / "report.html").write_text(study_page(report), encoding="utf-8")
-        (folder / "figure.svg").write_text(study_figure(report), encoding="utf-8")
-        (folder / "verdict.md").write_text(study_markdown(report), encoding="utf-8")
-        manifest.counts = counts(study)
+        numbers = study_as_json(study)
+        words = verdict_in_words(study)
+        write_json(folder / "study.json", {"protocol": protocol, **numbers, "sentences": words})
+        _write_report(folder, report)
+        manifest.counts = flat_counts(study)
         manifest.extra = {"protocol": protocol, "warnings": list(report.warnings)}
     return manifest
+
+
+def _manifest(sources: Sequence[Manifest], config: StudyConfig) -> Manifest:
+    baselines, *evaluations = sources
+    # Sorted, so that the order in which evaluations are given does not matter.
+    fingerprints = sorted(source.fingerprint for source in evaluations)
+    inputs = {"baselines": baselines.fingerprint, "evaluations": fingerprint(fingerprints)}
+    return Manifest("judge_collapse", config_dict(config), inputs)
+
+
+def _write_report(folder: Path, report: StudyReport) -> None:
+    files = {
+        "report.html": study_page(report),
+        "figure.svg": study_overview(report),
+        "verdict.md": study_markdown(report),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")

@@ -1,35 +1,65 @@
-"""A study's figures for its page, for JSON and for KFP's metrics."""
+"""A study's page: its tables and curves."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
-from scipy import stats
-
-from dynamicpo.metrics.intervals import LEVEL
-from dynamicpo.reports.charts.numbers import interval, number
-from dynamicpo.reports.pages.study import StudyReport
-from dynamicpo.reports.pages.tables import Cell, Table, p_value, signed
-from dynamicpo.reports.training_log import RELATIVE
-from dynamicpo.study import sentences
-from dynamicpo.study.grid import kind_at
-from dynamicpo.study.verdict import (
-    LOSSES,
-    SFT,
-    VARIANTS,
-    Cells,
-    Contrast,
-    Floats,
-    Kind,
-    Study,
-    Verdict,
-    is_clear,
-    kind_name,
+from dynamicpo.core.arrays import FloatArray
+from dynamicpo.core.choices import VARIANTS
+from dynamicpo.core.json_values import JsonValue
+from dynamicpo.reports.number_format import (
+    format_interval,
+    format_number,
+    format_p_value,
+    format_signed,
 )
+from dynamicpo.reports.pages.metric_names import value_or_nan
+from dynamicpo.reports.pages.study import StudyReport
+from dynamicpo.reports.pages.tables import ReportTable, TableCell
+from dynamicpo.reports.training_log import BOUNDARY_GRADIENT, RELATIVE_BOUNDARY_GRADIENT
+from dynamicpo.study import sentences
+from dynamicpo.study.contrasts import Cells, Contrast
+from dynamicpo.study.kinds import (
+    LOSS_LABELS,
+    SFT,
+    VARIANT_LABELS,
+    Kind,
+    kind_at,
+    kind_name,
+    numbers_of_negatives,
+    objective_name,
+)
+from dynamicpo.study.measurements import (
+    HIT_RATIO,
+    MISSING,
+    mean_hit_ratio,
+    mean_over_seeds,
+    measurements,
+)
+from dynamicpo.study.verdict import Study, Verdict, is_significant, mean_loss_share
 
-_HITS = "hit_ratio_at_1"
-MEASURES = (_HITS, "final_loss", RELATIVE, "boundary_fraction")
+# Shown as curves, in this order.
+MEASURES = (HIT_RATIO, "final_loss", RELATIVE_BOUNDARY_GRADIENT, "boundary_fraction")
+_CELL_COLUMNS = {
+    HIT_RATIO: "HitRatio@1",
+    "final_loss": "final loss",
+    "loss_share": "loss, share of start",
+    BOUNDARY_GRADIENT: "boundary gradient",
+    RELATIVE_BOUNDARY_GRADIENT: "boundary gradient left",
+    "boundary_fraction": "boundary items",
+    "violation_share": "rows with a violation",
+}
+_VERDICT_HEADS = (
+    "objective",
+    "from K",
+    "to K",
+    "HitRatio@1",
+    "change",
+    "p (Holm)",
+    "loss, share of start",
+    "verdict",
+    "DynamicPO there",
+    "DynamicPO",
+)
+_CONTRAST_HEADS = ("a", "b", "a − b", "p", "p (Holm)", "conclusion")
 _OUTCOMES = {
     "prevented": "prevents it",
     "softened": "softens it",
@@ -37,223 +67,168 @@ _OUTCOMES = {
     "": "–",
 }
 
+Point = tuple[float, float, float, float]  # K, mean, low, high
+
 
 def make_report(
     study: Study,
     baselines: Mapping[str, float],
-    facts: Mapping[str, Any],
+    settings: Mapping[str, JsonValue],
     warnings: Sequence[str] = (),
 ) -> StudyReport:
-    """What the page shows.
+    """The content of the page.
 
     Args:
-        study: What was measured.
+        study: The measurements and verdicts.
         baselines: HitRatio@1 of the baselines.
-        facts: Protocol, settings, seeds.
+        settings: Protocol, settings, seeds.
         warnings: Of the evaluations.
     """
-    references = {"SFT": float(study.cells[SFT].hits.mean())}
+    references = {LOSS_LABELS[SFT.loss]: mean_hit_ratio(study.cells[SFT])}
+    # A model below popularity has learnt nothing of the user.
     if "popularity" in baselines:
         references["popularity"] = baselines["popularity"]
-    alone = (
-        ["One seed only: intervals and p know nothing of how training varies."]
-        if len(study.seeds) == 1
-        else []
-    )
+    num_comparisons = len(study.contrasts)
+    curves = {LOSS_LABELS[loss]: _curves(study, loss) for loss in study.objectives}
     return StudyReport(
         headline=sentences.verdict_in_words(study),
-        test=sentences.test_in_words(study.config, len(study.contrasts)),
-        verdicts=_verdicts(study),
-        curves={LOSSES[loss]: _curves(study, loss) for loss in study.objectives},
+        test=sentences.method_in_words(study.config, num_comparisons),
+        verdicts=_verdict_table(study),
+        curves=curves,
         references=references,
-        cells=_cells(study),
-        contrasts=_contrasts(study),
-        facts={**facts, "baselines": baselines},
-        warnings=[*warnings, *alone],
+        cells=_cell_table(study),
+        contrasts=_contrast_table(study),
+        details={**settings, "baselines": baselines},
+        warnings=[*warnings, *_seed_warnings(study)],
     )
 
 
-def counts(study: Study) -> dict[str, Any]:
-    """Flat figures: those of every kind of cell, and how many collapses, preventions and looks there are."""
-    flat = {
-        f"{loss}_{variant}_k{count}_{name}": float(values.mean())
-        for (loss, variant, count), cells in study.cells.items()
-        for name, values in _values(cells).items()
-        if count
-    }
-    flat[f"sft_{_HITS}"] = float(study.cells[SFT].hits.mean())
-    return {
-        **flat,
-        "collapsed": sum(verdict.collapsed for verdict in study.verdicts),
-        "prevented": sum(verdict.outcome == "prevented" for verdict in study.verdicts),
-        "looks": len(study.contrasts),
-    }
+def _seed_warnings(study: Study) -> list[str]:
+    if len(study.seeds) > 1:
+        return []
+    return ["One seed only: intervals and p know nothing of how training varies."]
 
 
-def plain(study: Study) -> dict[str, Any]:
-    """All numbers, as JSON holds them."""
-    return {
-        "seeds": list(study.seeds),
-        "cells": [
-            {
-                **_named(kind),
-                **{
-                    name: [float(value) for value in values]
-                    for name, values in _values(cells).items()
-                },
-            }
-            for kind, cells in study.cells.items()
-        ],
-        "comparisons": [_contrast(entry) for entry in study.contrasts],
-        "verdicts": [
-            {
-                "objective": verdict.objective,
-                "collapsed": verdict.collapsed,
-                "outcome": verdict.outcome,
-                **{
-                    name: _contrast(entry) if entry else None
-                    for name, entry in (
-                        ("fall", verdict.fall),
-                        ("gain", verdict.gain),
-                        ("own", verdict.own),
-                    )
-                },
-            }
-            for verdict in study.verdicts
-        ],
-        "sentences": sentences.verdict_in_words(study),
-    }
-
-
-def over_seeds(values: Floats) -> tuple[float, float, float]:
-    """The mean over seeds and its 95 % interval by the t distribution; NaN bounds for one seed."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    reach = float(
-        stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    )
-    return mean, mean - reach, mean + reach
-
-
-def _values(cells: Cells) -> dict[str, Floats]:
-    return {_HITS: np.asarray(cells.hits.mean(axis=1)), **cells.figures}
-
-
-def _named(kind: Kind) -> dict[str, Any]:
-    return dict(zip(("loss", "variant", "num_negatives"), kind, strict=True))
-
-
-def _contrast(entry: Contrast) -> dict[str, Any]:
-    return {**entry._asdict(), "a": _named(entry.a), "b": _named(entry.b)}
-
-
-def _curves(
-    study: Study, loss: str
-) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
-    """For every measure and variant its points K, mean, low, high; the bounds are those over seeds."""
-    counts = sorted({count for _, _, count in study.cells if count})
-    curves: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
+def _curves(study: Study, loss: str) -> dict[str, dict[str, list[Point]]]:
+    """The points of one objective, by measure and variant; bounds are those over seeds."""
+    curves = {}
     for measure in MEASURES:
-        curves[measure] = {
-            VARIANTS[variant]: [
-                (float(count), *over_seeds(_values(study.cells[kind])[measure]))
-                for count in counts
-                if (kind := kind_at(loss, variant, count)) in study.cells
-            ]
-            for variant in VARIANTS
-            if any((loss, variant, count) in study.cells for count in counts)
-        }
+        curves[measure] = _curves_of_measure(study, loss, measure)
     return curves
 
 
-def _verdicts(study: Study) -> Table:
-    heads = [
-        "objective",
-        "from K",
-        "to K",
-        "HitRatio@1",
-        "change",
-        "p (Holm)",
-        "loss, share of start",
-        "verdict",
+def _curves_of_measure(study: Study, loss: str, measure: str) -> dict[str, list[Point]]:
+    numbers = numbers_of_negatives(study.cells)
+    curves = {}
+    for variant in VARIANTS:
+        # A cell at K = 1 stands for all objectives, and alone makes no curve of this one.
+        trained = [Kind(loss, variant, number) in study.cells for number in numbers]
+        if any(trained):
+            kinds = [kind_at(loss, variant, number) for number in numbers]
+            label = VARIANT_LABELS[variant]
+            curves[label] = _points(study, kinds, measure)
+    return curves
+
+
+def _points(study: Study, kinds: Sequence[Kind], measure: str) -> list[Point]:
+    points = []
+    for kind in kinds:
+        if kind in study.cells:
+            values = measurements(study.cells[kind])[measure]
+            points.append((float(kind.num_negatives), *mean_over_seeds(values)))
+    return points
+
+
+def _verdict_table(study: Study) -> ReportTable:
+    rows = [_verdict_row(verdict, study) for verdict in study.verdicts]
+    return ReportTable(_VERDICT_HEADS, rows, _columns_of(_VERDICT_HEADS, "verdict", "DynamicPO"))
+
+
+def _verdict_row(verdict: Verdict, study: Study) -> list[TableCell]:
+    fall = verdict.fall
+    gain = verdict.gain
+    before = study.cells[fall.b]
+    after = study.cells[fall.a]
+    is_prevented = verdict.outcome == "prevented"
+    row = [
+        TableCell(LOSS_LABELS[verdict.objective]),
+        TableCell(str(fall.b.num_negatives)),
+        TableCell(str(fall.a.num_negatives)),
     ]
-    rows = [_verdict(verdict, study) for verdict in study.verdicts]
-    return Table([*heads, "DynamicPO there", "DynamicPO"], rows, (0, 7, 9))
+    row += [
+        _change_cell(mean_hit_ratio(before), mean_hit_ratio(after)),
+        _difference_cell(fall, verdict.collapsed),
+        _p_cell(fall.p_holm),
+        _change_cell(mean_loss_share(before), mean_loss_share(after)),
+    ]
+    row += [
+        TableCell(_collapse_word(verdict), strong=verdict.collapsed),
+        _difference_cell(gain, is_prevented) if gain else TableCell("–"),
+        TableCell(_OUTCOMES[verdict.outcome], strong=is_prevented),
+    ]
+    return row
 
 
-def _verdict(verdict: Verdict, study: Study) -> list[Cell]:
-    fall, gain = verdict.fall, verdict.gain
-    before, after = study.cells[fall.b], study.cells[fall.a]
-    shares = [number(float(cells.figures["loss_share"].mean())) for cells in (before, after)]
-    if fall.p is None:
-        word = "interval not available"
-    else:
-        word = "collapse" if verdict.collapsed else "no collapse"
+def _collapse_word(verdict: Verdict) -> str:
+    if verdict.fall.p is None:
+        return "interval not available"
+    return "collapse" if verdict.collapsed else "no collapse"
+
+
+def _cell_table(study: Study) -> ReportTable:
+    rows = [_cell_row(kind, cells) for kind, cells in study.cells.items()]
+    return ReportTable(["", "K", *_CELL_COLUMNS.values()], rows)
+
+
+def _cell_row(kind: Kind, cells: Cells) -> list[TableCell]:
+    num_negatives = str(kind.num_negatives) if kind.num_negatives else "–"
+    row = [TableCell(objective_name(kind)), TableCell(num_negatives)]
+    values = measurements(cells)
+    for name in _CELL_COLUMNS:
+        row.append(_average_cell(values.get(name)))
+    return row
+
+
+def _contrast_table(study: Study) -> ReportTable:
+    rows = [_contrast_row(entry, study) for entry in study.contrasts]
+    text_columns = _columns_of(_CONTRAST_HEADS, "b", "conclusion")
+    return ReportTable(_CONTRAST_HEADS, rows, text_columns)
+
+
+def _contrast_row(entry: Contrast, study: Study) -> list[TableCell]:
+    is_clear = is_significant(entry, study.config)
+    conclusion = sentences.conclusion(entry, study.config)
     return [
-        Cell(LOSSES[verdict.objective]),
-        Cell(str(fall.b[2])),
-        Cell(str(fall.a[2])),
-        Cell(f"{number(float(before.hits.mean()))} → {number(float(after.hits.mean()))}"),
-        _difference(fall, verdict.collapsed),
-        Cell(p_value(_or_nan(fall.p_holm))),
-        Cell(f"{shares[0]} → {shares[1]}"),
-        Cell(word, strong=verdict.collapsed),
-        _difference(gain, verdict.outcome == "prevented") if gain else Cell("–"),
-        Cell(_OUTCOMES[verdict.outcome], strong=verdict.outcome == "prevented"),
+        TableCell(kind_name(entry.a)),
+        TableCell(kind_name(entry.b)),
+        _difference_cell(entry, is_clear),
+        _p_cell(entry.p),
+        _p_cell(entry.p_holm),
+        TableCell(conclusion),
     ]
 
 
-def _cells(study: Study) -> Table:
-    heads = [
-        "",
-        "K",
-        "HitRatio@1",
-        "final loss",
-        "loss, share of start",
-        "boundary gradient",
-        "boundary gradient left",
-    ]
-    names = (
-        _HITS,
-        "final_loss",
-        "loss_share",
-        "boundary_gradient",
-        RELATIVE,
-        "boundary_fraction",
-        "violation_share",
-    )
-    rows = []
-    for kind, cells in study.cells.items():
-        values = _values(cells)
-        front = kind_name((kind[0], kind[1], 0))
-        row = [Cell(front), Cell(str(kind[2]) if kind[2] else "–")]
-        for name in names:
-            mean, low, high = over_seeds(values[name]) if name in values else (math.nan,) * 3
-            row.append(Cell(number(mean), interval(low, high)))
-        rows.append(row)
-    return Table([*heads, "boundary items", "rows with a violation"], rows)
+def _columns_of(heads: Sequence[str], *names: str) -> tuple[int, ...]:
+    """Positions of the first column, which holds names, and of others that hold words."""
+    return 0, *(heads.index(name) for name in names)
 
 
-def _contrasts(study: Study) -> Table:
-    rows = [
-        [
-            Cell(kind_name(entry.a)),
-            Cell(kind_name(entry.b)),
-            _difference(entry, is_clear(entry, study.config)),
-            Cell(p_value(_or_nan(entry.p))),
-            Cell(p_value(_or_nan(entry.p_holm))),
-            Cell(sentences.reading(entry, study.config)),
-        ]
-        for entry in study.contrasts
-    ]
-    return Table(["a", "b", "a less b", "p", "p (Holm)", "reading"], rows, (0, 1, 5))
+def _difference_cell(entry: Contrast, strong: bool) -> TableCell:
+    bounds = format_interval(value_or_nan(entry.low), value_or_nan(entry.high))
+    return TableCell(format_signed(entry.difference), bounds, strong)
 
 
-def _difference(entry: Contrast, strong: bool) -> Cell:
-    bounds = interval(_or_nan(entry.low), _or_nan(entry.high))
-    return Cell(signed(entry.difference), bounds, strong)
+def _average_cell(values: FloatArray | None) -> TableCell:
+    # SFT has no preference training, and so no measures of it.
+    average = MISSING if values is None else mean_over_seeds(values)
+    text = format_number(average.mean)
+    bounds = format_interval(average.low, average.high)
+    return TableCell(text, bounds)
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _change_cell(before: float, after: float) -> TableCell:
+    return TableCell(f"{format_number(before)} → {format_number(after)}")
+
+
+def _p_cell(p: float | None) -> TableCell:
+    return TableCell(format_p_value(value_or_nan(p)))

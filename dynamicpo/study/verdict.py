@@ -1,86 +1,26 @@
-"""Whether an objective collapses with more negatives and DynamicPO prevents it: the test, and what it says.
+"""The verdict of a study: objectives that collapse with more negatives, and what prevents it."""
 
-Two kinds of cells are compared on the same rows, seed by seed. Their mean difference varies for two reasons: which
-users are in the test split, and the seeds of training. The variances of both are added (which counts what they share
-twice, and so errs to the safe side), and a t test with Satterthwaite's degrees of freedom gives p. All comparisons of a
-study are one family: p is corrected by Holm for their number.
-"""
-
-import itertools
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
-
 from dynamicpo.core.config import StudyConfig
-from dynamicpo.metrics.intervals import LEVEL, holm
-from dynamicpo.study.grid import kind_at
-
-Floats = NDArray[np.float64]
-Kind = tuple[str, str, int]  # loss, variant, number of negatives
-LOSSES = {
-    "dpo": "DPO",
-    "dmpo": "DMPO",
-    "sdpo": "S-DPO",
-    "mppo": "MPPO",
-    "simpo": "SimPO",
-    "sft": "SFT",
-}
-VARIANTS = {
-    "plain": "plain",
-    "dynamicpo": "DynamicPO",
-    "selection": "boundary selection alone",
-    "beta": "dynamic beta alone",
-}
-SFT: Kind = ("sft", "plain", 0)
-TREATMENT = "dynamicpo"
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The cells of one kind: one for each seed.
-
-    Attributes:
-        hits: HitRatio@1 of each row. Shape (S, N).
-        figures: What training ended with, shape (S,) each; among them `loss_share`, the final loss as a share of the
-            loss before training.
-    """
-
-    hits: Floats
-    figures: Mapping[str, Floats]
-
-
-class Contrast(NamedTuple):
-    """Kind `a` less kind `b`: the difference in HitRatio@1, its 95 % interval, p, and p after Holm's correction.
-
-    The last four are None where all rows are of one user.
-    """
-
-    a: Kind
-    b: Kind
-    difference: float
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None = None
+from dynamicpo.study.contrasts import Cells, Contrast, compare, pairs_of
+from dynamicpo.study.kinds import LOSS_LABELS, SFT, TREATMENT, Kind, kind_at
 
 
 class Verdict(NamedTuple):
-    """What a study says of one objective.
+    """The verdict on one objective.
 
     Attributes:
         objective: The base objective.
-        fall: Its largest fall from a smaller to a larger number of negatives that is a collapse; else its largest;
-            where it never falls, the change from the fewest to the most.
-        collapsed: Whether that is a collapse.
-        outcome: What DynamicPO does to a collapse: "prevented" (it ranks clearly better there and has no such fall
-            itself), "softened" (the first only), "not prevented"; "" without a collapse or without DynamicPO.
-        gain: DynamicPO less the plain objective, at the collapse or else at the most negatives.
-        own: DynamicPO's own difference between the same numbers of negatives.
+        fall: Its largest fall from a smaller to a larger number of negatives that is a collapse;
+            else its largest; where it never falls, the change from the fewest to the most.
+        collapsed: True if that is a collapse.
+        outcome: The effect of DynamicPO on a collapse: "prevented" (it ranks clearly better there
+            and has no such fall itself), "softened" (the first only), "not prevented"; "" without a
+            collapse or without DynamicPO.
+        gain: DynamicPO − the plain objective, at the collapse or else at the most negatives.
+        change_with_dynamicpo: DynamicPO's difference between the same numbers of negatives.
     """
 
     objective: str
@@ -88,11 +28,11 @@ class Verdict(NamedTuple):
     collapsed: bool
     outcome: str
     gain: Contrast | None
-    own: Contrast | None
+    change_with_dynamicpo: Contrast | None
 
 
 class Study(NamedTuple):
-    """What was measured, and what it says.
+    """Measurements of a study, and the verdicts.
 
     Attributes:
         cells: By kind, SFT among them.
@@ -122,84 +62,23 @@ def judge_all(
         seeds: The seeds of every kind.
         config: What counts as a collapse.
     """
-    known = {loss for loss, _, _ in cells if loss not in ("dpo", "sft")}
-    objectives = [loss for loss in LOSSES if loss in known] or ["dpo"]
+    objectives = _objectives(cells)
     contrasts = compare(cells, pairs_of(cells, objectives), users)
-    verdicts = [judge(loss, cells, contrasts, config) for loss in objectives]
-    return Study(
-        cells,
-        seeds,
-        objectives,
-        contrasts,
-        [found for found in verdicts if found is not None],
-        config,
-    )
+    verdicts = []
+    for objective in objectives:
+        verdict = judge(objective, cells, contrasts, config)
+        if verdict is not None:
+            verdicts.append(verdict)
+    return Study(cells, seeds, objectives, contrasts, verdicts, config)
 
 
-def order(kind: Kind) -> tuple[int, int, int]:
-    """Sorts kinds as they are written down: objective, variant, number of negatives."""
-    return list(LOSSES).index(kind[0]), list(VARIANTS).index(kind[1]), kind[2]
-
-
-def kind_name(kind: Kind) -> str:
-    """`DMPO, K = 19`, `S-DPO with DynamicPO, K = 5`; `SFT`."""
-    loss, variant, count = kind
-    front = LOSSES[loss] if variant == "plain" else f"{LOSSES[loss]} with {VARIANTS[variant]}"
-    return f"{front}, K = {count}" if count else front
-
-
-def contrast(
-    a: Floats, b: Floats, users: Sequence[str]
-) -> tuple[float, float | None, float | None, float | None]:
-    """Difference, bounds and p of two kinds on the same rows.
-
-    Args:
-        a: One number for each seed and row. Shape (S, N).
-        b: The same of the other kind; (1, N) for one that has no seeds.
-        users: The user of each row.
-    """
-    differences = a - b
-    by_seed, by_row = differences.mean(axis=1), differences.mean(axis=0)
-    mean, num_seeds = float(by_seed.mean()), len(by_seed)
-    _, user = np.unique(np.asarray(users), return_inverse=True)
-    num_users = int(user.max()) + 1
-    if num_users == 1:
-        return mean, None, None, None
-    residuals = np.bincount(user, weights=by_row - mean)
-    of_users = float(num_users / (num_users - 1) * (residuals**2).sum() / len(by_row) ** 2)
-    of_seeds = float(by_seed.var(ddof=1) / num_seeds) if num_seeds > 1 else 0.0
-    error = math.sqrt(of_users + of_seeds)
-    if error == 0:
-        return mean, mean, mean, float(mean == 0)
-    freedom = error**4 / (
-        of_users**2 / (num_users - 1) + (of_seeds**2 / (num_seeds - 1) if num_seeds > 1 else 0)
-    )
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, freedom))
-
-
-def compare(
-    cells: Mapping[Kind, Cells], pairs: Sequence[tuple[Kind, Kind]], users: Sequence[str]
-) -> list[Contrast]:
-    """The family of comparisons, with p corrected for their number."""
-    found = [Contrast(a, b, *contrast(cells[a].hits, cells[b].hits, users)) for a, b in pairs]
-    known = [entry for entry in found if entry.p is not None]
-    corrected = iter(holm([entry.p for entry in known if entry.p is not None]))
-    return [entry if entry.p is None else entry._replace(p_holm=next(corrected)) for entry in found]
-
-
-def pairs_of(cells: Mapping[Kind, Cells], objectives: Sequence[str]) -> list[tuple[Kind, Kind]]:
-    """What is compared: every number of negatives with every smaller one; variants with the plain objective; SFT."""
-    counts = sorted({count for _, _, count in cells if count})
-    wanted: list[tuple[Kind, Kind]] = []
-    for loss in objectives:
-        for variant in VARIANTS:
-            kinds = [kind_at(loss, variant, count) for count in counts]
-            wanted += [(b, a) for a, b in itertools.combinations(kinds, 2)]
-            if variant != "plain":
-                wanted += [(kind, kind_at(loss, "plain", kind[2])) for kind in kinds]
-        wanted.append((kind_at(loss, "plain", counts[0]), SFT))
-    return [(a, b) for a, b in dict.fromkeys(wanted) if a in cells and b in cells and a != b]
+def _objectives(cells: Mapping[Kind, Cells]) -> list[str]:
+    """The objectives to judge, in the order of reports."""
+    trained = {kind.loss for kind in cells}
+    # DPO is where others start at K = 1, and an objective by itself only where it is alone.
+    trained -= {"dpo", SFT.loss}
+    in_order = [loss for loss in LOSS_LABELS if loss in trained]
+    return in_order or ["dpo"]
 
 
 def judge(
@@ -213,50 +92,87 @@ def judge(
         contrasts: The family of comparisons.
         config: What counts as a collapse.
     """
-    known = {(entry.a, entry.b): entry for entry in contrasts}
-    falls = sorted(_falls(objective, "plain", known), key=lambda entry: entry.difference)
-    if not falls:
+    changes = _changes_with_negatives(objective, contrasts)
+    if not changes:
         return None
-    collapses = [entry for entry in falls if _is_collapse(entry, cells, config)]
-    fewest, most = min(entry.b[2] for entry in falls), max(entry.a[2] for entry in falls)
-    whole = [entry for entry in falls if (entry.b[2], entry.a[2]) == (fewest, most)]
-    fall = (collapses or [entry for entry in falls if entry.difference < 0] or whole or falls)[0]
-    place = fall.a[2] if collapses else most
-    treated = kind_at(objective, TREATMENT, place)
-    gain = known.get((treated, kind_at(objective, "plain", place)))
-    own = known.get((treated, kind_at(objective, TREATMENT, fall.b[2])))
-    outcome = _outcome(gain, own, config) if collapses and gain else ""
-    return Verdict(objective, fall, bool(collapses), outcome, gain, own)
+    collapses = [change for change in changes if _is_collapse(change, cells, config)]
+    if collapses:
+        fall = collapses[0]
+        judged_at = fall.a.num_negatives
+    else:
+        fall = _main_change(changes)
+        judged_at = max(change.a.num_negatives for change in changes)
+    by_kinds = {(entry.a, entry.b): entry for entry in contrasts}
+    plain = kind_at(objective, "plain", judged_at)
+    treated = kind_at(objective, TREATMENT, judged_at)
+    treated_before = kind_at(objective, TREATMENT, fall.b.num_negatives)
+    gain = by_kinds.get((treated, plain))
+    treated_change = by_kinds.get((treated, treated_before))
+    outcome = ""
+    if collapses and gain:
+        outcome = _outcome(gain, treated_change, config)
+    return Verdict(objective, fall, bool(collapses), outcome, gain, treated_change)
 
 
-def _falls(
-    objective: str, variant: str, known: Mapping[tuple[Kind, Kind], Contrast]
-) -> list[Contrast]:
-    return [
-        entry
-        for (a, b), entry in known.items()
-        if a == kind_at(objective, variant, a[2])
-        and b == kind_at(objective, variant, b[2])
-        and 0 < b[2] < a[2]
-    ]
+def _changes_with_negatives(objective: str, contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Comparisons of the plain objective with itself at fewer negatives, the largest fall first."""
+    changes = []
+    # Kinds are compared as they stand for the objective: at K = 1 DPO stands for several.
+    for entry in contrasts:
+        more = entry.a.num_negatives
+        fewer = entry.b.num_negatives
+        is_of_objective = (
+            entry.a == kind_at(objective, "plain", more)
+            and entry.b == kind_at(objective, "plain", fewer)
+            and 0 < fewer < more
+        )
+        if is_of_objective:
+            changes.append(entry)
+    return sorted(changes, key=lambda entry: entry.difference)
 
 
-def is_clear(entry: Contrast, config: StudyConfig) -> bool:
-    """Whether a difference is not noise."""
+def _main_change(changes: Sequence[Contrast]) -> Contrast:
+    """The largest fall; where there is none, the change from the fewest to the most negatives."""
+    largest_fall = changes[0]
+    if largest_fall.difference < 0:
+        return largest_fall
+    fewest = min(change.b.num_negatives for change in changes)
+    most = max(change.a.num_negatives for change in changes)
+    for change in changes:
+        if (change.b.num_negatives, change.a.num_negatives) == (fewest, most):
+            return change
+    return largest_fall
+
+
+def is_significant(entry: Contrast, config: StudyConfig) -> bool:
+    """True if a difference is more than noise: p after Holm's correction is below the level."""
     return entry.p_holm is not None and entry.p_holm < config.level
 
 
 def _is_fall(entry: Contrast, config: StudyConfig) -> bool:
-    return is_clear(entry, config) and entry.difference <= -config.min_drop
+    """True if a fall is significant and large enough to matter."""
+    # With many rows a fall of no practical meaning is significant, too.
+    return is_significant(entry, config) and entry.difference <= -config.min_drop
 
 
 def _is_collapse(entry: Contrast, cells: Mapping[Kind, Cells], config: StudyConfig) -> bool:
-    """Ranking gets worse with more negatives although the loss gets better."""
-    after, before = (float(cells[kind].figures["loss_share"].mean()) for kind in (entry.a, entry.b))
-    return _is_fall(entry, config) and after < before
+    """True if ranking gets worse with more negatives although the loss gets better."""
+    # Losses of different K are not comparable, but their shares of the loss before training are.
+    after = mean_loss_share(cells[entry.a])
+    before = mean_loss_share(cells[entry.b])
+    loss_is_better = after < before
+    return loss_is_better and _is_fall(entry, config)
 
 
-def _outcome(gain: Contrast, own: Contrast | None, config: StudyConfig) -> str:
-    if not (is_clear(gain, config) and gain.difference > 0):
+def mean_loss_share(cells: Cells) -> float:
+    """Final loss as a share of the loss before training, the mean over seeds."""
+    return float(cells.figures["loss_share"].mean())
+
+
+def _outcome(gain: Contrast, treated_change: Contrast | None, config: StudyConfig) -> str:
+    is_better = is_significant(gain, config) and gain.difference > 0
+    if not is_better:
         return "not prevented"
-    return "softened" if own is not None and _is_fall(own, config) else "prevented"
+    if treated_change is not None and _is_fall(treated_change, config):
+        return "softened"
+    return "prevented"

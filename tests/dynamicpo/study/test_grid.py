@@ -4,7 +4,8 @@ import pytest
 
 from dynamicpo.core.config import GridConfig, PreferenceConfig
 from dynamicpo.core.errors import ConfigError
-from dynamicpo.study.grid import kind_at, plan_cells, variant_of
+from dynamicpo.study.grid import plan_cells
+from dynamicpo.study.kinds import kind_at, variant_of
 
 
 def names(**fields: str) -> list[str]:
@@ -12,13 +13,13 @@ def names(**fields: str) -> list[str]:
 
 
 def test_cells_that_coincide_at_one_negative_are_listed_once() -> None:
-    given = {"num_negatives": "5,1", "variants": "plain,dynamicpo,selection,beta", "seeds": "3"}
+    lists = {"num_negatives": "5,1", "variants": "plain,dynamicpo,selection,beta", "seeds": "3"}
     at_five = [
         f"{front}{loss}-k5-s3"
         for loss in ("dmpo", "sdpo")
         for front in ("", "dynamicpo-", "selection-", "beta-")
     ]
-    assert names(**given) == ["dpo-k1-s3", "dynamicpo-dpo-k1-s3", *at_five]
+    assert names(**lists) == ["dpo-k1-s3", "dynamicpo-dpo-k1-s3", *at_five]
 
 
 def test_mppo_and_simpo_are_themselves_at_one_negative() -> None:

@@ -1,4 +1,4 @@
-"""The collapse study as a stage: real cells in, a page and a verdict out; what can't be judged is refused."""
+"""The collapse study as a stage: real cells in, a page and a verdict out, or a refusal."""
 
 import json
 import re

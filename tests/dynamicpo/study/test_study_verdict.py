@@ -6,91 +6,98 @@ import numpy as np
 import pytest
 
 from dynamicpo.core.config import StudyConfig
-from dynamicpo.study.sentences import headline, sentences, test_in_words
-from dynamicpo.study.verdict import SFT, Cells, Kind, Study, Verdict, contrast, judge_all, pairs_of
+from dynamicpo.study.contrasts import Cells, contrast, pairs_of
+from dynamicpo.study.kinds import SFT, Kind
+from dynamicpo.study.sentences import evidence, method_in_words, verdict_sentence
+from dynamicpo.study.verdict import Study, Verdict, judge_all
 from tests.fixtures.cells import EACH, USERS, line, study_cells, users
 
 CONFIG = StudyConfig()
-ONE = {("dpo", "plain", 1): (0.35, 0.45), ("dpo", "dynamicpo", 1): (0.35, 0.5)}
+ONE = {Kind("dpo", "plain", 1): (0.35, 0.45), Kind("dpo", "dynamicpo", 1): (0.35, 0.5)}
 FALLING = line("dmpo", "plain", [(5, 0.31, 0.3), (19, 0.27, 0.15)])
 RISING = line("dmpo", "dynamicpo", [(5, 0.39, 0.6), (19, 0.40, 0.6)])
 STEADY = line("sdpo", "plain", [(5, 0.35, 0.3), (19, 0.35, 0.2)])
-test_in_words.__test__ = False  # type: ignore[attr-defined]
 
 
 def study(shares: dict[Kind, tuple[float, float]], seeds: int = 3, noise: float = 0.004) -> Study:
     return judge_all(study_cells(shares, seeds, noise), users(), range(seeds), CONFIG)
 
 
-def verdict(found: Study, objective: str = "dmpo") -> Verdict:
-    return next(entry for entry in found.verdicts if entry.objective == objective)
+def verdict(judged_study: Study, objective: str = "dmpo") -> Verdict:
+    return next(entry for entry in judged_study.verdicts if entry.objective == objective)
 
 
 def test_a_collapse_that_dynamicpo_prevents() -> None:
-    found = study({**ONE, **FALLING, **RISING})
-    judged = verdict(found)
+    judged_study = study({**ONE, **FALLING, **RISING})
+    judged = verdict(judged_study)
     assert (judged.collapsed, judged.outcome) == (True, "prevented")
-    assert (judged.fall.a, judged.fall.b) == (("dmpo", "plain", 19), ("dpo", "plain", 1))
+    assert (judged.fall.a, judged.fall.b) == (Kind("dmpo", "plain", 19), Kind("dpo", "plain", 1))
     assert judged.fall.difference == pytest.approx(-0.08, abs=0.02)
     assert judged.gain is not None and judged.gain.difference == pytest.approx(0.13, abs=0.02)
     assert (
-        headline(found.verdicts)
+        verdict_sentence(judged_study.verdicts)
         == "DMPO collapsed with more negatives, and DynamicPO prevented it."
     )
-    said = " ".join(sentences(judged, found))
+    text = " ".join(evidence(judged, judged_study))
     assert (
-        "DMPO: HitRatio@1 fell from .3" in said and "at K = 19 (−.0" in said and "p < .001" in said
+        "DMPO: HitRatio@1 fell from .3" in text and "at K = 19 (−.0" in text and "p < .001" in text
     )
-    assert "while the loss ended at .150 of its start and not .450" in said
+    assert "while the loss ended at .150 of its start and not .450" in text
 
 
 def test_a_difference_of_nothing_is_neither_a_rise_nor_a_fall() -> None:
-    found = study({**ONE, **STEADY})
-    judged = verdict(found, "sdpo")
+    judged_study = study({**ONE, **STEADY})
+    judged = verdict(judged_study, "sdpo")
     equal = judged._replace(fall=judged.fall._replace(difference=0.0))
-    assert "S-DPO: HitRatio@1 stayed equal from" in " ".join(sentences(equal, found))
+    assert "S-DPO: HitRatio@1 stayed equal from" in " ".join(evidence(equal, judged_study))
 
 
 def test_objectives_are_judged_one_by_one() -> None:
-    found = study({**ONE, **FALLING, **RISING, **STEADY})
-    assert verdict(found, "sdpo").collapsed is False
-    assert verdict(found, "sdpo").outcome == ""
-    assert headline(found.verdicts) == (
-        "DMPO collapsed with more negatives, and DynamicPO prevented it; S-DPO did not collapse with more negatives."
+    judged_study = study({**ONE, **FALLING, **RISING, **STEADY})
+    assert verdict(judged_study, "sdpo").collapsed is False
+    assert verdict(judged_study, "sdpo").outcome == ""
+    assert verdict_sentence(judged_study.verdicts) == (
+        "DMPO collapsed with more negatives, and DynamicPO prevented it; "
+        "S-DPO did not collapse with more negatives."
     )
-    assert "S-DPO: HitRatio@1" in " ".join(sentences(verdict(found, "sdpo"), found))
+    assert "S-DPO: HitRatio@1" in " ".join(evidence(verdict(judged_study, "sdpo"), judged_study))
 
 
 def test_a_collapse_that_nothing_prevents() -> None:
     useless = line("dmpo", "dynamicpo", [(5, 0.31, 0.3), (19, 0.27, 0.2)])
-    found = study({**ONE, **FALLING, **useless})
-    assert verdict(found).outcome == "not prevented"
-    assert "DynamicPO did not prevent it" in headline(found.verdicts)
+    judged_study = study({**ONE, **FALLING, **useless})
+    assert verdict(judged_study).outcome == "not prevented"
+    assert "DynamicPO did not prevent it" in verdict_sentence(judged_study.verdicts)
 
 
 def test_a_treatment_that_falls_itself_only_softens() -> None:
     better = line("dmpo", "dynamicpo", [(5, 0.32, 0.3), (19, 0.31, 0.2)])
-    found = study(
+    judged_study = study(
         {
-            ("dpo", "plain", 1): (0.36, 0.45),
-            ("dpo", "dynamicpo", 1): (0.38, 0.5),
+            Kind("dpo", "plain", 1): (0.36, 0.45),
+            Kind("dpo", "dynamicpo", 1): (0.38, 0.5),
             **FALLING,
             **better,
         }
     )
-    assert verdict(found).outcome == "softened"
-    assert "softened it without preventing it" in headline(found.verdicts)
+    assert verdict(judged_study).outcome == "softened"
+    assert "softened it without preventing it" in verdict_sentence(judged_study.verdicts)
 
 
 def test_a_collapse_without_a_treatment_is_still_one() -> None:
-    found = study({("dpo", "plain", 1): (0.35, 0.45), **FALLING})
-    assert (verdict(found).collapsed, verdict(found).outcome, verdict(found).gain) == (
+    judged_study = study({Kind("dpo", "plain", 1): (0.35, 0.45), **FALLING})
+    assert (
+        verdict(judged_study).collapsed,
+        verdict(judged_study).outcome,
+        verdict(judged_study).gain,
+    ) == (
         True,
         "",
         None,
     )
     assert (
-        headline(found.verdicts) == "DMPO collapsed with more negatives; DynamicPO was not tried."
+        verdict_sentence(judged_study.verdicts)
+        == "DMPO collapsed with more negatives; DynamicPO was not tried."
     )
 
 
@@ -101,11 +108,13 @@ def test_ranking_that_falls_with_a_rising_loss_is_no_collapse() -> None:
 
 def test_a_clear_fall_that_is_too_small_is_no_collapse() -> None:
     small = line("dmpo", "plain", [(19, 0.335, 0.2)])
-    cells = study_cells({("dpo", "plain", 1): (0.35, 0.45), **small})
-    calm = Cells(cells["dpo", "plain", 1].hits - 0.015, cells["dmpo", "plain", 19].figures)
-    cells["dmpo", "plain", 19] = calm  # exactly 0.015 less in every row: as clear as can be
-    found = judge_all(cells, users(), range(3), CONFIG)
-    assert verdict(found).fall.p_holm == 0 and verdict(found).collapsed is False
+    cells = study_cells({Kind("dpo", "plain", 1): (0.35, 0.45), **small})
+    calm = Cells(
+        cells[Kind("dpo", "plain", 1)].hits - 0.015, cells[Kind("dmpo", "plain", 19)].figures
+    )
+    cells[Kind("dmpo", "plain", 19)] = calm  # exactly 0.015 lower in every row: as clear as can be
+    judged_study = judge_all(cells, users(), range(3), CONFIG)
+    assert verdict(judged_study).fall.p_holm == 0 and verdict(judged_study).collapsed is False
     assert (
         judge_all(cells, users(), range(3), StudyConfig(min_drop=0.01)).verdicts[0].collapsed
         is True
@@ -114,29 +123,33 @@ def test_a_clear_fall_that_is_too_small_is_no_collapse() -> None:
 
 def test_seeds_that_differ_much_leave_it_open() -> None:
     """The same mean fall of .08, but with seeds .1 apart: three of them can't tell."""
-    found = study({**ONE, **FALLING, **RISING}, noise=0.1)
-    assert verdict(found).fall.p is not None
-    assert verdict(found).collapsed is False
+    judged_study = study({**ONE, **FALLING, **RISING}, noise=0.1)
+    assert verdict(judged_study).fall.p is not None
+    assert verdict(judged_study).collapsed is False
 
 
-def test_the_shape_of_rise_and_fall_is_found() -> None:
+def test_a_fall_after_a_rise_is_a_collapse() -> None:
     hill = line("dmpo", "plain", [(3, 0.40, 0.3), (19, 0.35, 0.15)])
-    judged = verdict(study({("dpo", "plain", 1): (0.34, 0.45), **hill}))
+    judged = verdict(study({Kind("dpo", "plain", 1): (0.34, 0.45), **hill}))
     assert (judged.fall.b[2], judged.fall.a[2], judged.collapsed) == (3, 19, True)
 
 
 def test_one_user_gives_no_interval_and_no_verdict() -> None:
     cells = study_cells({**ONE, **FALLING, **RISING})
-    found = judge_all(cells, ["u"] * (USERS * EACH), range(3), CONFIG)
+    judged_study = judge_all(cells, ["u"] * (USERS * EACH), range(3), CONFIG)
     assert (
-        {entry.p for entry in found.contrasts} == {entry.low for entry in found.contrasts} == {None}
+        {entry.p for entry in judged_study.contrasts}
+        == {entry.low for entry in judged_study.contrasts}
+        == {None}
     )
-    assert "DMPO can't be judged, for all rows are of one user" in headline(found.verdicts)
-    assert "interval not available" in " ".join(sentences(verdict(found), found))
+    assert "DMPO can't be judged, for all rows are of one user" in verdict_sentence(
+        judged_study.verdicts
+    )
+    assert "interval not available" in " ".join(evidence(verdict(judged_study), judged_study))
 
 
-def test_every_look_is_counted_once() -> None:
-    """K = 1 is shared: 3 falls of each of 2 objectives x 2 variants, DynamicPO against plain at 5 places, SFT."""
+def test_every_comparison_is_counted_once() -> None:
+    """K = 1 is shared: 3 falls of each of 2 objectives x 2 variants, 5 of DynamicPO, and SFT."""
     cells = study_cells(
         {
             **ONE,
@@ -148,10 +161,10 @@ def test_every_look_is_counted_once() -> None:
     )
     pairs = pairs_of(cells, ["dmpo", "sdpo"])
     assert len(pairs) == len({frozenset(pair) for pair in pairs}) == 12 + 5 + 1
-    assert (("dpo", "plain", 1), SFT) in pairs
-    found = judge_all(cells, users(), range(3), CONFIG)
-    assert "for all 18 comparisons" in test_in_words(CONFIG, len(found.contrasts))
-    smallest = min(found.contrasts, key=lambda entry: entry.p or 0)
+    assert (Kind("dpo", "plain", 1), SFT) in pairs
+    judged_study = judge_all(cells, users(), range(3), CONFIG)
+    assert "for all 18 comparisons" in method_in_words(CONFIG, len(judged_study.contrasts))
+    smallest = min(judged_study.contrasts, key=lambda entry: entry.p or 0)
     assert smallest.p_holm == pytest.approx(18 * (smallest.p or 0))
 
 
@@ -160,9 +173,9 @@ def test_halves_of_dynamicpo_are_mentioned() -> None:
         **line("dmpo", "selection", [(19, 0.39, 0.5)]),
         **line("dmpo", "beta", [(19, 0.20, 0.1)]),
     }
-    found = study({**ONE, **FALLING, **RISING, **halves})
-    said = " ".join(sentences(verdict(found), found))
-    assert "boundary selection alone reached .3" in said and "dynamic beta alone reached ." in said
+    judged_study = study({**ONE, **FALLING, **RISING, **halves})
+    text = " ".join(evidence(verdict(judged_study), judged_study))
+    assert "boundary selection alone reached .3" in text and "dynamic beta alone reached ." in text
 
 
 def test_contrast_by_hand() -> None:
