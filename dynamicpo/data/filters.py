@@ -65,12 +65,7 @@ def filter_interactions(
     num_liked = count_rows(liked)
     counts["dropped_low_rating"] = num_known - num_liked
     if not num_liked:
-        raise DataError(
-            f"interactions: must leave some after the filters, but of {num_read} "
-            f"{counts['dropped_unknown_items']} have unknown items and "
-            f"{counts['dropped_low_rating']} a rating below {config.min_rating:g}. "
-            "Lower min_rating or complete the items."
-        )
+        raise _nothing_left(config, counts)
     first = _first_interactions(liked)
     events = liked.select("user_id", "item_id", "timestamp")
     num_distinct = count_rows(events.distinct())
@@ -137,6 +132,15 @@ def _check_unknown(
         f"lacks, got {unknown / total:.2%} ({unknown} of {total}, such as {_some_ids(missing)}; "
         f"the items table has ids such as {_some_ids(catalogue)}). Complete the items or raise "
         "max_unknown_share."
+    )
+
+
+def _nothing_left(config: DataConfig, counts: dict[str, int]) -> DataError:
+    return DataError(
+        f"interactions: must leave some after the filters, but of {counts['interactions_read']} "
+        f"{counts['dropped_unknown_items']} have unknown items and "
+        f"{counts['dropped_low_rating']} a rating below {config.min_rating:g}. "
+        "Lower min_rating or complete the items."
     )
 
 

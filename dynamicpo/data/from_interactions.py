@@ -58,7 +58,11 @@ def examples_from_interactions(
     # An inner join: items that the filters dropped leave the catalogue, too.
     popularity = training_popularity(sequences)
     catalogue: pd.DataFrame = imported.items.merge(popularity, on="item_id")
-    return PreparedData(catalogue, splits, counts)
+    return PreparedData(
+        catalogue=catalogue,
+        splits=splits,
+        counts=counts,
+    )
 
 
 def _split_tables(sequences: ir.Table, min_history: int) -> dict[str, pa.Table]:

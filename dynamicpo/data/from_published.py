@@ -46,7 +46,6 @@ def examples_from_published(
         history=published["history"].str[-config.max_history :],
     )
     catalogue, title_counts = _make_catalogue(rows)
-    splits = _split_tables(rows[~is_short])
     counts = {
         "rows_read": len(published),
         "users": published["user_id"].nunique(),
@@ -54,7 +53,11 @@ def examples_from_published(
         "histories_cut": int(is_long.sum()),
         **title_counts,
     }
-    return PreparedData(catalogue, splits, counts)
+    return PreparedData(
+        catalogue=catalogue,
+        splits=_split_tables(rows[~is_short]),
+        counts=counts,
+    )
 
 
 def _split_tables(rows: pd.DataFrame) -> dict[str, pa.Table]:

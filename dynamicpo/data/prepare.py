@@ -114,8 +114,9 @@ def _original_names(work: Path, interactions: str, items: str) -> Iterator[None]
         message = str(error)
         uris = {"interactions": interactions, "items": items}
         for role, uri in uris.items():
+            download_folder = str(work / role)
             folder, _, _ = uri.rpartition("/")
-            message = message.replace(str(work / role), folder or ".")
+            message = message.replace(download_folder, folder or ".")
         raise DataError(message) from error
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from dynamicpo.core import random_keys
 from dynamicpo.core.errors import DataError
 from dynamicpo.data.sources.duckdb_errors import explain_read_errors
-from dynamicpo.data.sources.reading import as_text, is_blank, open_table
+from dynamicpo.data.sources.reading import as_text, check_not_empty, is_blank, open_table
 from dynamicpo.data.sources.row_checks import RowCheck, run_row_checks
 
 _COLUMNS = ("historyList", "itemList", "trueSelection")
@@ -34,10 +34,7 @@ def published_files(path: Path) -> dict[str, Path]:
         DataError: A folder without a training file, or with two files for one split.
     """
     if path.is_file():
-        if path.suffix not in _SUFFIXES:
-            raise DataError(
-                f"{path}: must be a {' or '.join(_SUFFIXES)} file, got {path.suffix!r}. Convert it."
-            )
+        _check_suffix(path)
         return {"train": path}
     row_files = [file for file in sorted(path.iterdir()) if file.suffix in _SUFFIXES]
     files = {}
@@ -56,6 +53,12 @@ def published_files(path: Path) -> dict[str, Path]:
             "Rename it."
         )
     return files
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in _SUFFIXES:
+        known = " or ".join(_SUFFIXES)
+        raise DataError(f"{path}: must be a {known} file, got {path.suffix!r}. Convert it.")
 
 
 def read_published(connection: ibis.BaseBackend, files: dict[str, Path]) -> pd.DataFrame:
@@ -108,10 +111,7 @@ def _split_titles(column: ir.JSONValue) -> ir.ArrayValue:
 
 
 def _check_rows(table: ir.Table, path: Path) -> None:
-    if not table.count().execute():
-        raise DataError(
-            f"{path}: must hold at least one row, but it is empty. Check how it was exported."
-        )
+    check_not_empty(table, path)
     target_is_title = RowCheck(
         fails=is_blank(table.target),
         shown_column="target",

@@ -56,12 +56,21 @@ def read_text(
         numbered = raw.select(row=ibis.row_number() + 1, **columns)
         # Errors in the file only show when the engine reads all of it, which happens here.
         table = connection.create_table(ibis.util.gen_name("text"), numbered)
-        num_rows = table.count().execute()
+    check_not_empty(table, path)
+    return table
+
+
+def check_not_empty(table: ir.Table, path: Path) -> None:
+    """Refuse a table without rows.
+
+    Raises:
+        DataError: It has none.
+    """
+    num_rows = table.count().execute()
     if not num_rows:
         raise DataError(
             f"{path}: must hold at least one row, but it is empty. Check how it was exported."
         )
-    return table
 
 
 def null_if_missing(column: ir.StringValue) -> ir.StringValue:
@@ -120,15 +129,8 @@ def _files_to_read(path: Path, any_format: bool) -> list[Path]:
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in FORMATS)
-    # A folder of two formats may hold one table twice, so only one format is read.
-    suffixes = {file.suffix for file in files}
-    is_known = len(suffixes) == 1 and suffixes <= {*FORMATS}
-    if not any_format and not is_known:
-        known = ", ".join(FORMATS)
-        names = ", ".join(sorted(suffixes)) or "none of these"
-        raise DataError(
-            f"{path}: must be a {known} file (or a folder of one kind), got {names}. Convert it."
-        )
+    if not any_format:
+        _check_format(path, {file.suffix for file in files})
     # Before DuckDB sees it, whose messages on empty files differ with the format.
     sizes = [file.stat().st_size for file in files]
     if not sum(sizes):
@@ -136,6 +138,18 @@ def _files_to_read(path: Path, any_format: bool) -> list[Path]:
             f"{path}: must hold at least one row, but it is empty. Check how it was exported."
         )
     return files
+
+
+def _check_format(path: Path, suffixes: set[str]) -> None:
+    # A folder of two formats may hold one table twice, so only one format is read.
+    is_known = len(suffixes) == 1 and suffixes <= {*FORMATS}
+    if is_known:
+        return
+    known = ", ".join(FORMATS)
+    names = ", ".join(sorted(suffixes)) or "none of these"
+    raise DataError(
+        f"{path}: must be a {known} file (or a folder of one kind), got {names}. Convert it."
+    )
 
 
 def _layout_from_header(path: Path, delimiter: str) -> DelimitedLayout:
@@ -192,8 +206,8 @@ def as_text(table: ir.Table, name: str) -> ir.StringValue:
     if name not in table.columns:
         return ibis.null("string")
     column = table[name]
-    column_type = column.type()
     text = column.cast("string")
+    column_type = column.type()
     if column_type.is_json():
         # A JSON text without its quotes; numbers and truth values as they are written.
         return column.unwrap_as("string").fill_null(text)

@@ -178,7 +178,8 @@ def _check_titles(items: pd.DataFrame, path: Path) -> None:
             f"{path}: every item must have a title that shows, {len(invisible)} have none: "
             f"{names}. Add them."
         )
-    num_titles = items.groupby("item_id")["title"].transform("nunique")
+    by_item = items.groupby("item_id")
+    num_titles = by_item["title"].transform("nunique")
     ambiguous = items[num_titles > 1]
     if len(ambiguous):
         num_items = ambiguous["item_id"].nunique()

@@ -77,17 +77,30 @@ def distinct_titles(items: pd.DataFrame) -> tuple["pd.Series[str]", int]:
     ordered = items.sort_values("item_id")
     titles = ordered["title"]
     if "year" in ordered:
-        is_alike = titles.str.casefold().duplicated(keep=False)
-        has_year = ordered["year"] != ""
-        dated = titles + " (" + ordered["year"] + ")"
-        titles = titles.mask(is_alike & has_year, dated)
-    folded = titles.str.casefold()
-    # Until none is repeated: "Title (2)" may be the title of another item already.
-    while folded.duplicated().any():
-        number = titles.groupby(folded).cumcount() + 1
-        numbered = titles + " (" + number.astype(str) + ")"
-        titles = titles.mask(folded.duplicated(), numbered)
-        folded = titles.str.casefold()
-    titles = titles.reindex(items.index)
+        titles = _with_years(titles, ordered["year"])
+    titles = _with_numbers(titles).reindex(items.index)
     is_changed = titles != items["title"]
     return titles, int(is_changed.sum())
+
+
+def _with_years(titles: "pd.Series[str]", years: "pd.Series[str]") -> "pd.Series[str]":
+    """Add their years to titles that are alike."""
+    folded = titles.str.casefold()
+    is_alike = folded.duplicated(keep=False)
+    has_year = years != ""
+    dated = titles + " (" + years + ")"
+    return titles.mask(is_alike & has_year, dated)
+
+
+def _with_numbers(titles: "pd.Series[str]") -> "pd.Series[str]":
+    """Add numbers from 2 on to titles that are alike, but for the first."""
+    folded = titles.str.casefold()
+    is_repeated = folded.duplicated()
+    # Until none is repeated: "Title (2)" may be the title of another item already.
+    while is_repeated.any():
+        number = titles.groupby(folded).cumcount() + 1
+        numbered = titles + " (" + number.astype(str) + ")"
+        titles = titles.mask(is_repeated, numbered)
+        folded = titles.str.casefold()
+        is_repeated = folded.duplicated()
+    return titles
