@@ -3,7 +3,6 @@
 Distances, not p-values: with enough rows any difference is significant, and the verdict would depend on their number.
 """
 
-import html
 import logging
 import re
 import warnings
@@ -23,6 +22,7 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, config_dict, input_fingerprint, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.reports.pages.drift import DriftColumn, DriftReport, drift_page
 
 log = logging.getLogger(__name__)
 
@@ -296,22 +296,33 @@ def _counts(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_verdict(page: str, found: Mapping[str, Any]) -> str:
-    """Evidently's page with the verdict and the rule on top; the same input gives the same bytes, and no outer link."""
-    names: dict[str, str] = {}
-    page = _UUID.sub(lambda match: names.setdefault(match[0], f"evidently{len(names)}"), page)
-    page = page.replace('href="https://plotly.com/"', 'href="#"')
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{column['distance']:.3f}</td><td>{'yes' if column['drifted'] else 'no'}</td>"
-        f"<td>{html.escape(column['method'])}</td><td>{html.escape(column['meaning'])}</td></tr>"
+    """Evidently's page with the verdict and the rule on top, free of what differs between runs."""
+    columns = [
+        DriftColumn(
+            name=name,
+            distance=column["distance"],
+            drifted=column["drifted"],
+            method=column["method"],
+            meaning=column["meaning"],
+        )
         for name, column in found["columns"].items()
+    ]
+    report = DriftReport(
+        verdict=found["verdict"],
+        rule=found["rule"],
+        reference_rows=found["rows"]["reference"],
+        current_rows=found["rows"]["current"],
+        columns=columns,
     )
-    verdict = (
-        "<style>.MuiCard-root { overflow-x: auto !important }</style>"  # else a narrow window cuts Evidently's part off
-        '<section style="font-family: system-ui, sans-serif; max-width: 70rem; margin: 1.5rem auto; padding: 0 1rem">'
-        f"<h1>{found['verdict']}</h1><p>{html.escape(found['rule'])}</p>"
-        f"<p>Rows: {found['rows']['reference']:,} of the reference, {found['rows']['current']:,} of the current window."
-        '</p><div style="overflow-x: auto"><table cellpadding="4"><thead><tr><th>column</th><th>distance</th>'
-        "<th>drifted</th><th>how measured</th><th>what it is</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div></section>"
-    )
-    return re.sub(r"<body[^>]*>", lambda match: match[0] + verdict, page, count=1)
+    return drift_page(report, _repeatable(page))
+
+
+def _repeatable(page: str) -> str:
+    """Evidently's page without random ids and without its only link to another host."""
+    ids: dict[str, str] = {}
+
+    def counted_id(match: re.Match[str]) -> str:
+        return ids.setdefault(match[0], f"evidently{len(ids)}")
+
+    page = _UUID.sub(counted_id, page)
+    return page.replace('href="https://plotly.com/"', 'href="#"')

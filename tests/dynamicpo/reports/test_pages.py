@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dynamicpo.reports.pages.comparisons import differences_table, is_clear_difference
+from dynamicpo.reports.pages.drift import DriftColumn, DriftReport, drift_page
 from dynamicpo.reports.pages.evaluation import (
     EvaluationReport,
     comparison_page,
@@ -400,3 +401,15 @@ def test_metrics_from_json_are_taken_as_they_are() -> None:
         TableCell("1.000", "", True),
     ]
     assert "No model has a usable score." in evaluation_page(metrics, {}, [], {})
+
+
+def test_the_drift_page_puts_the_verdict_on_top_of_evidently_and_escapes_it() -> None:
+    column = DriftColumn(HOSTILE, 0.3346, True, "Jensen-Shannon distance", "a column")
+    report = DriftReport("Drifted: 1 of 1 columns have drifted.", HOSTILE, 1200, 30, [column])
+    page = drift_page(report, "<html><head></head><body class='e'><div>\\1</div></body></html>")
+    assert page.startswith("<html><head></head><body class='e'>\n<style>")
+    assert page.endswith("</div>\n<div>\\1</div></body></html>")
+    assert "<h1>Drifted: 1 of 1 columns have drifted.</h1>" in page
+    assert "Rows: 1,200 of the reference, 30 of the current window." in page
+    assert '<td class="number">0.335</td><td>yes</td>' in page
+    assert "<script" not in page and page.count("&lt;script&gt;") == 2
