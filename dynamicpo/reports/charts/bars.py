@@ -23,6 +23,8 @@ from dynamicpo.reports.labels import display_width, short_names
 from dynamicpo.reports.number_format import format_interval, format_number
 
 _BAR_ROW_HEIGHT = 40
+# A bar's name and its numbers share a line, with a gap between them.
+_BAR_TEXT_WIDTH = CHART_WIDTH - RIGHT_MARGIN - 20
 # Letters that fit beside each other under a histogram.
 _LABEL_ROOM = 48
 
@@ -47,41 +49,84 @@ def bars_with_intervals(
         coloured: Bars have the colours of their series; else all are grey.
     """
     names = short_names(list(values))
+    estimates = list(values.values())
 
     def paint(axes: Axes) -> None:
-        for index, estimate in enumerate(values.values()):
+        for index, name in enumerate(names):
             fill = fill_style(index) if coloured else PLAIN_FILL
-            _paint_bar(axes, index, names[index], estimate, fill)
-        if values:
-            axes.set_ylim(len(values) - 0.62, -0.7)
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
-            axes.grid(visible=False)
+            _paint_bar(axes, index, name, estimates[index], fill)
+        if names:
+            _keep_only_x_axis(axes, len(names))
 
-    height = max(_BAR_ROW_HEIGHT * len(values), 44)
-    return draw_chart(paint, Frame(title, "", x_label, height=height))
+    height = max(_BAR_ROW_HEIGHT * len(names), 44)
+    frame = Frame(title, x_label=x_label, height=height)
+    return draw_chart(paint, frame)
+
+
+def _keep_only_x_axis(axes: Axes, num_rows: int) -> None:
+    # The first row at the top, with room for its name.
+    axes.set_ylim(num_rows - 0.62, -0.7)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False)
 
 
 def _paint_bar(axes: Axes, row: int, name: str, estimate: Estimate, fill: FillStyle) -> None:
     value, low, high = (float(number) for number in finite_or_nan(estimate))
-    axes.barh(row, np.nan_to_num(value), 0.34, **fill)
-    # Zero has a line of its own, for bars may go to either side of it.
-    axes.plot([0, 0], [row - 0.25, row + 0.25], color=GREY, linewidth=1)
-    if not math.isnan(low + high + value):
-        distances = [[max(value - low, 0)], [max(high - value, 0)]]
-        axes.errorbar(value, row, xerr=distances, color=INK, capsize=3, elinewidth=1.3)
-    numbers = f"{format_number(value)} {format_interval(low, high)}".strip()
-    _write_above_bar(axes, row, name, numbers)
+    length = 0.0 if math.isnan(value) else value
+    axes.barh(row, length, 0.34, **fill)
+    _paint_zero_line(axes, row)
+    interval = format_interval(low, high)
+    if not math.isnan(value) and interval:
+        _paint_interval(axes, row, Estimate(value, low, high))
+    numbers = f"{format_number(value)} {interval}"
+    _write_above_bar(axes, row, name, numbers.strip())
+
+
+def _paint_zero_line(axes: Axes, row: int) -> None:
+    # Bars may go to either side of zero, which the plot's edge then does not show.
+    top = row - 0.25
+    bottom = row + 0.25
+    axes.plot([0, 0], [top, bottom], color=GREY, linewidth=1)
+
+
+def _paint_interval(axes: Axes, row: int, estimate: Estimate) -> None:
+    # matplotlib takes distances from the value, and refuses negative ones.
+    to_low = max(estimate.value - estimate.low, 0)
+    to_high = max(estimate.high - estimate.value, 0)
+    axes.errorbar(
+        estimate.value,
+        row,
+        xerr=[[to_low], [to_high]],
+        color=INK,
+        capsize=3,
+        elinewidth=1.3,
+    )
 
 
 def _write_above_bar(axes: Axes, row: int, name: str, numbers: str) -> None:
-    # x is a share of the plot's width, y a row.
-    transform = axes.get_yaxis_transform()
     y = row - 0.27
-    right_text = axes.text(1, y, numbers, ha="right", color=GREY, transform=transform, va="bottom")
-    left_text = axes.text(0, y, name, ha="left", transform=transform, va="bottom")
-    numbers_width = right_text.get_window_extent().width
-    shrink_to_fit(left_text, CHART_WIDTH - RIGHT_MARGIN - 20 - numbers_width)
+    right_text = axes.text(
+        x=1,
+        y=y,
+        s=numbers,
+        ha="right",
+        va="bottom",
+        color=GREY,
+        # x is a share of the plot's width, y a row.
+        transform=axes.get_yaxis_transform(),
+    )
+    left_text = axes.text(
+        x=0,
+        y=y,
+        s=name,
+        ha="left",
+        va="bottom",
+        transform=axes.get_yaxis_transform(),
+    )
+    numbers_box = right_text.get_window_extent()
+    room = _BAR_TEXT_WIDTH - numbers_box.width
+    shrink_to_fit(left_text, room)
 
 
 def histogram(
@@ -105,24 +150,33 @@ def histogram(
         references: Horizontal lines to compare with.
     """
     heights = np.nan_to_num(finite_or_nan(counts))
+    num_classes = len(heights)
     total = heights.sum()
 
     def paint(axes: Axes) -> None:
         if total <= 0:
             return
-        axes.bar(range(len(heights)), heights / total, width=0.78, **fill_style(series_index))
-        axes.set_xlim(-0.7, len(heights) - 0.3)
+        axes.bar(
+            x=range(num_classes),
+            height=heights / total,
+            width=0.78,
+            **fill_style(series_index),
+        )
+        axes.set_xlim(-0.7, num_classes - 0.3)
         axes.set_ylim(0, y_max)
         paint_references(axes, with_values_in_names(references))
         _label_classes(axes, labels)
         axes.grid(visible=False, axis="x")
 
-    return draw_chart(paint, Frame(title, "share of rows", x_label, height=130))
+    frame = Frame(title, y_label="share of rows", x_label=x_label, height=130)
+    return draw_chart(paint, frame)
 
 
 def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
     """Name as many classes as there is room for: each, or every second one, or every third."""
     names = short_names(labels, 16)
-    widest = max(map(display_width, names)) + 1
-    step = -(-len(names) * widest // _LABEL_ROOM)
-    axes.set_xticks(range(0, len(names), step), names[::step])
+    widest = max(map(display_width, names))
+    needed_width = len(names) * (widest + 1)
+    step = math.ceil(needed_width / _LABEL_ROOM)
+    positions = range(0, len(names), step)
+    axes.set_xticks(positions, names[::step])

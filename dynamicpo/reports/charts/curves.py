@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -51,50 +52,96 @@ def curves(
         y_range: Limits of y, None for the data's own.
         references: Horizontal lines to compare with.
     """
-    xs = [np.asarray(x, dtype=float) for x, _ in series.values()]
-    ys = [finite_or_nan(y) for _, y in series.values()]
-    is_drawn = [not np.isnan(y).all() for y in ys]
-    has_few_lines = sum(is_drawn) <= 2
-    # A line that is alone is named by the title.
-    names = short_names(list(series)) if len(series) > 1 else [""] * len(series)
+    names = short_names(list(series))
+    if len(names) == 1:
+        # A line that is alone is named by the title.
+        names = [""]
+    lines = [_Line.of(x, y) for x, y in series.values()]
+    num_drawn = sum(line.has_values for line in lines)
 
     def paint(axes: Axes) -> None:
-        for index, name in enumerate(names):
-            if is_drawn[index]:
-                style = line_style(index, name)
-                _paint_line_of_means(axes, xs[index], ys[index], style, has_few_lines)
-        if any(is_drawn):
+        for index, line in enumerate(lines):
+            if line.has_values:
+                style = line_style(index, names[index])
+                _paint_line_of_means(axes, line, style, has_few_lines=num_drawn <= 2)
+        if num_drawn:
             paint_references(axes, references or {})
             axes.set_ylim(*y_range)
 
-    return draw_chart(paint, Frame(title, y_label, x_label, notes=_missing_values_note(ys)))
+    notes = _missing_values_notes(lines)
+    frame = Frame(title, y_label, x_label, notes=notes)
+    return draw_chart(paint, frame)
 
 
-def _missing_values_note(ys: Sequence[FloatArray]) -> list[str]:
-    num_missing = sum(int(np.isnan(y).sum()) for y in ys)
-    if not num_missing:
+class _Line(NamedTuple):
+    """A series; y is NaN where it can't be drawn. Shapes (number of points,)."""
+
+    x: FloatArray
+    y: FloatArray
+
+    @classmethod
+    def of(cls, x: Numbers, y: Numbers) -> Self:
+        """The line of a user's numbers."""
+        return cls(np.asarray(x, dtype=float), finite_or_nan(y))
+
+    @property
+    def num_missing(self) -> int:
+        """Number of points that can't be drawn."""
+        return int(np.isnan(self.y).sum())
+
+    @property
+    def has_values(self) -> bool:
+        """True where at least one point can be drawn."""
+        return self.num_missing < len(self.y)
+
+
+class _GroupMeans(NamedTuple):
+    """Means of neighbouring points, with the lowest and the highest. Shapes (groups,)."""
+
+    x: FloatArray
+    y: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def _missing_values_notes(lines: Sequence[_Line]) -> list[str]:
+    num_missing = sum(line.num_missing for line in lines)
+    if num_missing == 0:
         return []
     values = "value is" if num_missing == 1 else "values are"
     return [f"{num_missing} {values} NaN or infinite and not drawn."]
 
 
-def _paint_line_of_means(
-    axes: Axes, x: FloatArray, y: FloatArray, style: LineStyle, has_few_lines: bool
-) -> None:
+def _paint_line_of_means(axes: Axes, line: _Line, style: LineStyle, has_few_lines: bool) -> None:
     max_groups = _GROUPS_OF_FEW_LINES if has_few_lines else _GROUPS_OF_MANY_LINES
-    num_groups = min(len(y), max_groups)
-    groups = np.array_split(np.arange(len(y)), num_groups)
-    centres = np.array([np.mean(x[group]) for group in groups])
+    means = _group_means(line, max_groups)
+    num_groups = len(means.x)
+    is_grouped = len(line.x) > num_groups
+    if has_few_lines and is_grouped:
+        axes.fill_between(
+            means.x,
+            means.low,
+            means.high,
+            color=style["color"],
+            alpha=0.16,
+            linewidth=0,
+        )
+    marker_spacing = _marker_spacing(num_groups, style)
+    axes.plot(means.x, means.y, **style, markevery=marker_spacing)
+
+
+def _group_means(line: _Line, max_groups: int) -> _GroupMeans:
+    indices = np.arange(len(line.x))
+    groups = np.array_split(indices, min(len(indices), max_groups))
     with warnings.catch_warnings():
         # Of a group of NaN alone: its mean is NaN, which leaves a gap in the line.
         warnings.simplefilter("ignore", RuntimeWarning)
-        means = np.array([np.nanmean(y[group]) for group in groups])
-        lows = np.array([np.nanmin(y[group]) for group in groups])
-        highs = np.array([np.nanmax(y[group]) for group in groups])
-    is_grouped = len(y) > num_groups
-    if has_few_lines and is_grouped:
-        axes.fill_between(centres, lows, highs, color=style["color"], alpha=0.16, linewidth=0)
-    axes.plot(centres, means, **style, markevery=_marker_spacing(num_groups, style))
+        return _GroupMeans(
+            x=np.array([np.mean(line.x[group]) for group in groups]),
+            y=np.array([np.nanmean(line.y[group]) for group in groups]),
+            low=np.array([np.nanmin(line.y[group]) for group in groups]),
+            high=np.array([np.nanmax(line.y[group]) for group in groups]),
+        )
 
 
 def _marker_spacing(num_points: int, style: LineStyle) -> tuple[float, float] | None:
@@ -102,7 +149,8 @@ def _marker_spacing(num_points: int, style: LineStyle) -> tuple[float, float] | 
     if num_points <= _MAX_MARKED_POINTS:
         return None
     # Lines that lie on each other still show each its own marker.
-    start = 0.04 * (MARKERS.index(style["marker"]) % 4)
+    index = MARKERS.index(style["marker"])
+    start = 0.04 * (index % 4)
     return start, 0.2
 
 
@@ -125,8 +173,8 @@ def scaling(
         y_range: Limits of y, None for the data's own.
     """
     names = short_names(list(series))
-    point_arrays = [_drawable_points(points) for points in series.values()]
-    ks = sorted({float(k) for points in point_arrays for k in points[:, 0]})
+    lines = [_drawable_points(points) for points in series.values()]
+    ks = _all_ks(lines)
 
     def paint(axes: Axes) -> None:
         if not ks:
@@ -134,14 +182,22 @@ def scaling(
         # Lines are shifted a little, so that their intervals stand side by side.
         shift = 0.006 * (ks[-1] - ks[0])
         middle = (len(names) - 1) / 2
-        for index, points in enumerate(point_arrays):
+        for index, points in enumerate(lines):
             style = line_style(index, names[index])
             _paint_points(axes, points, shift * (index - middle), style)
         paint_references(axes, with_values_in_names(references))
         axes.set_xticks(ks, [f"{k:g}" for k in ks])
         axes.set_ylim(*y_range)
 
-    return draw_chart(paint, Frame(title, y_label, x_label))
+    frame = Frame(title, y_label, x_label)
+    return draw_chart(paint, frame)
+
+
+def _all_ks(lines: Sequence[FloatArray]) -> list[float]:
+    ks: set[float] = set()
+    for points in lines:
+        ks.update(points[:, 0].tolist())
+    return sorted(ks)
 
 
 def _drawable_points(points: Sequence[ScalingPoint]) -> FloatArray:
@@ -157,5 +213,12 @@ def _paint_points(axes: Axes, points: FloatArray, shift: float, style: LineStyle
     ks, values, lows, highs = points.T
     # matplotlib takes distances from the value; one of 0 draws no interval.
     bounds = np.stack([lows, highs])
-    distances = np.nan_to_num(np.abs(bounds - values))
-    axes.errorbar(ks + shift, values, distances, **style, capsize=2.5, elinewidth=1)
+    distances = np.abs(bounds - values)
+    axes.errorbar(
+        ks + shift,
+        values,
+        np.nan_to_num(distances),
+        capsize=2.5,
+        elinewidth=1,
+        **style,
+    )

@@ -25,7 +25,8 @@ def draw_chart(paint: Callable[[Axes], None], frame: Frame) -> str:
     """An inline SVG of what `paint` puts on its axes."""
     with _matplotlib_settings():
         # The height is set by `lay_out`, when it is known what stands around the plot.
-        figure = Figure(figsize=(CHART_WIDTH / POINTS_PER_INCH, 4), dpi=POINTS_PER_INCH)
+        width_inches = CHART_WIDTH / POINTS_PER_INCH
+        figure = Figure(figsize=(width_inches, 4), dpi=POINTS_PER_INCH)
         axes = figure.add_axes((0, 0, 1, 1))
         paint(axes)
         if not axes.has_data():
@@ -48,14 +49,23 @@ def _matplotlib_settings() -> Iterator[None]:
 
 def _paint_nothing(axes: Axes, frame: Frame) -> Frame:
     axes.set_axis_off()
-    axes.text(0, 0.5, "Nothing to show.", transform=axes.transAxes, va="center", color=GREY)
+    axes.text(
+        x=0,
+        y=0.5,
+        s="Nothing to show.",
+        va="center",
+        color=GREY,
+        # Shares of the plot, for there are no data to give positions a meaning.
+        transform=axes.transAxes,
+    )
     return frame._replace(height=40, x_label="", y_label="")
 
 
 def _svg_file(figure: Figure) -> str:
-    target = io.StringIO()
     # The date would change the bytes, and the rest names addresses outside of the page.
-    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     # By the canvas and not by pyplot, which would choose a backend and keep every figure.
-    FigureCanvasSVG(figure).print_svg(target, metadata=no_metadata)
+    canvas = FigureCanvasSVG(figure)
+    target = io.StringIO()
+    canvas.print_svg(target, metadata=metadata)
     return target.getvalue()

@@ -3,9 +3,11 @@
 All lengths are in units of the SVG. Heights count from the bottom up, as matplotlib's do.
 """
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +33,7 @@ from dynamicpo.reports.number_format import tick_labels
 
 # Gid of the lines that series are compared with, by which the legend sorts them last.
 REFERENCE_GID = "reference"
+_RIGHT_EDGE = CHART_WIDTH - RIGHT_MARGIN
 _TITLE_WIDTH = 46
 _TITLE_LINES = 3
 
@@ -76,10 +79,17 @@ def lay_out(figure: Figure, axes: Axes, frame: Frame) -> None:
     """Place everything from the bottom up: notes, legend, x label, plot, y label, title."""
     names = _legend_names(axes)
     num_columns = _legend_columns(names)
-    num_legend_rows = -(-len(names) // num_columns)
     title_lines = _wrapped_title(frame.title)
-    heights = _heights(frame, num_legend_rows, len(title_lines), has_ticks=axes.axison)
-    figure.set_size_inches(CHART_WIDTH / POINTS_PER_INCH, heights.total / POINTS_PER_INCH)
+    heights = _heights(
+        frame,
+        num_legend_rows=math.ceil(len(names) / num_columns),
+        num_title_lines=len(title_lines),
+        has_ticks=axes.axison,
+    )
+    figure.set_size_inches(
+        w=CHART_WIDTH / POINTS_PER_INCH,
+        h=heights.total / POINTS_PER_INCH,
+    )
     _place_plot(figure, axes, heights)
     if names:
         _add_legend(figure, axes, heights.legend / heights.total, num_columns)
@@ -100,9 +110,16 @@ def _heights(frame: Frame, num_legend_rows: int, num_title_lines: int, has_ticks
     if has_ticks:
         plot += 38 if frame.x_label else 20
     plot_top = plot + frame.height
-    num_lines_above = bool(frame.y_label) + num_title_lines
-    total = plot_top + 10 + LINE_HEIGHT * num_lines_above
-    return _Heights(legend, x_label, plot, plot_top, total)
+    num_lines_above = num_title_lines
+    if frame.y_label:
+        num_lines_above += 1
+    return _Heights(
+        legend=legend,
+        x_label=x_label,
+        plot=plot,
+        plot_top=plot_top,
+        total=plot_top + 10 + LINE_HEIGHT * num_lines_above,
+    )
 
 
 def _place_plot(figure: Figure, axes: Axes, heights: _Heights) -> None:
@@ -129,33 +146,48 @@ def _label_ticks(figure: Figure, axes: Axes) -> float:
     _set_ticks(axes.yaxis, 5, only_integers=False)
     # Texts have a size only after they were drawn.
     figure.draw_without_rendering()
-    if not axes.axison:
-        return 4.0
     labels = [label for label in axes.get_yticklabels() if label.get_text()]
-    widths = [label.get_window_extent().width for label in labels]
-    return float(max(widths) + 8) if widths else 4.0
+    if not labels or not axes.axison:
+        return 4.0
+    boxes = [label.get_window_extent() for label in labels]
+    widest = max(box.width for box in boxes)
+    return float(widest + 8)
 
 
 def _is_over_integers(axes: Axes) -> bool:
     """True where every x is an integer, as steps and ranks are: no tick then stands between two."""
-    xs = [np.asarray(line.get_xdata(), dtype=float) for line in axes.lines]
-    if not xs:
-        return False
-    values = np.concatenate(xs)
-    return len(values) > 0 and bool((values % 1 == 0).all())
+    num_values = 0
+    for line in axes.lines:
+        xs = np.asarray(line.get_xdata(), dtype=float)
+        num_values += len(xs)
+        if np.any(xs % 1 != 0):
+            return False
+    return num_values > 0
 
 
 def _set_ticks(axis: Axis, max_ticks: int, only_integers: bool) -> None:
     if isinstance(axis.get_major_locator(), FixedLocator):
         return
-    locator = MaxNLocator(max_ticks, integer=only_integers, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10])
+    locator = MaxNLocator(
+        max_ticks,
+        integer=only_integers,
+        min_n_ticks=1,
+        steps=[1, 2, 2.5, 5, 10],
+    )
     axis.set_major_locator(locator)
-    # The locator also offers ticks outside of the plot; the tolerance keeps those at its edges.
-    low, high = sorted(axis.get_view_interval())
-    tolerance = (high - low) * 1e-9
-    first, last = low - tolerance, high + tolerance
-    ticks = [tick for tick in axis.get_majorticklocs() if first <= tick <= last]
+    ticks = _visible_ticks(axis)
     axis.set_ticks(ticks, labels=tick_labels(ticks))
+
+
+def _visible_ticks(axis: Axis) -> list[float]:
+    """The ticks within the plot; a locator offers some beyond its edges as well."""
+    low, high = sorted(axis.get_view_interval())
+    # Of ticks at the edges, which rounding may put outside.
+    tolerance = (high - low) * 1e-9
+    first = low - tolerance
+    last = high + tolerance
+    ticks = axis.get_majorticklocs()
+    return [tick for tick in ticks if first <= tick <= last]
 
 
 def _legend_names(axes: Axes) -> list[str]:
@@ -165,22 +197,26 @@ def _legend_names(axes: Axes) -> list[str]:
 
 def _legend_columns(names: Sequence[str]) -> int:
     """Columns that fit side by side, estimated before anything is drawn."""
-    widest = max(map(display_width, names), default=1)
+    if not names:
+        return 1
+    widest = max(map(display_width, names))
     # 7.5 units hold the widest letter of this size, 60 the sample of the line and the gaps.
-    num_fitting = int(CHART_WIDTH // (7.5 * widest + 60))
-    return max(1, min(len(names), num_fitting))
+    column_width = 7.5 * widest + 60
+    num_fitting = int(CHART_WIDTH // column_width)
+    num_columns = min(len(names), num_fitting)
+    return max(1, num_columns)
 
 
 def _add_legend(figure: Figure, axes: Axes, bottom: float, num_columns: int) -> None:
     """Add series first, then the lines that they are compared with."""
     handles, names = axes.get_legend_handles_labels()
     entries = [entry for entry in zip(handles, names, strict=True) if entry[1]]
-    entries.sort(key=lambda entry: _is_reference(entry[0]))
+    entries.sort(key=_is_reference)
     legend = _draw_legend(figure, entries, bottom, num_columns)
-    width = legend.get_window_extent().width
-    if width > CHART_WIDTH:
+    box = legend.get_window_extent()
+    if box.width > CHART_WIDTH:
         legend.remove()
-        font_size = FONT_SIZE * CHART_WIDTH / width
+        font_size = FONT_SIZE * CHART_WIDTH / box.width
         _draw_legend(figure, entries, bottom, num_columns, font_size)
 
 
@@ -205,7 +241,8 @@ def _draw_legend(
     )
 
 
-def _is_reference(handle: Artist) -> bool:
+def _is_reference(entry: tuple[Artist, str]) -> bool:
+    handle, _ = entry
     # Handles of error bars are containers, which have no gid.
     get_gid = getattr(handle, "get_gid", None)
     return get_gid is not None and get_gid() == REFERENCE_GID
@@ -214,23 +251,43 @@ def _is_reference(handle: Artist) -> bool:
 def _write_texts(
     figure: Figure, frame: Frame, title_lines: Sequence[str], heights: _Heights
 ) -> None:
-    right = CHART_WIDTH - RIGHT_MARGIN
-
-    def write(x: float, y: float, text: str, **style: Any) -> None:
-        drawn = figure.text(x / CHART_WIDTH, y / heights.total, one_line(text), **style)
-        shrink_to_fit(drawn, right)
-
+    write = partial(_write, figure, heights.total)
     for row, note in enumerate(reversed(frame.notes)):
         write(0, LINE_HEIGHT * row + 5, note, color=WARNING_RED)
-    write(0, heights.plot_top + 13, frame.y_label, color=GREY)
-    write(right, heights.x_label + 6, frame.x_label, color=GREY, ha="right")
+    write(
+        x=0,
+        y=heights.plot_top + 13,
+        text=frame.y_label,
+        color=GREY,
+    )
+    write(
+        x=_RIGHT_EDGE,
+        y=heights.x_label + 6,
+        text=frame.x_label,
+        color=GREY,
+        ha="right",
+    )
     for row, line in enumerate(title_lines, start=1):
-        write(0, heights.total - LINE_HEIGHT * row + 4, line, weight="bold", size=13)
+        y = heights.total - LINE_HEIGHT * row + 4
+        write(0, y, line, weight="bold", size=13)
+
+
+def _write(
+    figure: Figure, total_height: float, x: float, y: float, text: str, **style: Any
+) -> None:
+    # A figure's own coordinates are shares of its width and height.
+    drawn = figure.text(
+        x=x / CHART_WIDTH,
+        y=y / total_height,
+        s=one_line(text),
+        **style,
+    )
+    shrink_to_fit(drawn, _RIGHT_EDGE)
 
 
 def shrink_to_fit(text: Text, max_width: float) -> None:
     """Make a text small enough for its room."""
-    width = text.get_window_extent().width
-    if width > max_width:
+    box = text.get_window_extent()
+    if box.width > max_width:
         font_size = float(text.get_fontsize())
-        text.set_fontsize(font_size * max_width / width)
+        text.set_fontsize(font_size * max_width / box.width)

@@ -1,10 +1,10 @@
 """Ranks of the right items: a histogram for each model, and cumulative curves of all."""
 
 from collections.abc import Mapping
-from itertools import accumulate, pairwise
 
 import numpy as np
 
+from dynamicpo.core.arrays import FloatArray
 from dynamicpo.reports.charts.bars import histogram
 from dynamicpo.reports.charts.curves import curves
 from dynamicpo.reports.charts.series import Numbers, finite_or_nan
@@ -24,11 +24,18 @@ def rank_histogram(
         y_max: Upper limit of y, to compare charts.
     """
     labels, grouped = rank_groups(counts)
-    has_single_ranks = 0 < len(counts) == len(grouped)
+    references = {}
     # Chance is a level line only where every class is one rank.
-    references = {"chance": 1 / len(counts)} if has_single_ranks else {}
+    if 0 < len(counts) == len(grouped):
+        references["chance"] = 1 / len(counts)
     return histogram(
-        grouped, labels, title, "rank of the right item", series_index, y_max, references
+        grouped,
+        labels,
+        title,
+        x_label="rank of the right item",
+        series_index=series_index,
+        y_max=y_max,
+        references=references,
     )
 
 
@@ -39,23 +46,29 @@ def rank_groups(counts: Numbers) -> tuple[list[str], list[float]]:
     200, 500, ...
     """
     heights = [float(count) for count in np.nan_to_num(finite_or_nan(counts))]
-    if len(heights) <= _MAX_SINGLE_RANKS:
-        labels = [str(rank) for rank in range(1, len(heights) + 1)]
-        return labels, heights
-    labels = []
-    grouped = []
-    for start, end in pairwise([0, *_group_ends(len(heights))]):
+    labels: list[str] = []
+    grouped: list[float] = []
+    start = 0
+    for end in _group_ends(len(heights)):
         is_single_rank = end - start == 1
         labels.append(str(end) if is_single_rank else f"≤{end}")
         grouped.append(sum(heights[start:end]))
+        start = end
     return labels, grouped
 
 
 def _group_ends(num_ranks: int) -> list[int]:
+    """The last rank of each group."""
+    if num_ranks <= _MAX_SINGLE_RANKS:
+        return list(range(1, num_ranks + 1))
     ends = [1, 2, 3, 4, 5]
-    for power in range(1, 12):
-        ends += [10**power, 2 * 10**power, 5 * 10**power]
-    return [*(end for end in ends if end < num_ranks), num_ranks]
+    # Ends of groups are 10, 20, 50, 100, ..., and the last one is that of the list.
+    step = 10
+    while ends[-1] < num_ranks:
+        ends += [step, 2 * step, 5 * step]
+        step *= 10
+    inner_ends = [end for end in ends if end < num_ranks]
+    return [*inner_ends, num_ranks]
 
 
 def rank_curves(ranks: Mapping[str, Numbers], title: str) -> str:
@@ -63,14 +76,21 @@ def rank_curves(ranks: Mapping[str, Numbers], title: str) -> str:
     series: dict[str, tuple[Numbers, Numbers]] = {}
     for name, counts in ranks.items():
         shares = _cumulative_shares(counts)
-        first_k = np.arange(1.0, len(shares) + 1)
-        series[name] = (first_k, shares)
-    y_label = "share of rows with the right item among the first k"
-    return curves(series, title, y_label, "k", y_range=(0, 1.02))
+        ks = np.arange(1.0, len(shares) + 1)
+        series[name] = (ks, shares)
+    return curves(
+        series,
+        title,
+        y_label="share of rows with the right item among the first k",
+        x_label="k",
+        y_range=(0, 1.02),
+    )
 
 
-def _cumulative_shares(counts: Numbers) -> list[float]:
-    sums = list(accumulate(np.nan_to_num(finite_or_nan(counts))))
-    if not sums or sums[-1] <= 0:
-        return []
-    return [value / sums[-1] for value in sums]
+def _cumulative_shares(counts: Numbers) -> FloatArray:
+    """Share of rows up to each rank; none without rows."""
+    drawable = np.nan_to_num(finite_or_nan(counts))
+    sums = np.cumsum(drawable)
+    if not len(sums) or sums[-1] <= 0:
+        return np.empty(0)
+    return sums / sums[-1]

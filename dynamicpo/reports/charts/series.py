@@ -58,8 +58,8 @@ PLAIN_FILL: FillStyle = {"facecolor": "#d0d7de", "edgecolor": GREY, "linewidth":
 def finite_or_nan(values: Numbers) -> FloatArray:
     """The values with NaN for those that can't be drawn."""
     array = np.asarray(values, dtype=float)
-    is_drawable = np.abs(array) < _LARGEST
-    return np.where(is_drawable, array, np.nan)
+    sizes = np.abs(array)
+    return np.where(sizes < _LARGEST, array, np.nan)
 
 
 def line_style(index: int, name: str) -> LineStyle:

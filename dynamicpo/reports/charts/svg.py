@@ -8,7 +8,16 @@ from html import escape
 from dynamicpo.reports.charts.style import CHART_WIDTH, FONT_STACK
 
 _GAP = 24
+_COLUMN_WIDTH = CHART_WIDTH + _GAP
 _FULL_WIDTH = 'width="100%"'
+_VIEW_BOX = re.compile(r'viewBox="[^"]*"')
+_GROUP_ID = re.compile(r'<g id="[^"]*"')
+_FONT_FAMILY = re.compile(r" font-family: [^;\"]*;?")
+# A rotation by minus zero, which matplotlib writes for every text that stands upright.
+_NO_ROTATION = re.compile(r' transform="rotate\(-0 [^"]*\)"')
+_LINE_BREAK = re.compile(r"\s*\n\s*")
+# Ids, and the two ways in which an SVG refers to them.
+_ID_STARTS = re.compile(r'( id="|url\(#|href="#)')
 _HEIGHT = re.compile(r'viewBox="\S+ \S+ \S+ (\S+)"')
 
 
@@ -19,7 +28,7 @@ def inline_svg(file_text: str, label: str) -> str:
         file_text: The file that matplotlib writes.
         label: Name of the chart for screen readers.
     """
-    view_box = re.search(r'viewBox="[^"]*"', file_text)
+    view_box = _VIEW_BOX.search(file_text)
     body = _without_page_style(file_text)
     body = _with_unique_ids(body)
     namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -35,18 +44,18 @@ def _without_page_style(file_text: str) -> str:
     # matplotlib's first definition is a style for all elements of the page around the chart.
     style_end = file_text.index("</defs>") + len("</defs>")
     body = file_text[style_end:]
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r" font-family: [^;\"]*;?", "", body)
-    # A rotation by minus zero, which matplotlib writes for every text that stands upright.
-    body = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", body)
-    return re.sub(r"\s*\n\s*", "\n", body)
+    body = _GROUP_ID.sub("<g", body)
+    body = _FONT_FAMILY.sub("", body)
+    body = _NO_ROTATION.sub("", body)
+    return _LINE_BREAK.sub("\n", body)
 
 
 def _with_unique_ids(body: str) -> str:
     # By content and not counted, so that a chart's bytes don't depend on those drawn before.
     digest = hashlib.sha256(body.encode()).hexdigest()
     prefix = f"c{digest[:8]}"
-    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", body)
+    with_prefix = rf"\g<1>{prefix}"
+    return _ID_STARTS.sub(with_prefix, body)
 
 
 def chart_grid(charts: Sequence[str], num_columns: int) -> str:
@@ -62,13 +71,20 @@ def chart_grid(charts: Sequence[str], num_columns: int) -> str:
         row = charts[start : start + num_columns]
         heights = [_chart_height(chart) for chart in row]
         for column, chart in enumerate(row):
-            parts.append(_placed(chart, column, top, heights[column]))
+            left = _GAP + column * _COLUMN_WIDTH
+            parts.append(_placed(chart, left, top, heights[column]))
         top += max(heights) + _GAP
-    width = num_columns * (CHART_WIDTH + _GAP) + _GAP
-    size = f'width="{width}" height="{top:g}" viewBox="0 0 {width} {top:g}"'
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
+    width = num_columns * _COLUMN_WIDTH + _GAP
+    return _svg_on_white(parts, width, top)
+
+
+def _svg_on_white(parts: Sequence[str], width: float, height: float) -> str:
+    size = f'width="{width:g}" height="{height:g}"'
+    view_box = f'viewBox="0 0 {width:g} {height:g}"'
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {view_box}>'
     background = '<rect width="100%" height="100%" fill="#ffffff"/>'
-    return "\n".join([opening, background, *parts, "</svg>\n"])
+    lines = [opening, background, *parts, "</svg>"]
+    return "\n".join(lines) + "\n"
 
 
 def _chart_height(chart: str) -> float:
@@ -76,7 +92,7 @@ def _chart_height(chart: str) -> float:
     return float(heights[0])
 
 
-def _placed(chart: str, column: int, top: float, height: float) -> str:
-    left = _GAP + column * (CHART_WIDTH + _GAP)
-    position = f'x="{left}" y="{top:g}" width="{CHART_WIDTH}" height="{height:g}"'
-    return chart.replace(_FULL_WIDTH, position, 1)
+def _placed(chart: str, left: float, top: float, height: float) -> str:
+    corner = f'x="{left:g}" y="{top:g}"'
+    size = f'width="{CHART_WIDTH}" height="{height:g}"'
+    return chart.replace(_FULL_WIDTH, f"{corner} {size}", 1)
