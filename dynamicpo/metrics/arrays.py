@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 @runtime_checkable
-class Tensor(Protocol):
+class TensorLike(Protocol):
     """The part of a torch tensor that is used here, so that torch itself need not be imported."""
 
     def detach(self) -> Self:
@@ -23,12 +23,12 @@ class Tensor(Protocol):
         """The values as an array that shares their memory."""
 
 
-def as_array(values: ArrayLike | Tensor) -> NDArray[Any]:
+def as_array(values: ArrayLike | TensorLike) -> NDArray[Any]:
     """The values as an array, of their own dtype; of a tensor without its graph.
 
     NumPy has no bfloat16, so that such a tensor becomes float32, which holds the same values.
     """
-    if not isinstance(values, Tensor):
+    if not isinstance(values, TensorLike):
         return np.asarray(values)
     on_host = values.detach().cpu()
     # The dtype is asked for by name: `torch.bfloat16` would need torch.

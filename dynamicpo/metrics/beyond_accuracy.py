@@ -5,14 +5,14 @@ from numpy.typing import ArrayLike
 
 from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.errors import DataError
-from dynamicpo.metrics.arrays import Tensor, as_array
+from dynamicpo.metrics.arrays import TensorLike, as_array
 
 HEAD_SHARE = 0.2  # of the catalogue, by popularity; the rest is the long tail
 
 
 def beyond_accuracy(
-    recommended: ArrayLike | Tensor,
-    popularity: ArrayLike | Tensor,
+    recommended: ArrayLike | TensorLike,
+    popularity: ArrayLike | TensorLike,
     head_share: float = HEAD_SHARE,
 ) -> dict[str, float]:
     """Popularity, coverage and inequality of the recommended items, whether right or not.
@@ -36,6 +36,7 @@ def beyond_accuracy(
     interactions = as_array(popularity)
     catalogue_size = len(interactions)
     _check_items(items, catalogue_size)
+    # Items that are never recommended count, too, for coverage and inequality.
     times_recommended = np.bincount(items, minlength=catalogue_size)
     popularities = interactions[items]
     is_long_tail = popularities < _least_of_head(interactions, head_share)
@@ -64,9 +65,9 @@ def _gini(counts: IntArray) -> float:
     size = len(ascending)
     position = np.arange(1, size + 1)
     weights = 2 * position - size - 1
-    weighted = (weights * ascending).sum()
-    total = ascending.sum()
-    return float(weighted / (size * total))
+    weighted = weights * ascending
+    total = size * ascending.sum()
+    return float(weighted.sum() / total)
 
 
 def _check_items(items: IntArray, catalogue_size: int) -> None:

@@ -32,13 +32,16 @@ def resampled_means(
     Returns:
         Shape (R, M).
     """
-    columns = [np.bincount(user_index, weights=column) for column in values.T]
-    columns.append(np.bincount(user_index))
-    user_sums = np.asarray(np.column_stack(columns), dtype=float)
+    columns = []
+    for column in values.T:
+        columns.append(np.bincount(user_index, weights=column))
+    num_rows = np.bincount(user_index).astype(float)
+    user_sums = np.column_stack([*columns, num_rows])
     totals = _resampled_totals(user_sums, resamples, seed)
     # A resample has as many rows as its users have, so its mean is a ratio of two sums.
     value_totals, num_resampled_rows = np.split(totals, [-1], axis=1)
-    return np.asarray(value_totals / num_resampled_rows)
+    means = value_totals / num_resampled_rows
+    return np.asarray(means)
 
 
 def _resampled_totals(user_sums: FloatArray, resamples: int, seed: int) -> FloatArray:

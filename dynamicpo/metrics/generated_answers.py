@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from dynamicpo.core.arrays import IntArray
 from dynamicpo.core.errors import DataError, ShapeError
-from dynamicpo.metrics.arrays import Tensor, as_array
+from dynamicpo.metrics.arrays import TensorLike, as_array
 
 INVALID = -1  # an answer that names no candidate, or more than one
 
@@ -45,7 +45,7 @@ def substring_candidate(answer: str, titles: Sequence[str]) -> int:
 
 
 def answer_metrics(
-    named: ArrayLike | Tensor, target_index: ArrayLike | Tensor, suffix: str = ""
+    named: ArrayLike | TensorLike, target_index: ArrayLike | TensorLike, suffix: str = ""
 ) -> dict[str, float]:
     """ValidRatio, and HitRatio@1 over all rows and over valid rows only (which are not comparable).
 
@@ -67,6 +67,7 @@ def answer_metrics(
     _check_answers(chosen, targets)
     is_valid = chosen != INVALID
     is_hit = is_valid & (chosen == targets)
+    # Without a valid row the ratio is 0, and not NaN, which JSON does not have.
     num_valid = max(is_valid.sum(), 1)
     return {
         f"valid_ratio{suffix}": float(is_valid.mean()),

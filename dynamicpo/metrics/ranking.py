@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.errors import ConfigError, DataError, ShapeError
-from dynamicpo.metrics.arrays import Tensor, as_array
+from dynamicpo.metrics.arrays import TensorLike, as_array
 
 log = logging.getLogger(__name__)
 KS = (1, 3, 5, 10)
@@ -34,9 +34,9 @@ class Ranks(NamedTuple):
 
 
 def target_ranks(
-    scores: ArrayLike | Tensor,
-    target_index: ArrayLike | Tensor,
-    mask: ArrayLike | Tensor | None = None,
+    scores: ArrayLike | TensorLike,
+    target_index: ArrayLike | TensorLike,
+    mask: ArrayLike | TensorLike | None = None,
 ) -> Ranks:
     """Count the candidates above and beside each row's target.
 
@@ -70,8 +70,8 @@ def target_ranks(
 
 
 def row_metrics(
-    better: ArrayLike | Tensor,
-    tied: ArrayLike | Tensor,
+    better: ArrayLike | TensorLike,
+    tied: ArrayLike | TensorLike,
     num_candidates: int,
     ks: Sequence[int] = KS,
 ) -> dict[str, FloatArray]:
@@ -97,11 +97,14 @@ def row_metrics(
     last = first + ties
     lowest_rank = int(last.max(initial=0)) + 1
     gains = _gains(lowest_rank, ks)
-    return {name: _mean_over_ranks(gain, first, ties) for name, gain in gains.items()}
+    metrics = {}
+    for name, gain in gains.items():
+        metrics[name] = _mean_over_ranks(gain, first, ties)
+    return metrics
 
 
 def ranking_metrics(
-    scores: ArrayLike | Tensor, target_index: ArrayLike | Tensor, ks: Sequence[int] = KS
+    scores: ArrayLike | TensorLike, target_index: ArrayLike | TensorLike, ks: Sequence[int] = KS
 ) -> dict[str, float]:
     """HitRatio@K, NDCG@K and MRR of scored candidates with one target a row.
 
@@ -121,13 +124,13 @@ def ranking_metrics(
     """
     values = as_array(scores)
     ranks = target_ranks(values, target_index)
-    num_nan = int(np.isnan(values).sum())
+    is_nan = np.isnan(values)
+    num_nan = int(is_nan.sum())
     if num_nan:
         log.warning("ranking: %d of %d scores are NaN and rank worst", num_nan, values.size)
     rows = row_metrics(ranks.better, ranks.tied, values.shape[1], ks)
-    metrics = {name: float(row.mean()) for name, row in rows.items()}
-    metrics["num_nan_scores"] = float(num_nan)
-    return metrics
+    means = {name: float(row.mean()) for name, row in rows.items()}
+    return {**means, "num_nan_scores": float(num_nan)}
 
 
 def _gains(lowest_rank: int, ks: Sequence[int]) -> dict[str, FloatArray]:
@@ -150,6 +153,7 @@ def _mean_over_ranks(gain: FloatArray, first: IntArray, ties: IntArray) -> Float
     # A lookup is exact, where a difference of cumulative sums would round.
     if not ties.any():
         return gain[first]
+    # The sum over any range of ranks is the difference of two cumulative sums.
     sums = np.concatenate([[0.0], np.cumsum(gain)])
     num_ranks = ties + 1
     total = sums[first + num_ranks] - sums[first]

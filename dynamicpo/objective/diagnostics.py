@@ -52,7 +52,7 @@ def preference_diagnostics(
     chosen = upcast(policy_chosen_logps.detach())
     rejected = upcast(policy_rejected_logps.detach()).requires_grad_()
     references = (reference_chosen_logps, reference_rejected_logps)
-    # The trainer calls this where gradients may be off, and one of its own is needed.
+    # The caller's gradients may be off, and the gradient of a graph built here is needed.
     with torch.enable_grad():
         result = preference_losses(chosen, rejected, *references, rejected_mask, **settings)
         (gradient,) = torch.autograd.grad(result.losses.sum(), rejected)

@@ -65,6 +65,7 @@ def read_cells(paths: Sequence[Path], sources: Sequence[Manifest]) -> StudyCells
     by_kind = _by_kind_and_seed(entries)
     seeds = _shared_seeds(by_kind)
     cells = {}
+    # In the order of reports, so that the order of the evaluations does not matter.
     for kind in sorted(by_kind, key=kind_order):
         cells[kind] = _cells_of([by_kind[kind][seed] for seed in seeds])
     first = entries[0]
@@ -81,6 +82,7 @@ def read_sft(path: Path, source: Manifest, adapter: str) -> dict[Kind, Cells]:
     names = models_of(source)
     for name in names:
         entry = read_entry(path / name, source)
+        # Recognised by its content: its name is the user's choice.
         if entry.facts["fingerprint"] == adapter:
             return {SFT: Cells(hits(entry.result)[None], {})}
     raise DataError(
@@ -93,6 +95,7 @@ def read_sft(path: Path, source: Manifest, adapter: str) -> dict[Kind, Cells]:
 def baseline_hits(path: Path, source: Manifest) -> dict[str, float]:
     """HitRatio@1 of the baselines, chance left out."""
     hit_ratios = {}
+    # The first one is chance, which the number of candidates says.
     for name in BASELINES[1:]:
         if (path / name).is_dir():
             entry = read_entry(path / name, source)
@@ -102,6 +105,7 @@ def baseline_hits(path: Path, source: Manifest) -> dict[str, float]:
 
 def hits(result: Result) -> FloatArray:
     """HitRatio@1 of each row, the expected value under ties. Shape (N,)."""
+    # The number of candidates only limits K, which is 1 here.
     metrics = row_metrics(result.better, result.tied, num_candidates=1, ks=[1])
     return np.asarray(metrics[HIT_RATIO])
 
@@ -156,7 +160,7 @@ def _check_alike(path: Path, first: Entry, entry: Entry) -> None:
 
 
 def _settings(entry: Entry) -> JsonObject:
-    """What determines a cell: its configuration, inputs and base model."""
+    """The settings that determine a cell: its configuration, inputs and base model."""
     facts = entry.facts
     return {**facts["config"], **facts["inputs"], "backbone": facts["backbone"]}
 

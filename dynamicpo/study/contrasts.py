@@ -59,7 +59,7 @@ class _Variance(NamedTuple):
     freedom: int
 
 
-def compare(
+def compare_kinds(
     cells: Mapping[Kind, Cells], pairs: Sequence[Pair], users: Sequence[str]
 ) -> list[Contrast]:
     """The family of comparisons, with p corrected for their number."""
@@ -129,6 +129,7 @@ def _variance_over_users(residuals: FloatArray, user_index: IntArray) -> _Varian
     num_users = len(user_sums)
     num_rows = len(residuals)
     sum_of_squares = (user_sums**2).sum()
+    # The residuals are about the mean of the same users, which takes one degree of freedom.
     freedom = num_users - 1
     variance = num_users / freedom * sum_of_squares / num_rows**2
     return _Variance(float(variance), freedom)

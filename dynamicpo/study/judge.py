@@ -51,7 +51,9 @@ def judge_collapse(
         "cells": trained.shared,
     }
     baseline_ratios = baseline_hits(baselines, sources[0])
-    report = make_report(study, baseline_ratios, settings, sorted(warnings_of(sources)))
+    # Sorted, for the same bytes in whatever order the evaluations come.
+    warnings = sorted(warnings_of(sources))
+    report = make_report(study, baseline_ratios, settings, warnings)
     with stage_output(output, manifest) as folder:
         numbers = study_as_json(study)
         words = verdict_in_words(study)
@@ -64,7 +66,7 @@ def judge_collapse(
 
 def _manifest(sources: Sequence[Manifest], config: StudyConfig) -> Manifest:
     baselines, *evaluations = sources
-    # Sorted, so that the order in which evaluations are given does not matter.
+    # Sorted for the same reason: another order is no other study.
     fingerprints = sorted(source.fingerprint for source in evaluations)
     inputs = {"baselines": baselines.fingerprint, "evaluations": fingerprint(fingerprints)}
     return Manifest("judge_collapse", config_dict(config), inputs)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """What the cells of a study differ in, seeds aside.
+    """The settings that the cells of a study differ in, seeds aside.
 
     Attributes:
         loss: The objective, or "sft" for the model that all start from.
@@ -18,6 +18,7 @@ class Kind(NamedTuple):
     num_negatives: int
 
 
+# All cells start from it, so that it is what no preference training gives.
 SFT = Kind("sft", "plain", 0)
 TREATMENT = "dynamicpo"
 ABLATIONS_OF_TREATMENT = ("selection", "beta")

@@ -25,7 +25,7 @@ class SeedMean(NamedTuple):
     high: float
 
 
-MISSING = SeedMean(math.nan, math.nan, math.nan)
+NOT_MEASURED = SeedMean(math.nan, math.nan, math.nan)
 
 
 def mean_over_seeds(values: FloatArray) -> SeedMean:
@@ -64,7 +64,7 @@ def flat_counts(study: Study) -> dict[str, float]:
     counts["collapsed"] = sum(verdict.collapsed for verdict in study.verdicts)
     outcomes = [verdict.outcome for verdict in study.verdicts]
     counts["prevented"] = outcomes.count("prevented")
-    # The number of looks at the data is what p is corrected for.
+    # Comparisons, under the name that the metric has had from the start.
     counts["looks"] = len(study.contrasts)
     return counts
 
@@ -96,7 +96,7 @@ def _verdict_as_json(verdict: Verdict) -> JsonObject:
     changes = {
         "fall": verdict.fall,
         "gain": verdict.gain,
-        "own": verdict.change_with_dynamicpo,
+        "own": verdict.change_with_dynamicpo,  # the name that files have
     }
     content: JsonObject = {
         "objective": verdict.objective,

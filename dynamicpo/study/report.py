@@ -29,7 +29,7 @@ from dynamicpo.study.kinds import (
 )
 from dynamicpo.study.measurements import (
     HIT_RATIO,
-    MISSING,
+    NOT_MEASURED,
     mean_hit_ratio,
     mean_over_seeds,
     measurements,
@@ -60,7 +60,7 @@ _VERDICT_HEADS = (
     "DynamicPO",
 )
 _CONTRAST_HEADS = ("a", "b", "a − b", "p", "p (Holm)", "conclusion")
-_OUTCOMES = {
+_OUTCOME_WORDS = {
     "prevented": "prevents it",
     "softened": "softens it",
     "not prevented": "does not prevent it",
@@ -164,7 +164,7 @@ def _verdict_row(verdict: Verdict, study: Study) -> list[TableCell]:
     row += [
         TableCell(_collapse_word(verdict), strong=verdict.collapsed),
         _difference_cell(gain, is_prevented) if gain else TableCell("–"),
-        TableCell(_OUTCOMES[verdict.outcome], strong=is_prevented),
+        TableCell(_OUTCOME_WORDS[verdict.outcome], strong=is_prevented),
     ]
     return row
 
@@ -197,7 +197,7 @@ def _contrast_table(study: Study) -> ReportTable:
 
 def _contrast_row(entry: Contrast, study: Study) -> list[TableCell]:
     is_clear = is_significant(entry, study.config)
-    conclusion = sentences.conclusion(entry, study.config)
+    conclusion = sentences.contrast_conclusion(entry, study.config)
     return [
         TableCell(kind_name(entry.a)),
         TableCell(kind_name(entry.b)),
@@ -210,6 +210,7 @@ def _contrast_row(entry: Contrast, study: Study) -> list[TableCell]:
 
 def _columns_of(heads: Sequence[str], *names: str) -> tuple[int, ...]:
     """Positions of the first column, which holds names, and of others that hold words."""
+    # Tables align words to the left and numbers to the right.
     return 0, *(heads.index(name) for name in names)
 
 
@@ -220,7 +221,7 @@ def _difference_cell(entry: Contrast, strong: bool) -> TableCell:
 
 def _average_cell(values: FloatArray | None) -> TableCell:
     # SFT has no preference training, and so no measures of it.
-    average = MISSING if values is None else mean_over_seeds(values)
+    average = NOT_MEASURED if values is None else mean_over_seeds(values)
     text = format_number(average.mean)
     bounds = format_interval(average.low, average.high)
     return TableCell(text, bounds)

@@ -14,7 +14,7 @@ from dynamicpo.study.kinds import ABLATIONS_OF_TREATMENT, LOSS_LABELS, VARIANT_L
 from dynamicpo.study.measurements import mean_hit_ratio
 from dynamicpo.study.verdict import Study, Verdict, is_significant, mean_loss_share
 
-_OUTCOMES = {
+_OUTCOME_CLAUSES = {
     "prevented": ", and DynamicPO prevented it",
     "softened": ", and DynamicPO softened it without preventing it",
     "not prevented": ", and DynamicPO did not prevent it",
@@ -44,7 +44,7 @@ def _clause(verdict: Verdict) -> str:
         return f"{name} can't be judged, for all rows are of one user"
     if not verdict.collapsed:
         return f"{name} did not collapse with more negatives"
-    return f"{name} collapsed with more negatives{_OUTCOMES[verdict.outcome]}"
+    return f"{name} collapsed with more negatives{_OUTCOME_CLAUSES[verdict.outcome]}"
 
 
 def evidence(verdict: Verdict, study: Study) -> list[str]:
@@ -119,6 +119,7 @@ def numbers(entry: Contrast) -> str:
         return f"{difference}, interval not available"
     bounds = format_interval(entry.low, entry.high)
     p = format_p_value(entry.p_holm)
+    # Small ones come with a sign of their own: "< .001".
     relation = p if p.startswith("<") else f"= {p}"
     return f"{difference} {bounds}, p {relation}"
 
@@ -138,7 +139,7 @@ def method_in_words(config: StudyConfig, num_comparisons: int) -> str:
     )
 
 
-def conclusion(entry: Contrast, config: StudyConfig) -> str:
+def contrast_conclusion(entry: Contrast, config: StudyConfig) -> str:
     """The better one of the two kinds, in words."""
     if entry.p_holm is None:
         return "interval not available"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dynamicpo.core.config import StudyConfig
-from dynamicpo.study.contrasts import Cells, Contrast, compare, pairs_of
+from dynamicpo.study.contrasts import Cells, Contrast, compare_kinds, pairs_of
 from dynamicpo.study.kinds import LOSS_LABELS, SFT, TREATMENT, Kind, kind_at
 
 
@@ -63,7 +63,7 @@ def judge_all(
         config: What counts as a collapse.
     """
     objectives = _objectives(cells)
-    contrasts = compare(cells, pairs_of(cells, objectives), users)
+    contrasts = compare_kinds(cells, pairs_of(cells, objectives), users)
     verdicts = []
     for objective in objectives:
         verdict = judge(objective, cells, contrasts, config)
@@ -100,6 +100,7 @@ def judge(
         fall = collapses[0]
         judged_at = fall.a.num_negatives
     else:
+        # DynamicPO is then looked at where there are most negatives, the hardest case.
         fall = _main_change(changes)
         judged_at = max(change.a.num_negatives for change in changes)
     by_kinds = {(entry.a, entry.b): entry for entry in contrasts}
