@@ -1,50 +1,90 @@
-"""Drift monitoring: a current window of rows against the training rows of a reference, with Evidently.
+"""Drift monitoring: a current window of rows against the training rows of a reference.
 
-Distances, not p-values: with enough rows any difference is significant, and the verdict would depend on their number.
+Distances, not p-values: with enough rows any difference is significant, and the verdict would
+depend on their number.
 """
 
 import logging
-import re
-import warnings
-from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from dynamicpo.core import random_keys
 from dynamicpo.core.config import DriftConfig
-from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest, config_dict, input_fingerprint, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.core.records.rows import read_rows
+from dynamicpo.monitoring.columns import (
+    COLUMN_MEANINGS,
+    TEXT_COLUMNS,
+    ComparedColumns,
+    compared_columns,
+)
+from dynamicpo.monitoring.evidently_report import compare_columns
+from dynamicpo.monitoring.windows import Window, read_window
 from dynamicpo.reports.pages.drift import DriftColumn, DriftReport, drift_page
 
 log = logging.getLogger(__name__)
 
-COLUMNS = {
-    "history_length": "items in the row's history",
-    "user_activity": "the user's rows in the window for each day on which the user has any",
-    "popularity_bucket": "the target's place among the reference's items, by training popularity",
-    "category": "the target's category; all but the reference's 20 most frequent are one",
-    "unseen_share": "share of the history and the target that the reference's training rows never show",
-    "chosen_score": "the model's log-probability of the target, nats",
-}
-_TEXTS = ("popularity_bucket", "category")
+# Evidently's names of distances, and what they are.
 _METHODS = {
     "wasserstein": "Wasserstein distance, divided by the reference's standard deviation",
     "jensenshannon": "Jensen-Shannon distance",
 }
-_BUCKETS = {0.01: "top 1 %", 0.05: "top 5 %", 0.2: "top 20 %", 0.5: "top 50 %", 1.0: "others"}
-_CATEGORIES = 20
-_DAY_SECONDS = 86400
-_UUID = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|(?<=metric_)[0-9a-f]{32}"
-)
+
+
+@dataclass(frozen=True)
+class DriftResult:
+    """The result of a comparison.
+
+    Attributes:
+        drifted: True where enough columns have drifted.
+        drifted_share: Share of the columns that have drifted.
+        report: Verdict, rule, numbers of rows and the columns.
+        rows_without_score: Rows of each window that the model could not score.
+    """
+
+    drifted: bool
+    drifted_share: float
+    report: DriftReport
+    rows_without_score: Mapping[str, int]
+
+    def to_json(self) -> JsonObject:
+        """The content of `drift.json`."""
+        columns: JsonObject = {}
+        for column in self.report.columns:
+            columns[column.name] = {
+                "distance": column.distance,
+                "drifted": column.drifted,
+                "method": column.method,
+                "meaning": column.meaning,
+            }
+        return {
+            "drifted": self.drifted,
+            "verdict": self.report.verdict,
+            "rule": self.report.rule,
+            "drifted_share": self.drifted_share,
+            "columns": columns,
+            "rows": {
+                "reference": self.report.reference_rows,
+                "current": self.report.current_rows,
+            },
+            "rows_without_score": self.rows_without_score,
+        }
+
+    def counts(self) -> dict[str, float]:
+        """The counts of the stage's manifest."""
+        counts = {
+            "drifted": self.drifted,
+            "drifted_share": self.drifted_share,
+            "reference_rows": self.report.reference_rows,
+            "current_rows": self.report.current_rows,
+        }
+        for column in self.report.columns:
+            counts[f"{column.name}_distance"] = column.distance
+        return counts
 
 
 def monitor_drift(
@@ -65,264 +105,114 @@ def monitor_drift(
     Raises:
         DataError: An empty window, or input that can't be used.
     """
-    inputs = {"reference": input_fingerprint(reference), "current": input_fingerprint(current)}
+    inputs = {
+        "reference": input_fingerprint(reference),
+        "current": input_fingerprint(current),
+    }
     if model is not None:
         inputs["model"] = input_fingerprint(model)
     manifest = Manifest("monitor_drift", config_dict(config), inputs)
     if (existing := finished(output, manifest)) is not None:
         return existing
-    windows = {
-        "reference": _window(reference, "train", config),
-        "current": _window(current, config.split, config),
-    }
-    trained = read_rows(reference, "train")
-    known = {
-        *trained["target"].to_pylist(),
-        *trained["history"].combine_chunks().flatten().to_pylist(),
-    }
+    reference_window = read_window(reference, "train", config)
+    current_window = read_window(current, config.split, config)
     with stage_output(output, manifest) as folder:
-        columns = {name: _columns(window, known) for name, window in windows.items()}
-        columns = _bucketed(columns, windows["reference"].items)
+        trained_items = _trained_items(reference)
+        columns = compared_columns(reference_window, current_window, trained_items)
         if model is not None:
-            for name, window in windows.items():
-                columns[name]["chosen_score"] = _chosen_scores(model, window, name)
-        found, page = _compare(columns["reference"], columns["current"], config)
-        write_json(folder / "drift.json", found)
-        (folder / "report.html").write_text(_with_verdict(page, found), encoding="utf-8")
-        manifest.counts = _counts(found)
-        manifest.extra = {"rule": found["rule"]}
-    log.info("%s: %s", output, found["verdict"])
+            columns = _with_scores(columns, model, reference_window, current_window)
+        result, page = _compare(columns, config)
+        write_json(folder / "drift.json", result.to_json())
+        (folder / "report.html").write_text(page, encoding="utf-8")
+        manifest.counts = result.counts()
+        manifest.extra = {"rule": result.report.rule}
+    log.info("%s: %s", output, result.report.verdict)
     return manifest
 
 
-class _Window(NamedTuple):
-    """Rows chosen by key, the activity of their users in the whole window, and the items."""
-
-    rows: pa.Table
-    activity: "pd.Series[float]"
-    items: pd.DataFrame
-
-
-def _window(folder: Path, split: str, config: DriftConfig) -> _Window:
-    rows = read_rows(folder, split)
-    if not len(rows):
-        raise DataError(
-            f"{folder / split}: a window must hold at least one row, got none. Choose another split."
-        )
-    table = rows.select(["user_id", "timestamp"]).to_pandas()
-    table["day"] = table["timestamp"] // _DAY_SECONDS
-    users = table.groupby("user_id")["day"].agg(["size", "nunique"])
-    activity = table["user_id"].map(users["size"] / users["nunique"].clip(lower=1)).astype(float)
-    order = random_keys.random_order(config.seed, f"drift/{split}", rows["example_id"].to_pylist())
-    chosen = np.sort(order[: config.rows or len(order)])
-    return _Window(
-        rows.take(pa.array(chosen)),
-        activity.iloc[chosen].reset_index(drop=True),
-        read_items(folder),
-    )
-
-
-def _columns(window: _Window, known: Set[str]) -> pd.DataFrame:
-    """What is compared, one row each; the bucket's column still holds the target. `known`: the items of training."""
-    table = window.rows.select(["history", "target"]).to_pandas()
-    category = dict(zip(window.items["item_id"], window.items["category"].fillna(""), strict=True))
-    shown = [
-        [*history, target]
-        for history, target in zip(table["history"], table["target"], strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "history_length": table["history"].map(len).astype(float),
-            "user_activity": window.activity,
-            "popularity_bucket": table["target"],
-            "category": [_plain(category.get(name, "")) for name in table["target"]],
-            "unseen_share": [
-                float(np.mean([name not in known for name in names])) for names in shown
-            ],
-        }
-    )
-
-
-def _plain(text: str) -> str:
-    """A category that no page takes for markup."""
-    return text.replace("<", "‹").replace(">", "›") or "none"
-
-
-def _bucketed(columns: Mapping[str, pd.DataFrame], items: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The columns with a bucket in place of each target, and rare categories as one: both as the reference has them."""
-    place = items["popularity"].rank(method="min", ascending=False) / max(len(items), 1)
-    shares, names = [*_BUCKETS], [*_BUCKETS.values(), "unseen"]
-    number = np.where(items["popularity"] > 0, np.searchsorted(shares, place), len(shares))
-    bucket = {item: names[code] for item, code in zip(items["item_id"], number, strict=True)}
-    counts = Counter(columns["reference"]["category"].tolist())
-    kept = sorted(counts, key=lambda name: (-counts[name], name))[:_CATEGORIES]
-    tables = {
-        window: table.assign(
-            popularity_bucket=[bucket.get(item, "unseen") for item in table["popularity_bucket"]],
-            category=table["category"].where(table["category"].isin(kept), "other"),
-        )
-        for window, table in columns.items()
-    }
-    if all((table["category"] == "none").all() for table in tables.values()):
-        return {window: table.drop(columns="category") for window, table in tables.items()}
-    return tables
-
-
-def _chosen_scores(folder: Path, window: _Window, name: str) -> NDArray[np.float64]:
-    """The model's log-probability of each row's target; NaN where the model knows the target or the history not at all.
-
-    History items that the model does not know are left out: new items are what drift is about.
-    """
-    from dynamicpo.models.checkpoints import load_model
-    from dynamicpo.prompts.encoding import Prompts
-    from dynamicpo.scoring.shared_prefix import score_rows
-
-    loaded = load_model(folder)
-    prompts = Prompts(loaded.tokenizer, window.items, loaded.settings)
-    known = {
-        *(loaded.base.items if loaded.settings.item_text == "token" else window.items["item_id"])
-    }
-    scores, places, prepared = np.full(len(window.rows), np.nan), [], []
-    columns = (
-        window.rows[column].to_pylist()
-        for column in ("example_id", "history", "target", "candidates")
-    )
-    for place, (example_id, history, target, candidates) in enumerate(zip(*columns, strict=True)):
-        kept = [item for item in history if item in known]
-        if kept and target in known:
-            places.append(place)
-            prepared.append(
-                prompts.row(
-                    example_id, kept, [target], [item for item in candidates if item in known]
-                )
-            )
-    if prepared:
-        with loaded.execution_context():
-            scores[places] = score_rows(loaded.model, prepared, label=f"scoring the {name} window")[
-                :, 0
-            ].numpy()
-    if not np.isfinite(scores).any():
-        raise DataError(
-            f"{folder}: must score at least one row of the {name} window, but it has a usable score for none. "
-            "Give the model that was trained on the reference."
-        )
-    return scores
-
-
-def _compare(
-    reference: pd.DataFrame, current: pd.DataFrame, config: DriftConfig
-) -> tuple[dict[str, Any], str]:
-    """What is found, as `drift.json` has it, and Evidently's page."""
-    methods = {str(name): _method(str(name), column) for name, column in reference.items()}
-    distances, page = _evidently(reference, current, methods, config)
-    columns = {
-        name: {
-            "distance": distances[name],
-            "drifted": distances[name] >= config.threshold,
-            "method": _METHODS[methods[name]],
-            "meaning": COLUMNS[name],
-        }
-        for name in methods
-    }
-    number = sum(bool(column["drifted"]) for column in columns.values())
-    share = number / len(columns)
-    drifted = number > 0 and share >= config.drift_share
-    rule = (
-        f"Drifted when at least {config.drift_share:.0%} of the columns, and at least one, have drifted; "
-        f"a column has drifted when its distance is at least {config.threshold:g}."
-    )
+def _trained_items(reference: Path) -> set[str]:
+    """All items of the training rows, not only of those in the window."""
+    rows = read_rows(reference, "train")
+    histories = rows["history"].combine_chunks()
     return {
-        "drifted": drifted,
-        "verdict": f"{'Drifted' if drifted else 'Not drifted'}: {number} of {len(columns)} columns have drifted.",
-        "rule": rule,
-        "drifted_share": share,
-        "columns": columns,
-        "rows": {"reference": len(reference), "current": len(current)},
-        "rows_without_score": {
-            name: int(table["chosen_score"].isna().sum()) if "chosen_score" in table else 0
-            for name, table in (("reference", reference), ("current", current))
-        },
-    }, page
-
-
-def _method(name: str, reference: "pd.Series[Any]") -> str:
-    """The distance of a column; a spread of 0 can't be divided by, and unseen items are 0 in training by definition."""
-    if name in _TEXTS or name == "unseen_share" or reference.nunique() < 2:
-        return "jensenshannon"
-    return "wasserstein"
-
-
-def _evidently(
-    reference: pd.DataFrame, current: pd.DataFrame, methods: Mapping[str, str], config: DriftConfig
-) -> tuple[dict[str, float], str]:
-    """Each column's distance, and the page, by a library that takes seconds to import."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of columns that do not vary
-        from evidently import DataDefinition, Dataset, Report
-        from evidently.presets import DataDriftPreset
-
-        texts = [name for name in methods if name in _TEXTS]
-        kinds = DataDefinition(
-            numerical_columns=[name for name in methods if name not in texts],
-            categorical_columns=texts,
-        )
-        preset = DataDriftPreset(
-            columns=[*methods],
-            per_column_method=dict(methods),
-            threshold=config.threshold,
-            drift_share=config.drift_share,
-        )
-        windows = (
-            Dataset.from_pandas(table, data_definition=kinds) for table in (current, reference)
-        )
-        snapshot = Report([preset], include_tests=False).run(*windows)
-        metrics = snapshot.dict()["metrics"]
-        page = snapshot.get_html_str(as_iframe=False)
-    found = {
-        metric["config"]["column"]: metric["value"]
-        for metric in metrics
-        if "column" in metric["config"]
-    }
-    # Evidently adds up over a set of texts, whose order, and with it the last digit, changes from process to process
-    return {name: float(f"{found[name]:.12g}") for name in methods}, page
-
-
-def _counts(found: Mapping[str, Any]) -> dict[str, Any]:
-    counts = {"drifted": found["drifted"], "drifted_share": found["drifted_share"]}
-    counts |= {f"{window}_rows": number for window, number in found["rows"].items()}
-    return counts | {
-        f"{name}_distance": column["distance"] for name, column in found["columns"].items()
+        *rows["target"].to_pylist(),
+        *histories.flatten().to_pylist(),
     }
 
 
-def _with_verdict(page: str, found: Mapping[str, Any]) -> str:
-    """Evidently's page with the verdict and the rule on top, free of what differs between runs."""
-    columns = [
-        DriftColumn(
-            name=name,
-            distance=column["distance"],
-            drifted=column["drifted"],
-            method=column["method"],
-            meaning=column["meaning"],
-        )
-        for name, column in found["columns"].items()
-    ]
-    report = DriftReport(
-        verdict=found["verdict"],
-        rule=found["rule"],
-        reference_rows=found["rows"]["reference"],
-        current_rows=found["rows"]["current"],
-        columns=columns,
+def _with_scores(
+    columns: ComparedColumns, model: Path, reference: Window, current: Window
+) -> ComparedColumns:
+    # Here, because torch and transformers take seconds to import, for nothing without a model.
+    from dynamicpo.monitoring.chosen_scores import chosen_scores
+
+    reference_scores = chosen_scores(model, reference, "reference")
+    current_scores = chosen_scores(model, current, "current")
+    return ComparedColumns(
+        reference=columns.reference.assign(chosen_score=reference_scores),
+        current=columns.current.assign(chosen_score=current_scores),
     )
-    return drift_page(report, _repeatable(page))
 
 
-def _repeatable(page: str) -> str:
-    """Evidently's page without random ids and without its only link to another host."""
-    ids: dict[str, str] = {}
+def _compare(columns: ComparedColumns, config: DriftConfig) -> tuple[DriftResult, str]:
+    """Compare the columns and apply the rule; returns the page, too."""
+    methods = {}
+    for name, values in columns.reference.items():
+        methods[str(name)] = _distance_method(str(name), values)
+    comparison = compare_columns(columns, methods, config)
+    drift_columns = []
+    for name, distance in comparison.distances.items():
+        column = DriftColumn(
+            name=name,
+            distance=distance,
+            drifted=distance >= config.threshold,
+            method=_METHODS[methods[name]],
+            meaning=COLUMN_MEANINGS[name],
+        )
+        drift_columns.append(column)
+    result = _apply_rule(drift_columns, columns, config)
+    return result, drift_page(result.report, comparison.page)
 
-    def counted_id(match: re.Match[str]) -> str:
-        return ids.setdefault(match[0], f"evidently{len(ids)}")
 
-    page = _UUID.sub(counted_id, page)
-    return page.replace('href="https://plotly.com/"', 'href="#"')
+def _distance_method(name: str, reference: pd.Series) -> str:
+    """Choose the distance of a column.
+
+    Wasserstein is for numbers. It is divided by the reference's spread, which must not be 0; and
+    items unseen in training are none in training rows, by definition.
+    """
+    if name in TEXT_COLUMNS or name == "unseen_share":
+        return "jensenshannon"
+    is_constant = reference.nunique() < 2
+    return "jensenshannon" if is_constant else "wasserstein"
+
+
+def _apply_rule(
+    drift_columns: list[DriftColumn], columns: ComparedColumns, config: DriftConfig
+) -> DriftResult:
+    num_drifted = sum(column.drifted for column in drift_columns)
+    share = num_drifted / len(drift_columns)
+    # At least one, so that a share of 0 does not make everything drift.
+    drifted = num_drifted > 0 and share >= config.drift_share
+    conclusion = "Drifted" if drifted else "Not drifted"
+    rule = (
+        f"Drifted when at least {config.drift_share:.0%} of the columns, and at least one, "
+        f"have drifted; a column has drifted when its distance is at least {config.threshold:g}."
+    )
+    report = DriftReport(
+        verdict=f"{conclusion}: {num_drifted} of {len(drift_columns)} columns have drifted.",
+        rule=rule,
+        reference_rows=len(columns.reference),
+        current_rows=len(columns.current),
+        columns=drift_columns,
+    )
+    rows_without_score = {
+        "reference": _count_without_score(columns.reference),
+        "current": _count_without_score(columns.current),
+    }
+    return DriftResult(drifted, share, report, rows_without_score)
+
+
+def _count_without_score(columns: pd.DataFrame) -> int:
+    if "chosen_score" not in columns:
+        return 0
+    return int(columns["chosen_score"].isna().sum())
