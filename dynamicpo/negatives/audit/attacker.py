@@ -17,6 +17,7 @@ from dynamicpo.negatives.audit.candidate_lists import CandidateLists
 CountLookup = Callable[[IntArray], IntArray]
 
 _DENSE = 2**25  # numbers up to which counts lie in a plain array, of 256 MiB
+_SPARSE = 2**62  # any size that is too large for an array
 _FIT_STEPS = 30
 
 
@@ -34,33 +35,51 @@ def attack(known: CandidateLists, attacked: CandidateLists) -> float:
     Returns:
         The share of rows whose target has the highest score; ties share a hit.
     """
-    is_counted = np.arange(len(known.targets)) % 2 == 0
+    row_numbers = np.arange(len(known.targets))
+    is_counted = row_numbers % 2 == 0
     counted = _select(known, is_counted)
     fitted = _select(known, ~is_counted)
-    weights = _fit(_features(counted, fitted.candidates), fitted.targets, fitted.candidates)
+    weights = _fit(
+        features=_features(counted, fitted.candidates),
+        is_target=fitted.is_target,
+    )
     scores = _features(known, attacked.candidates) @ weights
-    is_best = scores == scores.max(axis=1, keepdims=True)
-    is_target = attacked.candidates == attacked.targets[:, None]
-    hits = (is_best & is_target).sum(axis=1)
+    best_scores = scores.max(axis=1, keepdims=True)
+    return _hit_ratio(scores == best_scores, attacked.is_target)
+
+
+def _hit_ratio(is_best: BoolArray, is_target: BoolArray) -> float:
+    is_hit = is_best & is_target
+    hits = is_hit.sum(axis=1)
     num_best = is_best.sum(axis=1)
-    return float(hits @ (1 / num_best) / len(hits))
+    # As if one of the best were guessed at random.
+    total = hits @ (1 / num_best)
+    return float(total / len(hits))
 
 
 def _select(rows: CandidateLists, mask: BoolArray) -> CandidateLists:
-    return replace(rows, targets=rows.targets[mask], candidates=rows.candidates[mask])
+    return replace(
+        rows,
+        targets=rows.targets[mask],
+        candidates=rows.candidates[mask],
+    )
 
 
 def _features(known: CandidateLists, candidates: IntArray) -> FloatArray:
     """Describe each candidate by what the lists of `known` tell of it. Shape (N, A, 6)."""
-    width = candidates.shape[1]
-    known_width = max(known.candidates.shape[1], width)
-    as_target = _counter(known.targets, known.num_items)(candidates)
-    as_candidate = _counter(known.candidates, known.num_items)(candidates)
+    _, width = candidates.shape
+    count_target = _counter(known.targets, known.num_items)
+    count_candidate = _counter(known.candidates, known.num_items)
+    as_target = count_target(candidates)
+    as_candidate = count_candidate(candidates)
     at_position, item_at_position = _position_counts(known, candidates)
-    listed_together = _pair_counts(known, candidates) - as_target
     same_list = _same_list_counts(known, candidates)
-    target_share = (as_target + 1) / (as_candidate + known_width)
-    mean_together = listed_together / np.maximum(as_target, 1) / max(width - 1, 1)
+    # Shrunk towards 1 / A, the share of an item of which nothing is known.
+    target_share = (as_target + 1) / (as_candidate + _num_positions(known, candidates))
+    # The pairs of a target with itself are as many as its rows, and say nothing.
+    listed_together = _pair_counts(known, candidates) - as_target
+    together_per_row = listed_together / np.maximum(as_target, 1)
+    mean_together = together_per_row / max(width - 1, 1)
     # Logarithms of counts: twice as often is as much evidence at 1 as it is at 100.
     features = [
         np.log1p(as_target),
@@ -75,36 +94,57 @@ def _features(known: CandidateLists, candidates: IntArray) -> FloatArray:
 
 def _position_counts(known: CandidateLists, candidates: IntArray) -> tuple[IntArray, IntArray]:
     """Count targets at each candidate's position: of any item, and of the very item."""
-    width = candidates.shape[1]
-    num_positions = max(known.candidates.shape[1], width)
-    target_positions = (known.candidates == known.targets[:, None]).argmax(axis=1)
+    num_positions = _num_positions(known, candidates)
+    target_positions = known.is_target.argmax(axis=1)
+    _, width = candidates.shape
     positions = np.broadcast_to(np.arange(width), candidates.shape)
-    at_position = _counter(target_positions, num_positions)(positions)
-    item_positions = known.targets * num_positions + target_positions
-    item_counter = _counter(item_positions, known.num_items * num_positions)
-    return at_position, item_counter(candidates * num_positions + positions)
+    count_position = _counter(target_positions, num_positions)
+    count_item_position = _counter(
+        known.targets * num_positions + target_positions,
+        size=known.num_items * num_positions,
+    )
+    at_position = count_position(positions)
+    item_at_position = count_item_position(candidates * num_positions + positions)
+    return at_position, item_at_position
+
+
+def _num_positions(known: CandidateLists, candidates: IntArray) -> int:
+    """The length of the longer lists."""
+    known_width: int = known.candidates.shape[1]
+    width: int = candidates.shape[1]
+    return max(known_width, width)
 
 
 def _pair_counts(known: CandidateLists, candidates: IntArray) -> IntArray:
     """Count how often the row's candidates were listed where the candidate was the target."""
     num_items = known.num_items
-    pairs = known.targets[:, None] * num_items + known.candidates
-    pair_counter = _counter(pairs, num_items * num_items)
+    targets = known.targets[:, None]
+    count_pair = _counter(
+        targets * num_items + known.candidates,
+        size=num_items * num_items,
+    )
+    first_of_pairs = candidates * num_items
     total = np.zeros_like(candidates)
     # Column by column: all pairs at once would take A times the memory.
-    for column in range(candidates.shape[1]):
-        total += pair_counter(candidates * num_items + candidates[:, [column]])
+    for second in candidates.T:
+        total += count_pair(first_of_pairs + second[:, None])
     return total
 
 
 def _same_list_counts(known: CandidateLists, candidates: IntArray) -> IntArray:
     """Count how often the very same list, in any order, had the candidate as its target."""
     num_known = len(known.candidates)
-    hashes = np.concatenate([_set_hashes(known.candidates), _set_hashes(candidates)])
+    known_hashes = _set_hashes(known.candidates)
+    hashes = np.concatenate([known_hashes, _set_hashes(candidates)])
+    # Hashes of 64 bits leave no room for an item beside them, their ranks do.
     _, list_ids = np.unique(hashes, return_inverse=True)
-    known_pairs = list_ids[:num_known] * known.num_items + known.targets
-    pairs = list_ids[num_known:, None] * known.num_items + candidates
-    return _counter(known_pairs, 2**62)(pairs)
+    known_ids, ids = np.split(list_ids, [num_known])
+    count_pair = _counter(
+        known_ids * known.num_items + known.targets,
+        size=_SPARSE,
+    )
+    first_of_pairs = ids[:, None] * known.num_items
+    return count_pair(first_of_pairs + candidates)
 
 
 def _set_hashes(lists: IntArray) -> KeyArray:
@@ -122,30 +162,40 @@ def _counter(values: IntArray, size: int) -> CountLookup:
 
     def look_up(queries: IntArray) -> IntArray:
         index = np.searchsorted(distinct, queries)
+        # Numbers above the largest have no index of their own.
         index = np.minimum(index, len(distinct) - 1)
-        return np.where(distinct[index] == queries, counts[index], 0)
+        is_counted = distinct[index] == queries
+        return np.where(is_counted, counts[index], 0)
 
     return look_up
 
 
-def _fit(features: FloatArray, targets: IntArray, candidates: IntArray) -> FloatArray:
+def _fit(features: FloatArray, is_target: BoolArray) -> FloatArray:
     """Fit the weights of a conditional logistic regression, with a unit Gaussian prior.
 
     Every step uses the fixed bound on the curvature of Böhning (1992), so the likelihood never
     falls.
     """
     # Adding a constant to all candidates of a row changes no probability, so each row is centred.
-    centred = features - features.mean(axis=1, keepdims=True)
-    num_features = centred.shape[2]
-    bound = np.einsum("naf,nag->fg", centred, centred) / 2 + np.eye(num_features)
-    target_positions = (candidates == targets[:, None]).argmax(axis=1)
-    observed = centred[np.arange(len(targets)), target_positions].sum(axis=0)
+    means = features.mean(axis=1, keepdims=True)
+    centred = features - means
+    _, _, num_features = centred.shape
+    outer_products = np.einsum("naf,nag->fg", centred, centred)
+    curvature_bound = outer_products / 2 + np.eye(num_features)
+    # Boolean indexing takes the features of each row's target.
+    observed = centred[is_target].sum(axis=0)
     weights = np.zeros(num_features)
     for _ in range(_FIT_STEPS):
-        scores = centred @ weights
-        probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        probabilities = _softmax(centred @ weights)
         expected = np.einsum("na,naf->f", probabilities, centred)
         gradient = observed - expected - weights
-        weights = weights + np.linalg.solve(bound, gradient)
+        weights = weights + np.linalg.solve(curvature_bound, gradient)
     return weights
+
+
+def _softmax(scores: FloatArray) -> FloatArray:
+    # The largest is taken off first, so that no exponential overflows.
+    largest = scores.max(axis=1, keepdims=True)
+    exponentials = np.exp(scores - largest)
+    totals = exponentials.sum(axis=1, keepdims=True)
+    return np.asarray(exponentials / totals)

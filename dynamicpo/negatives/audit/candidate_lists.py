@@ -30,6 +30,11 @@ class CandidateLists:
     excluded: IntArray
     num_items: int
 
+    @property
+    def is_target(self) -> BoolArray:
+        """Mark each row's target among its candidates. Shape (N, A)."""
+        return np.asarray(self.candidates == self.targets[:, None])
+
 
 def redraw(rows: CandidateLists, number: int) -> CandidateLists:
     """Draw new lists for the same rows, uniformly from the items that a row does not exclude.
@@ -44,24 +49,30 @@ def redraw(rows: CandidateLists, number: int) -> CandidateLists:
     num_rows, width = rows.candidates.shape
     # Each redraw has draw numbers of its own, enough for all rounds.
     first_draw = number * _MAX_ROUNDS * width
+    columns = np.arange(width)
     lists = np.full((num_rows, width), _UNDRAWN)
     lists[:, 0] = rows.targets
     incomplete = np.arange(num_rows)
     # Rejection sampling: draw what is missing, drop what may not be listed, repeat for what is
     # left.
     for round_number in range(_MAX_ROUNDS):
-        draw_numbers = first_draw + round_number * width + np.arange(width)
+        draw_numbers = first_draw + round_number * width + columns
         draws = random_keys.integers(
-            rows.keys[incomplete, None], draw_numbers.astype(np.uint64), rows.num_items
+            keys=rows.keys[incomplete, None],
+            draws=draw_numbers.astype(np.uint64),
+            high=rows.num_items,
         )
         drawn = lists[incomplete]
         proposed = np.where(drawn == _UNDRAWN, draws, drawn)
-        rejected = _is_repeated(proposed) | _is_excluded(proposed, incomplete, rows)
-        lists[incomplete] = np.where(rejected, _UNDRAWN, proposed)
-        is_incomplete = (lists[incomplete] == _UNDRAWN).any(axis=1)
+        is_repeated = _is_repeated(proposed)
+        is_excluded = _is_excluded(proposed, incomplete, rows)
+        accepted = np.where(is_repeated | is_excluded, _UNDRAWN, proposed)
+        lists[incomplete] = accepted
+        is_incomplete = (accepted == _UNDRAWN).any(axis=1)
         incomplete = incomplete[is_incomplete]
         if not len(incomplete):
-            return replace(rows, candidates=_with_random_position(rows, lists, first_draw))
+            moved = _with_random_position(rows.keys, lists, first_draw)
+            return replace(rows, candidates=moved)
     raise DataError(
         f"audit: {width} candidates a row can't be redrawn from {rows.num_items} items, too few "
         f"are left for {len(incomplete)} rows. Audit rows with shorter lists or a larger catalogue."
@@ -73,26 +84,38 @@ def _is_repeated(lists: IntArray) -> BoolArray:
     # The sort is stable, so of equal items the leftmost comes first and stays unmarked.
     order = np.argsort(lists, axis=1, kind="stable")
     ordered = np.take_along_axis(lists, order, axis=1)
-    repeated = np.zeros(lists.shape, dtype=bool)
-    equals_previous = ordered[:, 1:] == ordered[:, :-1]
-    np.put_along_axis(repeated, order[:, 1:], equals_previous, axis=1)
-    return repeated
+    is_repeated = np.zeros(lists.shape, dtype=bool)
+    np.put_along_axis(
+        is_repeated,
+        indices=order[:, 1:],
+        values=ordered[:, 1:] == ordered[:, :-1],
+        axis=1,
+    )
+    return is_repeated
 
 
 def _is_excluded(lists: IntArray, row_index: IntArray, rows: CandidateLists) -> BoolArray:
     """Mark the items that their rows exclude. The first column, the target, never is."""
-    pairs = row_index[:, None] * rows.num_items + lists
+    first_pairs = row_index * rows.num_items
+    pairs = first_pairs[:, None] + lists
     index = np.searchsorted(rows.excluded, pairs)
+    # Pairs above the largest have no index of their own.
     index = np.minimum(index, len(rows.excluded) - 1)
-    excluded = rows.excluded[index] == pairs
-    excluded[:, 0] = False
-    return np.asarray(excluded)
+    is_excluded: BoolArray = rows.excluded[index] == pairs
+    is_excluded[:, 0] = False
+    return is_excluded
 
 
-def _with_random_position(rows: CandidateLists, lists: IntArray, first_draw: int) -> IntArray:
+def _with_random_position(keys: KeyArray, lists: IntArray, first_draw: int) -> IntArray:
     """Rotate each list, so that its target stands at a random position instead of the first."""
-    width = lists.shape[1]
+    _, width = lists.shape
+    # The last round's last number: no list takes that long.
     last_draw = first_draw + _MAX_ROUNDS * width - 1
-    target_positions = random_keys.integers(rows.keys, last_draw, width)
-    order = (np.arange(width) - target_positions[:, None]) % width
+    target_positions = random_keys.integers(
+        keys,
+        draws=last_draw,
+        high=width,
+    )
+    shifts = target_positions[:, None]
+    order = (np.arange(width) - shifts) % width
     return np.take_along_axis(lists, order, axis=1)

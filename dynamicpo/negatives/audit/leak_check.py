@@ -113,10 +113,13 @@ def audit_split(
 def _row_parts(split: str, num_train_rows: int) -> tuple[slice, slice]:
     """Choose the rows to learn from and those to attack: few, so that an audit takes seconds."""
     if split != "train":
-        return slice(STAGE_ROWS), slice(STAGE_ROWS)
+        first_rows = slice(STAGE_ROWS)
+        return first_rows, first_rows
     # Two halves: an attacker who has seen the very rows would know their targets.
     half = min(STAGE_ROWS, num_train_rows // 2)
-    return slice(half), slice(half, 2 * half)
+    first_half = slice(half)
+    second_half = slice(half, 2 * half)
+    return first_half, second_half
 
 
 def check_audit(audit: SplitAudit | SkippedAudit, where: str, allow: bool) -> list[str]:
@@ -165,17 +168,32 @@ def measure_leak(known: CandidateLists, attacked: CandidateLists, redraws: int) 
     hit_ratio = attack(known, attacked)
     null_hit_ratios = []
     for number in range(redraws):
-        null_hit_ratios.append(attack(redraw(known, number), redraw(attacked, number)))
+        known_again = redraw(known, number)
+        attacked_again = redraw(attacked, number)
+        null_hit_ratios.append(attack(known_again, attacked_again))
     chance = float(np.mean(null_hit_ratios))
     spread = float(np.std(null_hit_ratios, ddof=1))
     low, high = _prediction_interval(chance, spread, _USUAL_LEVEL, redraws)
     num_rows = len(attacked.targets)
-    # Twenty redraws of few rows may all agree. Their spread is at least that of independent coin
-    # tosses, whose probability is estimated by Laplace's rule, so that it is never 0 or 1.
+    # Redraws of few rows may all agree, by chance.
+    safe_spread = max(spread, _coin_spread(chance, num_rows))
+    _, limit = _prediction_interval(chance, safe_spread, _REFUSAL_LEVEL, redraws)
+    return Audit(
+        hit_ratio_at_1=hit_ratio,
+        chance=chance,
+        low=low,
+        high=high,
+        limit=limit,
+        rows=num_rows,
+    )
+
+
+def _coin_spread(chance: float, num_rows: int) -> float:
+    """Standard deviation of a hit ratio whose rows are independent coin tosses."""
+    # Laplace's rule of succession: an estimate that is never 0 or 1.
     probability = (num_rows * chance + 1) / (num_rows + 2)
-    coin_spread = math.sqrt(probability * (1 - probability) / num_rows)
-    _, limit = _prediction_interval(chance, max(spread, coin_spread), _REFUSAL_LEVEL, redraws)
-    return Audit(hit_ratio, chance, low, high, limit, num_rows)
+    variance = probability * (1 - probability)
+    return math.sqrt(variance / num_rows)
 
 
 def _prediction_interval(
@@ -186,6 +204,11 @@ def _prediction_interval(
     A prediction interval, not one for the mean: Student's t as the spread is estimated, and the
     factor sqrt(1 + 1 / redraws) as the mean is, too.
     """
-    t = float(stats.t.ppf((1 + level) / 2, redraws - 1))
-    half_width = t * spread * math.sqrt(1 + 1 / redraws)
-    return max(mean - half_width, 0.0), min(mean + half_width, 1.0)
+    upper_quantile = (1 + level) / 2
+    t = float(stats.t.ppf(upper_quantile, redraws - 1))
+    uncertainty_of_mean = math.sqrt(1 + 1 / redraws)
+    half_width = t * spread * uncertainty_of_mean
+    # A hit ratio lies between 0 and 1.
+    low = max(mean - half_width, 0.0)
+    high = min(mean + half_width, 1.0)
+    return low, high

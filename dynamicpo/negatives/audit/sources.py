@@ -42,11 +42,13 @@ class RowSource(NamedTuple):
 
 def make_id_catalogue(item_ids: Sequence[str]) -> Catalogue:
     """Build a catalogue of items that are told apart by their ids alone, in sorted order."""
-    distinct = np.unique(np.asarray(item_ids, dtype=object).astype(str))
+    names = np.asarray(item_ids, dtype=object)
+    distinct = np.unique(names.astype(str))
+    num_items = len(distinct)
     return Catalogue(
         item_ids=pa.array(distinct, pa.string()),
-        title_ids=np.arange(len(distinct)),
-        popularity=np.zeros(len(distinct), dtype=np.int64),
+        title_ids=np.arange(num_items),
+        popularity=np.zeros(num_items, dtype=np.int64),
     )
 
 
@@ -65,14 +67,19 @@ def encode_candidates(
         DataError: Lists of several lengths, or without their target.
     """
     purpose = f"audit/{source.split}"
-    table = source.tables[source.split].select(_COLUMNS)
-    order = random_keys.random_order(seed, purpose, table["example_id"].to_pylist())
-    table = table.take(pa.array(np.sort(order[part]))).combine_chunks()
+    all_rows = source.tables[source.split]
+    example_ids = all_rows["example_id"].to_pylist()
+    order = random_keys.random_order(seed, purpose, example_ids)
+    # In the table's order again: the attacker counts every second row.
+    chosen = np.sort(order[part])
+    table = all_rows.select(_COLUMNS).take(pa.array(chosen)).combine_chunks()
     rows = encode_rows(table, source.split, catalogue)
+    keys = random_keys.keys(seed, purpose, rows.example_ids)
+    candidates = _candidate_matrix(table, rows, source, catalogue)
     return CandidateLists(
-        keys=random_keys.keys(seed, purpose, rows.example_ids),
+        keys=keys,
         targets=rows.targets,
-        candidates=_candidate_matrix(table, rows, source, catalogue),
+        candidates=candidates,
         excluded=_excluded_pairs(rows, source, catalogue),
         num_items=len(catalogue.item_ids),
     )
@@ -90,7 +97,8 @@ def _candidate_matrix(
             f"{lengths.max()}. Audit rows of one length at a time."
         )
     candidates = codes.reshape(len(table), -1)
-    times_listed = (candidates == rows.targets[:, None]).sum(axis=1)
+    targets = rows.targets[:, None]
+    times_listed = (candidates == targets).sum(axis=1)
     wrong = np.flatnonzero(times_listed != 1)
     if len(wrong):
         first = int(wrong[0])
@@ -104,16 +112,20 @@ def _candidate_matrix(
 
 def _excluded_pairs(rows: EncodedRows, source: RowSource, catalogue: Catalogue) -> IntArray:
     """List what each row excludes, its target included, as row * number of items + item, sorted."""
+    num_rows = len(rows.targets)
+    num_items = len(catalogue.item_ids)
     all_rows = [rows]
     # A window is the row's own history; what a user knows takes the user's rows in all splits.
     if source.exclude != "window":
         for split, table in source.tables.items():
             all_rows.append(encode_rows(table, split, catalogue))
     excluded, owners, timestamps = make_exclusions(source.exclude, all_rows, catalogue)
+    # In this catalogue, items have their codes for title ids.
     row_index, items = excluded.pairs(owners[0], timestamps[0])
-    num_items = len(catalogue.item_ids)
-    target_pairs = np.arange(len(rows.targets)) * num_items + rows.targets
-    return np.unique(np.concatenate([row_index * num_items + items, target_pairs]))
+    excluded_pairs = row_index * num_items + items
+    target_pairs = np.arange(num_rows) * num_items + rows.targets
+    pairs = np.concatenate([excluded_pairs, target_pairs])
+    return np.unique(pairs)
 
 
 def read_source(path: Path, split: str) -> RowSource:
@@ -139,7 +151,8 @@ def read_source(path: Path, split: str) -> RowSource:
 
 
 def _read_preferences(folder: Path, split: str) -> RowSource:
-    exclude = effective_exclusion(read_manifest(folder).config)
+    manifest = read_manifest(folder)
+    exclude = effective_exclusion(manifest.config)
     tables = {split: read_rows(folder, split)}
     if not len(tables[split]):
         raise DataError(
@@ -149,8 +162,14 @@ def _read_preferences(folder: Path, split: str) -> RowSource:
         for other in SPLITS:
             if other != split:
                 tables[other] = read_rows(folder, other, EXAMPLES)
-    item_ids = read_items(folder)["item_id"].tolist()
-    return RowSource(str(folder / split), split, tables, item_ids, exclude)
+    items = read_items(folder)
+    return RowSource(
+        where=str(folder / split),
+        split=split,
+        tables=tables,
+        item_ids=items["item_id"].tolist(),
+        exclude=exclude,
+    )
 
 
 def _read_published_source(path: Path, split: str) -> RowSource:
@@ -160,14 +179,22 @@ def _read_published_source(path: Path, split: str) -> RowSource:
 
     from dynamicpo.data.sources.published import published_files, read_published
 
-    rows = read_published(ibis.duckdb.connect(), published_files(path))
-    rows = rows.assign(example_id=rows.index.astype(str))[_COLUMNS]
+    connection = ibis.duckdb.connect()
+    rows = read_published(connection, published_files(path))
+    rows["example_id"] = rows.index.astype(str)
     example_fields = [EXAMPLES.field(name) for name in _EXAMPLE_COLUMNS]
-    table = pa.Table.from_pandas(rows, schema=pa.schema([*example_fields, CANDIDATES_FIELD]))
+    schema = pa.schema([*example_fields, CANDIDATES_FIELD])
+    table = pa.Table.from_pandas(rows[_COLUMNS], schema=schema)
     item_ids = {
         *rows["target"],
         *rows["history"].explode(),
         *rows["candidates"].explode(),
     }
-    # Published lists leave out their row's history, whatever else their user knows.
-    return RowSource(str(path), split, {split: table}, sorted(item_ids), "window")
+    return RowSource(
+        where=str(path),
+        split=split,
+        tables={split: table},
+        item_ids=sorted(item_ids),
+        # Published lists leave out their row's history, whatever else their user knows.
+        exclude="window",
+    )
