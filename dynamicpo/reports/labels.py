@@ -1,13 +1,16 @@
 """Names of models, runs and titles as a reader sees them: on one line, short, and all different."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 
 def one_line(text: str) -> str:
     """Text on one line, without control characters (an SVG may not hold them)."""
-    printable = (char if char.isprintable() else " " for char in str(text))
-    words = "".join(printable).split()
+    printable = ""
+    for char in str(text):
+        printable += char if char.isprintable() else " "
+    words = printable.split()
     return " ".join(words)
 
 
@@ -27,13 +30,15 @@ def shorten(text: str, max_width: int) -> str:
     """Text on one line of at most `max_width` columns; the middle of a longer one is left out."""
     text = one_line(text)
     # Combining marks have no width, so that letters are limited as well as columns.
-    if len(text) <= 2 * max_width and display_width(text) <= max_width:
+    max_letters = 2 * max_width
+    if len(text) <= max_letters and display_width(text) <= max_width:
         return text
     head_width = max_width // 2
-    tail_width = max_width - head_width - 1
     head = text[:max_width]
     while display_width(head) > head_width:
         head = head[:-1]
+    # The ellipsis takes one column.
+    tail_width = max_width - head_width - 1
     tail = text[-max_width:]
     while display_width(tail) > tail_width:
         tail = tail[1:]
@@ -42,9 +47,13 @@ def shorten(text: str, max_width: int) -> str:
 
 def short_names(names: Sequence[str], max_width: int = 40) -> list[str]:
     """Names on one line of at most `max_width` columns; numbered where shortened ones are equal."""
+    # A name of control characters alone leaves nothing to show.
     shortened = [shorten(name, max_width) or "(no name)" for name in names]
+    counts = Counter(shortened)
     unique = []
     for number, name in enumerate(shortened, start=1):
-        is_repeated = shortened.count(name) > 1
-        unique.append(f"{number} {name}" if is_repeated else name)
+        if counts[name] > 1:
+            unique.append(f"{number} {name}")
+        else:
+            unique.append(name)
     return unique

@@ -3,15 +3,23 @@
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
+
+# Sign and zeros of an exponent, as in 2e-05.
+_EXPONENT = re.compile(r"e([+-])0*")
+_LEADING_ZERO = re.compile(r"^(-?)0\.")
 
 
 def format_number(value: float) -> str:
     """A number for a reader: `.286`, `12.35`, `1,682`, `2e−5`; `–` for one that is missing."""
     if math.isnan(value):
         return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
+    if value == math.inf:
+        return "∞"
+    if value == -math.inf:
+        return "−∞"
     magnitude = abs(value)
+    # Three decimals would show it as zero.
     is_tiny = 0 < magnitude < 5e-4
     if is_tiny or magnitude >= 1e9:
         return typeset(f"{value:.2g}")
@@ -32,7 +40,8 @@ def format_interval(low: float, high: float) -> str:
     """`[.270, .302]`, or nothing where there is no interval."""
     if math.isnan(low) or math.isnan(high):
         return ""
-    return f"[{format_number(low)}, {format_number(high)}]"
+    bounds = (format_number(low), format_number(high))
+    return f"[{', '.join(bounds)}]"
 
 
 def format_signed(value: float) -> str:
@@ -43,6 +52,7 @@ def format_signed(value: float) -> str:
 
 def format_p_value(value: float) -> str:
     """`.021`, `< .001`."""
+    # As statistics are usually reported: the digits of a smaller one say nothing.
     return "< .001" if value < 0.001 else format_number(value)
 
 
@@ -58,45 +68,58 @@ def format_percent(share: float) -> str:
 
 def typeset(text: str) -> str:
     """A printed number without its leading zero, with a short exponent and a true minus sign."""
-
-    def short_exponent(match: re.Match[str]) -> str:
-        sign = match[1].strip("+")
-        return f"e{sign}"
-
-    text = re.sub(r"e([+-])0*", short_exponent, text)
-    text = re.sub(r"^(-?)0\.", r"\1.", text)
+    text = _EXPONENT.sub(_short_exponent, text)
+    text = _LEADING_ZERO.sub(r"\1.", text)
     return text.replace("-", "−")
+
+
+def _short_exponent(match: re.Match[str]) -> str:
+    sign = match[1]
+    return "e-" if sign == "-" else "e"
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
     """The shortest labels of one format that say exactly where the ticks are."""
     largest = max((abs(tick) for tick in ticks), default=0.0)
+    # Exponents where decimals would fill the margin.
     is_tiny = 0 < largest < 1e-3
-    presentation = "g" if is_tiny or largest >= 1e6 else "f"
-    labels = _shortest_exact(ticks, presentation, _smallest_step(ticks, largest))
-    if presentation == "f":
-        labels = [_without_trailing_zeros(label) for label in labels]
+    step = _smallest_step(ticks, largest)
+    if is_tiny or largest >= 1e6:
+        labels = _shortest_exact(ticks, "g", step)
+    else:
+        fixed = _shortest_exact(ticks, "f", step)
+        labels = [_without_trailing_zeros(label) for label in fixed]
     return [typeset(label) for label in labels]
 
 
 def _smallest_step(ticks: Sequence[float], default: float) -> float:
     """The smallest distance of two neighbouring ticks; the default for fewer than two."""
-    neighbours = zip(ticks, ticks[1:], strict=False)
-    steps = [after - before for before, after in neighbours]
+    steps = []
+    for before, after in pairwise(ticks):
+        steps.append(after - before)
     return min(steps, default=default)
 
 
 def _shortest_exact(ticks: Sequence[float], presentation: str, step: float) -> list[str]:
     """The ticks with as few digits as place each within a fiftieth of a step of its value."""
+    # Less than a reader can see between two ticks.
+    tolerance = step / 50
     labels: list[str] = []
     # A double has no more than 16 significant digits to show.
     for digits in range(16):
-        labels = [f"{tick:,.{digits}{presentation}}" for tick in ticks]
-        shown = [float(label.replace(",", "")) for label in labels]
-        errors = [abs(value - tick) for value, tick in zip(shown, ticks, strict=True)]
-        if all(error <= step / 50 for error in errors):
+        specification = f",.{digits}{presentation}"
+        labels = [format(tick, specification) for tick in ticks]
+        if _largest_error(labels, ticks) <= tolerance:
             break
     return labels
+
+
+def _largest_error(labels: Sequence[str], ticks: Sequence[float]) -> float:
+    errors = [0.0]
+    for label, tick in zip(labels, ticks, strict=True):
+        shown = float(label.replace(",", ""))
+        errors.append(abs(shown - tick))
+    return max(errors)
 
 
 def _without_trailing_zeros(label: str) -> str:

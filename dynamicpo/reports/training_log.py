@@ -20,8 +20,8 @@ def read_training_log(path: Path) -> list[dict[str, float]]:
     """The records of a `steps.jsonl`; none where there is no such file."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def mean_of_last_steps(log: TrainingLog, key: str) -> float:
@@ -40,23 +40,30 @@ def relative_boundary_gradient(log: TrainingLog) -> list[float]:
 
     1 is as strong as at the start; NaN where it was not logged, or was 0 at the start.
     """
-    start = _mean(logged_values(log[:NUM_END_STEPS], BOUNDARY_GRADIENT))
+    first_steps = log[:NUM_END_STEPS]
+    start = _mean(logged_values(first_steps, BOUNDARY_GRADIENT))
     if start == 0:
-        return [math.nan] * len(log)
-    values = [record.get(BOUNDARY_GRADIENT) for record in log]
-    return [math.nan if value is None else float(value) / start for value in values]
+        start = math.nan
+    relative = []
+    for record in log:
+        value = record.get(BOUNDARY_GRADIENT)
+        size = math.nan if value is None else float(value)
+        relative.append(size / start)
+    return relative
 
 
 def with_relative_gradient(log: TrainingLog) -> list[dict[str, float | None]]:
     """The same log with the relative boundary gradient, in every step where there is one."""
+    gradients = relative_boundary_gradient(log)
     extended = []
-    for record, relative in zip(log, relative_boundary_gradient(log), strict=True):
+    for record, gradient in zip(log, gradients, strict=True):
         copy = dict(record)
-        if not math.isnan(relative):
-            copy[RELATIVE_BOUNDARY_GRADIENT] = relative
+        if not math.isnan(gradient):
+            copy[RELATIVE_BOUNDARY_GRADIENT] = gradient
         extended.append(copy)
     return extended
 
 
 def _mean(values: Sequence[float]) -> float:
+    # Rounded once, at the end of the sum.
     return math.fsum(values) / len(values) if values else math.nan

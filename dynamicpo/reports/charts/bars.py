@@ -66,20 +66,24 @@ def bars_with_intervals(
 def _keep_only_x_axis(axes: Axes, num_rows: int) -> None:
     # The first row at the top, with room for its name.
     axes.set_ylim(num_rows - 0.62, -0.7)
+    # Names stand above the bars, where long ones have room.
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False)
 
 
 def _paint_bar(axes: Axes, row: int, name: str, estimate: Estimate, fill: FillStyle) -> None:
-    value, low, high = (float(number) for number in finite_or_nan(estimate))
-    length = 0.0 if math.isnan(value) else value
+    drawable = Estimate(*finite_or_nan(estimate).tolist())
+    has_value = not math.isnan(drawable.value)
+    # A bar of no length keeps the row of a missing value.
+    length = drawable.value if has_value else 0.0
     axes.barh(row, length, 0.34, **fill)
     _paint_zero_line(axes, row)
-    interval = format_interval(low, high)
-    if not math.isnan(value) and interval:
-        _paint_interval(axes, row, Estimate(value, low, high))
-    numbers = f"{format_number(value)} {interval}"
+    interval = format_interval(drawable.low, drawable.high)
+    if has_value and interval:
+        _paint_interval(axes, row, drawable)
+    value = format_number(drawable.value)
+    numbers = f"{value} {interval}"
     _write_above_bar(axes, row, name, numbers.strip())
 
 
@@ -105,6 +109,7 @@ def _paint_interval(axes: Axes, row: int, estimate: Estimate) -> None:
 
 
 def _write_above_bar(axes: Axes, row: int, name: str, numbers: str) -> None:
+    # Above the bar, which is .34 of a row high and centred; y runs downwards.
     y = row - 0.27
     right_text = axes.text(
         x=1,
@@ -175,8 +180,10 @@ def histogram(
 def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
     """Name as many classes as there is room for: each, or every second one, or every third."""
     names = short_names(labels, 16)
-    widest = max(map(display_width, names))
-    needed_width = len(names) * (widest + 1)
+    # One letter between two names.
+    name_width = max(map(display_width, names)) + 1
+    needed_width = name_width * len(names)
     step = math.ceil(needed_width / _LABEL_ROOM)
     positions = range(0, len(names), step)
-    axes.set_xticks(positions, names[::step])
+    shown = names[::step]
+    axes.set_xticks(positions, shown)

@@ -1,7 +1,7 @@
 """Lines: a measure over steps, or against the number of negatives."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from dynamicpo.reports.labels import short_names
 
 # K, mean, lower and upper bound of an interval; NaN bounds for none.
 ScalingPoint = tuple[float, float, float, float]
+# Groups of about 3 units are as fine as a reader sees; pages of many lines would grow large.
 _GROUPS_OF_FEW_LINES = 120
 _GROUPS_OF_MANY_LINES = 60
 _MAX_MARKED_POINTS = 12
@@ -66,6 +67,7 @@ def curves(
                 _paint_line_of_means(axes, line, style, has_few_lines=num_drawn <= 2)
         if num_drawn:
             paint_references(axes, references or {})
+            # At the end, for a limit of None is where the data then end.
             axes.set_ylim(*y_range)
 
     notes = _missing_values_notes(lines)
@@ -131,17 +133,22 @@ def _paint_line_of_means(axes: Axes, line: _Line, style: LineStyle, has_few_line
 
 
 def _group_means(line: _Line, max_groups: int) -> _GroupMeans:
-    indices = np.arange(len(line.x))
-    groups = np.array_split(indices, min(len(indices), max_groups))
+    num_groups = min(len(line.x), max_groups)
+    xs = np.array_split(line.x, num_groups)
+    ys = np.array_split(line.y, num_groups)
     with warnings.catch_warnings():
         # Of a group of NaN alone: its mean is NaN, which leaves a gap in the line.
         warnings.simplefilter("ignore", RuntimeWarning)
         return _GroupMeans(
-            x=np.array([np.mean(line.x[group]) for group in groups]),
-            y=np.array([np.nanmean(line.y[group]) for group in groups]),
-            low=np.array([np.nanmin(line.y[group]) for group in groups]),
-            high=np.array([np.nanmax(line.y[group]) for group in groups]),
+            x=_each(np.mean, xs),
+            y=_each(np.nanmean, ys),
+            low=_each(np.nanmin, ys),
+            high=_each(np.nanmax, ys),
         )
+
+
+def _each(summary: Callable[[FloatArray], float], groups: Sequence[FloatArray]) -> FloatArray:
+    return np.array([summary(group) for group in groups])
 
 
 def _marker_spacing(num_points: int, style: LineStyle) -> tuple[float, float] | None:
@@ -202,9 +209,11 @@ def _all_ks(lines: Sequence[FloatArray]) -> list[float]:
 
 def _drawable_points(points: Sequence[ScalingPoint]) -> FloatArray:
     """The points that have a finite value. Shape (number of points, 4)."""
-    array = np.asarray(points, dtype=float).reshape(-1, 4)
+    # The shape of no points as well.
+    array = np.array(points, dtype=float).reshape(-1, 4)
     values = finite_or_nan(array[:, 1])
-    return array[np.isfinite(values)]
+    is_drawable = np.isfinite(values)
+    return array[is_drawable]
 
 
 def _paint_points(axes: Axes, points: FloatArray, shift: float, style: LineStyle) -> None:

@@ -20,6 +20,9 @@ from dynamicpo.reports.charts.style import (
 from dynamicpo.reports.charts.svg import inline_svg
 from dynamicpo.reports.labels import one_line
 
+# The date would change the bytes, and the rest names addresses outside of the page.
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
 
 def draw_chart(paint: Callable[[Axes], None], frame: Frame) -> str:
     """An inline SVG of what `paint` puts on its axes."""
@@ -62,10 +65,8 @@ def _paint_nothing(axes: Axes, frame: Frame) -> Frame:
 
 
 def _svg_file(figure: Figure) -> str:
-    # The date would change the bytes, and the rest names addresses outside of the page.
-    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     # By the canvas and not by pyplot, which would choose a backend and keep every figure.
     canvas = FigureCanvasSVG(figure)
     target = io.StringIO()
-    canvas.print_svg(target, metadata=metadata)
+    canvas.print_svg(target, metadata=_NO_METADATA)
     return target.getvalue()

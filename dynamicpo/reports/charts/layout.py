@@ -34,6 +34,7 @@ from dynamicpo.reports.number_format import tick_labels
 # Gid of the lines that series are compared with, by which the legend sorts them last.
 REFERENCE_GID = "reference"
 _RIGHT_EDGE = CHART_WIDTH - RIGHT_MARGIN
+# Letters of bold print that fit beside each other.
 _TITLE_WIDTH = 46
 _TITLE_LINES = 3
 
@@ -108,6 +109,7 @@ def _heights(frame: Frame, num_legend_rows: int, num_title_lines: int, has_ticks
         x_label += LINE_HEIGHT * num_legend_rows + 6
     plot = x_label
     if has_ticks:
+        # Room for the tick labels, and for the label under them.
         plot += 38 if frame.x_label else 20
     plot_top = plot + frame.height
     num_lines_above = num_title_lines
@@ -146,12 +148,14 @@ def _label_ticks(figure: Figure, axes: Axes) -> float:
     _set_ticks(axes.yaxis, 5, only_integers=False)
     # Texts have a size only after they were drawn.
     figure.draw_without_rendering()
-    labels = [label for label in axes.get_yticklabels() if label.get_text()]
-    if not labels or not axes.axison:
+    if not axes.axison:
         return 4.0
-    boxes = [label.get_window_extent() for label in labels]
-    widest = max(box.width for box in boxes)
-    return float(widest + 8)
+    widest = 0.0
+    for label in axes.get_yticklabels():
+        if label.get_text():
+            box = label.get_window_extent()
+            widest = max(widest, float(box.width))
+    return widest + 8 if widest else 4.0
 
 
 def _is_over_integers(axes: Axes) -> bool:
@@ -186,8 +190,11 @@ def _visible_ticks(axis: Axis) -> list[float]:
     tolerance = (high - low) * 1e-9
     first = low - tolerance
     last = high + tolerance
-    ticks = axis.get_majorticklocs()
-    return [tick for tick in ticks if first <= tick <= last]
+    visible = []
+    for tick in axis.get_majorticklocs():
+        if first <= tick <= last:
+            visible.append(tick)
+    return visible
 
 
 def _legend_names(axes: Axes) -> list[str]:
@@ -244,8 +251,10 @@ def _draw_legend(
 def _is_reference(entry: tuple[Artist, str]) -> bool:
     handle, _ = entry
     # Handles of error bars are containers, which have no gid.
-    get_gid = getattr(handle, "get_gid", None)
-    return get_gid is not None and get_gid() == REFERENCE_GID
+    if not hasattr(handle, "get_gid"):
+        return False
+    gid = handle.get_gid()
+    return gid == REFERENCE_GID
 
 
 def _write_texts(

@@ -90,7 +90,9 @@ def rank_curves(ranks: Mapping[str, Numbers], title: str) -> str:
 def _cumulative_shares(counts: Numbers) -> FloatArray:
     """Share of rows up to each rank; none without rows."""
     drawable = np.nan_to_num(finite_or_nan(counts))
-    sums = np.cumsum(drawable)
-    if not len(sums) or sums[-1] <= 0:
+    sums: FloatArray = np.cumsum(drawable)
+    # The last sum and not `sum`, whose rounding differs, so that the curve ends at exactly 1.
+    total = float(sums[-1]) if len(sums) else 0.0
+    if total <= 0:
         return np.empty(0)
-    return sums / sums[-1]
+    return sums / total

@@ -57,18 +57,23 @@ PLAIN_FILL: FillStyle = {"facecolor": "#d0d7de", "edgecolor": GREY, "linewidth":
 
 def finite_or_nan(values: Numbers) -> FloatArray:
     """The values with NaN for those that can't be drawn."""
-    array = np.asarray(values, dtype=float)
-    sizes = np.abs(array)
-    return np.where(sizes < _LARGEST, array, np.nan)
+    array = np.array(values, dtype=float)
+    is_drawable = np.abs(array) < _LARGEST
+    array[~is_drawable] = np.nan
+    return array
 
 
 def line_style(index: int, name: str) -> LineStyle:
     """Colour, dashes and marker of the series of an index."""
+    colour = COLOURS[index % len(COLOURS)]
+    dashes = DASHES[index % len(DASHES)]
+    marker = MARKERS[index % len(MARKERS)]
     return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": DASHES[index % len(DASHES)],
-        "marker": MARKERS[index % len(MARKERS)],
+        "color": colour,
+        "linestyle": dashes,
+        "marker": marker,
         "label": name,
+        # Separates a marker from the line under it.
         "markeredgecolor": "white",
         "markeredgewidth": 0.5,
     }

@@ -18,6 +18,7 @@ _NO_ROTATION = re.compile(r' transform="rotate\(-0 [^"]*\)"')
 _LINE_BREAK = re.compile(r"\s*\n\s*")
 # Ids, and the two ways in which an SVG refers to them.
 _ID_STARTS = re.compile(r'( id="|url\(#|href="#)')
+# The last of a view box's four numbers.
 _HEIGHT = re.compile(r'viewBox="\S+ \S+ \S+ (\S+)"')
 
 
@@ -33,6 +34,8 @@ def inline_svg(file_text: str, label: str) -> str:
     body = _with_unique_ids(body)
     namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     size = view_box[0] if view_box else ""
+    # The role makes it one picture with a name to screen readers. The style stands for the
+    # definition that was dropped.
     return (
         f'<svg {namespaces} {_FULL_WIDTH} role="img" '
         f'{size} aria-label="{escape(label)}" font-family="{FONT_STACK}" '
@@ -42,8 +45,7 @@ def inline_svg(file_text: str, label: str) -> str:
 
 def _without_page_style(file_text: str) -> str:
     # matplotlib's first definition is a style for all elements of the page around the chart.
-    style_end = file_text.index("</defs>") + len("</defs>")
-    body = file_text[style_end:]
+    _, _, body = file_text.partition("</defs>")
     body = _GROUP_ID.sub("<g", body)
     body = _FONT_FAMILY.sub("", body)
     body = _NO_ROTATION.sub("", body)
@@ -52,7 +54,8 @@ def _without_page_style(file_text: str) -> str:
 
 def _with_unique_ids(body: str) -> str:
     # By content and not counted, so that a chart's bytes don't depend on those drawn before.
-    digest = hashlib.sha256(body.encode()).hexdigest()
+    content = body.encode()
+    digest = hashlib.sha256(content).hexdigest()
     prefix = f"c{digest[:8]}"
     with_prefix = rf"\g<1>{prefix}"
     return _ID_STARTS.sub(with_prefix, body)
@@ -69,19 +72,24 @@ def chart_grid(charts: Sequence[str], num_columns: int) -> str:
     top = float(_GAP)
     for start in range(0, len(charts), num_columns):
         row = charts[start : start + num_columns]
-        heights = [_chart_height(chart) for chart in row]
-        for column, chart in enumerate(row):
-            left = _GAP + column * _COLUMN_WIDTH
-            parts.append(_placed(chart, left, top, heights[column]))
-        top += max(heights) + _GAP
+        left = _GAP
+        for chart in row:
+            parts.append(_placed(chart, left, top))
+            left += _COLUMN_WIDTH
+        row_height = max(map(_chart_height, row))
+        top += row_height + _GAP
     width = num_columns * _COLUMN_WIDTH + _GAP
     return _svg_on_white(parts, width, top)
 
 
 def _svg_on_white(parts: Sequence[str], width: float, height: float) -> str:
-    size = f'width="{width:g}" height="{height:g}"'
-    view_box = f'viewBox="0 0 {width:g} {height:g}"'
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {view_box}>'
+    attributes = (
+        'xmlns="http://www.w3.org/2000/svg"',
+        f'width="{width:g}"',
+        f'height="{height:g}"',
+        f'viewBox="0 0 {width:g} {height:g}"',
+    )
+    opening = f"<svg {' '.join(attributes)}>"
     background = '<rect width="100%" height="100%" fill="#ffffff"/>'
     lines = [opening, background, *parts, "</svg>"]
     return "\n".join(lines) + "\n"
@@ -92,7 +100,13 @@ def _chart_height(chart: str) -> float:
     return float(heights[0])
 
 
-def _placed(chart: str, left: float, top: float, height: float) -> str:
-    corner = f'x="{left:g}" y="{top:g}"'
-    size = f'width="{CHART_WIDTH}" height="{height:g}"'
-    return chart.replace(_FULL_WIDTH, f"{corner} {size}", 1)
+def _placed(chart: str, left: float, top: float) -> str:
+    height = _chart_height(chart)
+    attributes = (
+        f'x="{left:g}"',
+        f'y="{top:g}"',
+        f'width="{CHART_WIDTH}"',
+        f'height="{height:g}"',
+    )
+    position = " ".join(attributes)
+    return chart.replace(_FULL_WIDTH, position, 1)

@@ -14,7 +14,9 @@ from dynamicpo.reports.number_format import (
 from dynamicpo.reports.pages.metric_names import metric_label, value_or_nan
 from dynamicpo.reports.pages.tables import ReportTable, TableCell
 
+# After Holm's correction also the probability of any false finding in a page.
 _LEVEL = 0.05
+_MAX_NAME_WIDTH = 40
 _HEADS = (
     "a",
     "b",
@@ -59,29 +61,45 @@ class PairedComparison(TypedDict):
 
 def differences_table(comparisons: Sequence[PairedComparison]) -> ReportTable:
     """Paired differences: the models, a − b with its interval, p after Holm, rows won and lost."""
-    rows = [_comparison_row(comparison) for comparison in comparisons]
-    text_columns = [_HEADS.index(head) for head in _TEXT_HEADS]
-    return ReportTable(list(_HEADS), rows, text_columns)
+    return ReportTable(
+        columns=list(_HEADS),
+        rows=[_comparison_row(comparison) for comparison in comparisons],
+        text_columns=[_HEADS.index(head) for head in _TEXT_HEADS],
+    )
 
 
 def _comparison_row(comparison: PairedComparison) -> list[TableCell]:
+    names = [
+        shorten(comparison["a"], _MAX_NAME_WIDTH),
+        shorten(comparison["b"], _MAX_NAME_WIDTH),
+        metric_label(comparison["metric"]),
+    ]
+    p = value_or_nan(comparison.get("p"))
+    p_holm = value_or_nan(comparison.get("p_holm"))
+    num_won = value_or_nan(comparison.get("won"))
+    num_lost = value_or_nan(comparison.get("lost"))
+    evidence = [
+        format_p_value(p),
+        format_p_value(p_holm),
+        format_count(num_won),
+        format_count(num_lost),
+        conclusion(comparison),
+    ]
     return [
-        TableCell(shorten(comparison["a"], 40)),
-        TableCell(shorten(comparison["b"], 40)),
-        TableCell(metric_label(comparison["metric"])),
+        *map(TableCell, names),
         _difference_cell(comparison),
-        TableCell(format_p_value(value_or_nan(comparison.get("p")))),
-        TableCell(format_p_value(value_or_nan(comparison.get("p_holm")))),
-        TableCell(format_count(value_or_nan(comparison.get("won")))),
-        TableCell(format_count(value_or_nan(comparison.get("lost")))),
-        TableCell(conclusion(comparison)),
+        *map(TableCell, evidence),
     ]
 
 
 def _difference_cell(comparison: PairedComparison) -> TableCell:
+    difference = value_or_nan(comparison["difference"])
     low, high = interval_of(comparison)
-    text = format_signed(value_or_nan(comparison["difference"]))
-    return TableCell(text, format_interval(low, high), is_clear_difference(comparison))
+    return TableCell(
+        text=format_signed(difference),
+        detail=format_interval(low, high),
+        strong=is_clear_difference(comparison),
+    )
 
 
 def interval_of(comparison: PairedComparison) -> tuple[float, float]:
@@ -96,9 +114,10 @@ def is_clear_difference(comparison: PairedComparison) -> bool:
     """
     low, high = interval_of(comparison)
     excludes_zero = low > 0 or high < 0
-    # An unknown p is NaN, which no comparison finds to be at the level or above.
-    is_probably_chance = value_or_nan(comparison.get("p_holm")) >= _LEVEL
-    return excludes_zero and not is_probably_chance
+    p_holm = comparison.get("p_holm")
+    if p_holm is not None and p_holm >= _LEVEL:
+        return False
+    return excludes_zero
 
 
 def conclusion(comparison: PairedComparison) -> str:

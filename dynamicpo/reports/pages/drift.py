@@ -80,9 +80,11 @@ def _summary(report: DriftReport) -> str:
 
 
 def _distances_table(columns: Sequence[DriftColumn]) -> ReportTable:
-    rows = [_column_cells(column) for column in columns]
-    text_columns = [_HEADS.index(head) for head in _TEXT_HEADS]
-    return ReportTable(list(_HEADS), rows, text_columns)
+    return ReportTable(
+        columns=list(_HEADS),
+        rows=[_column_cells(column) for column in columns],
+        text_columns=[_HEADS.index(head) for head in _TEXT_HEADS],
+    )
 
 
 def _column_cells(column: DriftColumn) -> list[TableCell]:

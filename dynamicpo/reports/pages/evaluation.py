@@ -1,6 +1,6 @@
 """The page of one evaluation, and that of several runs compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dynamicpo.core.json_values import JsonValue
@@ -35,6 +35,15 @@ from dynamicpo.reports.training_log import TrainingLog
 
 # For each setting its value in each model or run.
 SettingDifferences = Mapping[str, Mapping[str, JsonValue]]
+
+_DIFFERENCES_TEXT = (
+    "Two models on the very same rows. Bold: the interval excludes 0, and p after Holm's "
+    "correction for the number of comparisons is under .05. Rows won: a ranks the right item "
+    "better than b does."
+)
+_DIFFERENCE_CAPTION = (
+    "Right of 0 the first is better. An interval that reaches across 0 may be noise."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +105,25 @@ def evaluation_page(
 
 def comparison_page(report: EvaluationReport) -> str:
     """The page of several models or runs, with training curves, single rows and differences."""
-    headline = evaluation_headline(report.metrics, report.comparisons)
-    training = {name: report.training.get(name, ()) for name in report.names}
     sections = [
         *_accuracy_sections(report),
         *_comparison_sections(report.comparisons),
         *_setting_sections("What differs between the runs", report.runs),
         *_setting_sections("What differs between the models", report.differences),
-        *overlaid_sections(training),
-        *_rank_sections(report),
-        *example_sections(report.examples),
-        *_other_metric_sections(report.metrics),
     ]
-    return page(report.title, headline, sections, report.details, report.warnings)
+    # A model that was not trained stays as an empty log, so that each keeps its colour.
+    training = {name: report.training.get(name, ()) for name in report.names}
+    sections += overlaid_sections(training)
+    sections += _rank_sections(report)
+    sections += example_sections(report.examples)
+    sections += _other_metric_sections(report.metrics)
+    return page(
+        report.title,
+        headline=evaluation_headline(report.metrics, report.comparisons),
+        sections=sections,
+        details=report.details,
+        warnings=report.warnings,
+    )
 
 
 def _accuracy_sections(report: EvaluationReport) -> list[Section]:
@@ -117,15 +132,25 @@ def _accuracy_sections(report: EvaluationReport) -> list[Section]:
     names = [name for name in names if without_split(name) != "ndcg_at_1"]
     if not names:
         return []
-    headline_names = [name for name in names if without_split(name) in HEADLINE_METRICS]
-    drawn = headline_names or names[:3]
-    charts = [CaptionedChart(_metric_bars(report.metrics, name), _meaning(name)) for name in drawn]
+    charts = []
+    for name in _drawn_metrics(names):
+        svg = _metric_bars(report.metrics, name)
+        charts.append(CaptionedChart(svg, _meaning(name)))
     text = "Means over rows; 95 % intervals in brackets. The best of a column is set in bold."
     protocol = protocol_text(report.details)
-    if protocol:
-        text = f"{text} {protocol}"
-    table = metrics_table(report.metrics, names)
-    return [Section("Ranking the right item", text, table, charts)]
+    section = Section(
+        "Ranking the right item",
+        f"{text} {protocol}".strip(),
+        table=metrics_table(report.metrics, names),
+        charts=charts,
+    )
+    return [section]
+
+
+def _drawn_metrics(names: Sequence[str]) -> Sequence[str]:
+    """The headline's metrics, or the first three where it has none of these."""
+    drawn = [name for name in names if without_split(name) in HEADLINE_METRICS]
+    return drawn or names[:3]
 
 
 def _metric_bars(metrics: ModelMetrics, name: str) -> str:
@@ -157,32 +182,43 @@ def _meaning(name: str) -> str:
 def _comparison_sections(comparisons: Sequence[PairedComparison]) -> list[Section]:
     if not comparisons:
         return []
-    text = (
-        "Two models on the very same rows. Bold: the interval excludes 0, and p after Holm's "
-        "correction for the number of comparisons is under .05. Rows won: a ranks the right item "
-        "better than b does."
+    charts = []
+    for metric in dict.fromkeys(comparison["metric"] for comparison in comparisons):
+        if without_split(metric) == HEADLINE_METRICS[0]:
+            svg = _difference_bars(comparisons, metric)
+            charts.append(CaptionedChart(svg, _DIFFERENCE_CAPTION))
+    section = Section(
+        "Paired differences",
+        _DIFFERENCES_TEXT,
+        table=differences_table(comparisons),
+        charts=charts,
     )
-    caption = "Right of 0 the first is better. An interval that reaches across 0 may be noise."
-    metrics = dict.fromkeys(str(comparison["metric"]) for comparison in comparisons)
-    drawn = [metric for metric in metrics if without_split(metric) == HEADLINE_METRICS[0]]
-    charts = [CaptionedChart(_difference_bars(comparisons, metric), caption) for metric in drawn]
-    return [Section("Paired differences", text, differences_table(comparisons), charts)]
+    return [section]
 
 
 def _difference_bars(comparisons: Sequence[PairedComparison], metric: str) -> str:
     shown = [comparison for comparison in comparisons if comparison["metric"] == metric]
-    models: dict[str, None] = {}
-    for comparison in shown:
-        models |= dict.fromkeys((comparison["a"], comparison["b"]))
-    # Two names stand in the room of one.
-    short = dict(zip(models, short_names(list(models), 18), strict=True))
+    short = _short_model_names(shown)
     estimates = {}
     for comparison in shown:
-        name = f"{short[comparison['a']]} − {short[comparison['b']]}"
+        first = short[comparison["a"]]
+        second = short[comparison["b"]]
         difference = value_or_nan(comparison["difference"])
-        estimates[name] = Estimate(difference, *interval_of(comparison))
+        bounds = interval_of(comparison)
+        estimates[f"{first} − {second}"] = Estimate(difference, *bounds)
     title = f"Difference in {metric_label(metric)}"
     return bars_with_intervals(estimates, title, coloured=False)
+
+
+def _short_model_names(comparisons: Sequence[PairedComparison]) -> dict[str, str]:
+    """A short name for each model: two of them stand in the room of one."""
+    models: list[str] = []
+    for comparison in comparisons:
+        for model in (comparison["a"], comparison["b"]):
+            if model not in models:
+                models.append(model)
+    names = short_names(models, max_width=18)
+    return dict(zip(models, names, strict=True))
 
 
 def _setting_sections(heading: str, differences: SettingDifferences) -> list[Section]:
@@ -193,18 +229,30 @@ def _setting_sections(heading: str, differences: SettingDifferences) -> list[Sec
 
 def settings_table(differences: SettingDifferences) -> ReportTable:
     """Settings that differ: a row for each of them, a column for each run or model."""
-    names = list(dict.fromkeys(name for values in differences.values() for name in values))
+    names = _names_of_all(differences.values())
     rows = []
     for setting, values in differences.items():
-        texts = [title_text(setting_text(values.get(name))) for name in names]
-        rows.append([TableCell(text) for text in (setting, *texts)])
-    return ReportTable(["", *names], rows, range(len(names) + 1))
+        cells = [TableCell(setting)]
+        for name in names:
+            text = setting_text(values.get(name))
+            cells.append(TableCell(title_text(text)))
+        rows.append(cells)
+    heads = ["", *names]
+    return ReportTable(heads, rows, text_columns=range(len(heads)))
+
+
+def _names_of_all(settings: Iterable[Mapping[str, JsonValue]]) -> list[str]:
+    """Runs or models in the order in which they come."""
+    names: dict[str, None] = {}
+    for values in settings:
+        names.update(dict.fromkeys(values))
+    return list(names)
 
 
 def _rank_sections(report: EvaluationReport) -> list[Section]:
     ranks = {name: list(report.ranks.get(name, ())) for name in report.names}
-    tallest = max((_tallest_share(counts) for counts in ranks.values()), default=0.0)
-    if not tallest:
+    tallest_shares = [_tallest_share(counts) for counts in ranks.values()]
+    if not any(tallest_shares):
         return []
     overview = CaptionedChart(
         rank_curves(ranks, "The right item is among the first k"),
@@ -212,23 +260,32 @@ def _rank_sections(report: EvaluationReport) -> list[Section]:
     )
     charts = [overview]
     # One scale for all, so that the bars of different models can be compared.
-    y_max = tallest * 1.05
+    y_max = max(tallest_shares) * 1.05
     names = short_names(list(ranks))
     for index, counts in enumerate(ranks.values()):
-        if _tallest_share(counts):
-            charts.append(CaptionedChart(rank_histogram(counts, names[index], index, y_max)))
-    return [Section("Where the right item stands", "Rank 1 is the first place.", charts=charts)]
+        if tallest_shares[index]:
+            svg = rank_histogram(counts, names[index], index, y_max)
+            charts.append(CaptionedChart(svg))
+    section = Section(
+        "Where the right item stands",
+        "Rank 1 is the first place.",
+        charts=charts,
+    )
+    return [section]
 
 
 def _tallest_share(counts: Sequence[float]) -> float:
     """Share of the largest rank group; 0 without rows."""
     _, grouped = rank_groups(counts)
     total = sum(grouped)
-    return max(grouped) / total if total else 0.0
+    if total == 0:
+        return 0.0
+    return max(grouped) / total
 
 
 def _other_metric_sections(metrics: ModelMetrics) -> list[Section]:
     names = [name for name in metric_names(metrics) if not is_accuracy(name)]
     if not names:
         return []
-    return [Section("Other measures", table=metrics_table(metrics, names))]
+    table = metrics_table(metrics, names)
+    return [Section("Other measures", table=table)]

@@ -7,6 +7,7 @@ from dynamicpo.reports.labels import shorten
 from dynamicpo.reports.pages.layout import Section
 from dynamicpo.reports.pages.tables import ReportTable, TableCell
 
+# Titles come from the data and may be of any length.
 _MAX_TITLE_WIDTH = 90
 _NUM_HISTORY_ITEMS = 4
 
@@ -55,24 +56,31 @@ def example_sections(examples: Sequence[ExampleRow]) -> list[Section]:
 
 def _examples_table(examples: Sequence[ExampleRow]) -> ReportTable:
     heads = [f"history (the last {_NUM_HISTORY_ITEMS})", "right item", "a", "b"]
-    rows = [_example_cells(example) for example in examples]
-    return ReportTable(heads, rows, range(len(heads)))
+    return ReportTable(
+        columns=heads,
+        rows=[_example_cells(example) for example in examples],
+        text_columns=range(len(heads)),
+    )
 
 
 def _example_cells(example: ExampleRow) -> list[TableCell]:
-    titles = [title_text(title) for title in example.get("history", ())]
-    history = " · ".join(titles[-_NUM_HISTORY_ITEMS:])
+    history = example.get("history", [])
+    titles = [title_text(title) for title in history[-_NUM_HISTORY_ITEMS:]]
+    target = title_text(example.get("target"))
+    ranking_a = _ranking_text(example.get("rank_a"), example.get("top_a"))
+    ranking_b = _ranking_text(example.get("rank_b"), example.get("top_b"))
     return [
-        TableCell(history or "–"),
-        TableCell(title_text(example.get("target"))),
-        _ranking_cell(example["a"], example.get("rank_a"), example.get("top_a")),
-        _ranking_cell(example["b"], example.get("rank_b"), example.get("top_b")),
+        TableCell(" · ".join(titles) or "–"),
+        TableCell(target),
+        TableCell(example["a"], detail=ranking_a),
+        TableCell(example["b"], detail=ranking_b),
     ]
 
 
-def _ranking_cell(model: str, rank: float | None, top: str | None) -> TableCell:
+def _ranking_text(rank: float | None, top: str | None) -> str:
+    # Ranks are shared by ties: 7.5 stands for places 7 and 8.
     rank_text = "–" if rank is None else f"{float(rank):g}"
-    return TableCell(model, f"rank {rank_text}, first: {title_text(top)}")
+    return f"rank {rank_text}, first: {title_text(top)}"
 
 
 def title_text(title: str | None) -> str:

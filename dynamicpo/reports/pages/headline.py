@@ -52,15 +52,18 @@ def _best_model(metrics: ModelMetrics, name: str) -> str | None:
 
 def _best_sentence(metrics: ModelMetrics, name: str, best: str) -> str:
     flat = metrics[best]
-    value = format_number(metric_value(flat, name))
+    value = metric_value(flat, name)
     low = metric_value(flat, f"{name}_low")
     high = metric_value(flat, f"{name}_high")
-    result = f"{metric_label(name)} {value} {format_interval(low, high)}".strip()
+    words = [metric_label(name), format_number(value), format_interval(low, high)]
+    result = " ".join(words).strip()
     split = split_of(name)
     if split:
         result += f" on the {split} split"
-    has_rivals = len(_usable_values(metrics, name)) > 1
-    return f"{best} ranks best: {result}." if has_rivals else f"{best} reaches {result}."
+    num_models = len(_usable_values(metrics, name))
+    if num_models > 1:
+        return f"{best} ranks best: {result}."
+    return f"{best} reaches {result}."
 
 
 def _comparison_sentences(
@@ -75,8 +78,10 @@ def _comparison_sentences(
         if not is_same_metric or best not in pair:
             continue
         other = pair[1] if pair[0] == best else pair[0]
+        # The best one leads, whichever of the two the difference is taken from.
         lead = format_signed(abs(float(comparison["difference"])))
         group = unclear
+        # Rows of a single user have no interval over users.
         if math.isnan(interval_of(comparison)[0]):
             group = unknown
         elif is_clear_difference(comparison):
@@ -93,6 +98,7 @@ def _comparison_sentences(
 
 
 def _listed(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    *others, last = names
+    if not others:
+        return last
+    return f"{', '.join(others)} and {last}"

@@ -12,6 +12,8 @@ from dynamicpo.core.json_values import JsonValue
 from dynamicpo.reports.number_format import format_number
 from dynamicpo.reports.pages.tables import ReportTable
 
+_EMPTY_VALUES: tuple[JsonValue, ...] = ("", {}, [])
+
 
 @dataclass(frozen=True)
 class CaptionedChart:
@@ -77,7 +79,9 @@ def template(name: str) -> Template:
     environment = Environment(
         loader=PackageLoader("dynamicpo.reports"),
         autoescape=True,
+        # A misspelt name is an error and not an empty text.
         undefined=StrictUndefined,
+        # Tags on lines of their own leave no empty lines behind.
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -96,23 +100,31 @@ def _flat_settings(
     for name, value in settings.items():
         full_name = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            yield from _flat_settings(value, f"{full_name}.")
+            nested_prefix = f"{full_name}."
+            yield from _flat_settings(value, nested_prefix)
         else:
             yield full_name, value
 
 
 def setting_text(value: JsonValue) -> str:
     """A setting as a reader sees it."""
+    if value is None or value in _EMPTY_VALUES:
+        return "–"
     # Before the numbers, for bool is a kind of int.
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None or value in ("", {}, []):
-        return "–"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() else format_number(value)
+        return _float_text(value)
     if isinstance(value, list | tuple | dict):
+        # Details may hold paths, which JSON has no form for.
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def _float_text(value: float) -> str:
+    if value.is_integer():
+        return f"{value:,.0f}"
+    return format_number(value)
 
 
 def protocol_text(details: Mapping[str, JsonValue]) -> str:
@@ -120,5 +132,7 @@ def protocol_text(details: Mapping[str, JsonValue]) -> str:
     protocol = details.get("protocol")
     if not isinstance(protocol, Mapping):
         return ""
-    settings = [f"{name} {setting_text(value)}" for name, value in protocol.items()]
+    settings = []
+    for name, value in protocol.items():
+        settings.append(f"{name} {setting_text(value)}")
     return f"Protocol: {', '.join(settings)}."

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dynamicpo.core.choices import SPLITS
 
@@ -10,7 +10,9 @@ from dynamicpo.core.choices import SPLITS
 ModelMetrics = Mapping[str, Mapping[str, float | None]]
 
 HEADLINE_METRICS = ("hit_ratio_at_1", "hit_ratio_at_5", "ndcg_at_5")
+# Of all of these more is better.
 _ACCURACY = re.compile(r"^(hit_ratio_at_\d+|ndcg_at_\d+|mrr)$")
+_CUTOFF = re.compile(r"_at_(\d+)")
 _LABELS = {
     "hit_ratio": "HitRatio",
     "valid_ratio": "ValidRatio",
@@ -22,13 +24,15 @@ _LABELS = {
 
 def metric_names(metrics: ModelMetrics) -> list[str]:
     """All metrics of all models in the order they come, without the bounds of intervals."""
-    names = dict.fromkeys(name for flat in metrics.values() for name in flat)
+    names: dict[str, None] = {}
+    for flat in metrics.values():
+        names.update(dict.fromkeys(flat))
+    return [name for name in names if not _is_bound(name, names)]
 
-    def is_bound(name: str) -> bool:
-        metric, _, suffix = name.rpartition("_")
-        return suffix in ("low", "high") and metric in names
 
-    return [name for name in names if not is_bound(name)]
+def _is_bound(name: str, names: Collection[str]) -> bool:
+    metric, _, suffix = name.rpartition("_")
+    return suffix in ("low", "high") and metric in names
 
 
 def accuracy_names(metrics: ModelMetrics) -> list[str]:
@@ -54,14 +58,18 @@ def without_split(name: str) -> str:
 
 def metric_label(name: str, with_split: bool = False) -> str:
     """`HitRatio@1` of `test_hit_ratio_at_1`."""
-    text = re.sub(r"_at_(\d+)", r"@\1", without_split(name))
+    text = _CUTOFF.sub(r"@\1", without_split(name))
     for word, label in _LABELS.items():
-        text = re.sub(rf"(?<![a-z]){word}(?![a-z])", label, text)
+        # As a word alone: `mrr` is not a part of another one.
+        pattern = rf"(?<![a-z]){word}(?![a-z])"
+        text = re.sub(pattern, label, text)
     text = text.replace("_", " ")
-    if not any(char.isupper() for char in text):
+    if text.islower():
         text = text[:1].upper() + text[1:]
     split = split_of(name)
-    return f"{text} ({split})" if with_split and split else text
+    if with_split and split:
+        text = f"{text} ({split})"
+    return text
 
 
 def metric_value(metrics: Mapping[str, float | None], name: str) -> float:

@@ -26,14 +26,21 @@ def metrics_table(metrics: ModelMetrics, names: Sequence[str] = HEADLINE_METRICS
         names: Metrics to show, with or without the split in front; those of no model are left out.
     """
     shown = _shown_metrics(metrics, names)
-    best = {name: _best_value(metrics, name) for name in shown}
-    rows = []
-    for model, flat in zip(short_names(list(metrics)), metrics.values(), strict=True):
-        cells = [_metric_cell(flat, name, best[name]) for name in shown]
-        rows.append([TableCell(model), *cells])
-    num_splits = len({split_of(name) for name in shown})
-    heads = [metric_label(name, with_split=num_splits > 1) for name in shown]
-    return ReportTable(["", *heads], rows)
+    models = short_names(list(metrics))
+    rows = [[TableCell(model)] for model in models]
+    for name in shown:
+        best = _best_value(metrics, name)
+        for row, flat in zip(rows, metrics.values(), strict=True):
+            row.append(_metric_cell(flat, name, best))
+    heads = ["", *_heads(shown)]
+    return ReportTable(heads, rows)
+
+
+def _heads(names: Sequence[str]) -> list[str]:
+    """Labels of metrics; they name the split where there are several."""
+    splits = {split_of(name) for name in names}
+    has_several_splits = len(splits) > 1
+    return [metric_label(name, has_several_splits) for name in names]
 
 
 def _shown_metrics(metrics: ModelMetrics, names: Sequence[str]) -> list[str]:
@@ -50,9 +57,17 @@ def _metric_cell(metrics: Mapping[str, float | None], name: str, best: float) ->
     value = metric_value(metrics, name)
     low = metric_value(metrics, f"{name}_low")
     high = metric_value(metrics, f"{name}_high")
-    # A number of rows or of items, and not a share that happens to be 1.
-    is_count = "_at_" not in name and value.is_integer() and abs(value) > 1
-    text = format_count(value) if is_count else format_number(value)
     # Of other measures, such as coverage, more is not always better.
     is_best = is_accuracy(name) and value == best
-    return TableCell(text, format_interval(low, high), is_best)
+    return TableCell(
+        text=format_count(value) if _is_count(name, value) else format_number(value),
+        detail=format_interval(low, high),
+        strong=is_best,
+    )
+
+
+def _is_count(name: str, value: float) -> bool:
+    """True for a number of rows or of items, False for a share that happens to be 1."""
+    if "_at_" in name:
+        return False
+    return value.is_integer() and abs(value) > 1

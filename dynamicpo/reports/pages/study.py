@@ -104,17 +104,23 @@ def _curves_section(objective: str, report: StudyReport) -> Section:
     charts = []
     for measure in report.curves[objective]:
         svg = _chart(objective, measure, report)
-        charts.append(CaptionedChart(svg, _MEASURES[measure].caption))
-    heading = f"{objective} against the number of negatives"
-    text = "Points are means over seeds, bars 95 % intervals over seeds."
-    return Section(heading, text, charts=charts)
+        caption = _MEASURES[measure].caption
+        charts.append(CaptionedChart(svg, caption))
+    return Section(
+        f"{objective} against the number of negatives",
+        "Points are means over seeds, bars 95 % intervals over seeds.",
+        charts=charts,
+    )
 
 
 def study_markdown(report: StudyReport) -> str:
     """The verdict alone, in Markdown, with a newline at the end."""
-    warnings = [f"**Warning:** {text}" for text in report.warnings]
-    table = markdown_table(report.verdicts).rstrip("\n")
-    parts = [*warnings, *report.headline, table, report.test]
+    parts = []
+    for text in report.warnings:
+        parts.append(f"**Warning:** {text}")
+    parts += report.headline
+    table = markdown_table(report.verdicts)
+    parts += [table.rstrip("\n"), report.test]
     return "\n\n".join(parts) + "\n"
 
 
@@ -122,10 +128,12 @@ def study_overview(report: StudyReport) -> str:
     """An SVG file with a row for each of the main measures, a column for each objective."""
     charts = []
     for measure in _OVERVIEW_MEASURES:
+        measure_title = _MEASURES[measure].title
         for objective in report.curves:
-            title = f"{objective}: {_MEASURES[measure].title}"
+            title = f"{objective}: {measure_title}"
             charts.append(_chart(objective, measure, report, title))
-    return chart_grid(charts, len(report.curves))
+    num_objectives = len(report.curves)
+    return chart_grid(charts, num_columns=num_objectives)
 
 
 def _chart(objective: str, measure: str, report: StudyReport, title: str = "") -> str:
@@ -146,18 +154,24 @@ def _shared_range(measure: str, report: StudyReport, references: Iterable[float]
     # Losses of different objectives are not comparable, and each has its own limits.
     if measure == _FINAL_LOSS:
         return NO_RANGE
-    values = [value for value in references if math.isfinite(value)]
+    values = list(references)
     for curves in report.curves.values():
-        values += _finite_values(curves[measure])
+        values += _values_and_bounds(curves[measure])
+    values = list(filter(math.isfinite, values))
     if not values:
         return NO_RANGE
     lowest = min(values)
     highest = max(values)
+    # So that no line runs along the edge of its plot.
     margin = 0.06 * (highest - lowest)
-    return (lowest - margin, highest + margin) if margin else NO_RANGE
+    if margin == 0:
+        return NO_RANGE
+    return lowest - margin, highest + margin
 
 
-def _finite_values(lines: Mapping[str, Sequence[ScalingPoint]]) -> list[float]:
-    """Values and bounds of all points."""
-    numbers = (number for line in lines.values() for point in line for number in point[1:])
-    return [number for number in numbers if math.isfinite(number)]
+def _values_and_bounds(lines: Mapping[str, Sequence[ScalingPoint]]) -> list[float]:
+    numbers: list[float] = []
+    for line in lines.values():
+        for _, mean, low, high in line:
+            numbers += [mean, low, high]
+    return numbers

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from dynamicpo.reports.labels import display_width, one_line
 
+# Signs that Markdown takes for markup, the bar between two columns among them.
 _MARKDOWN_SIGNS = re.compile(r"([\\`*_|\[\]~])")
 # Signs that some terminals lack, and what stands for them.
-_ASCII_SIGNS = {"−": "-", "–": "-", "…": "...", "≤": "<="}
+_ASCII_SIGNS = str.maketrans({"−": "-", "–": "-", "…": "...", "≤": "<="})
 
 
 class TableCell(NamedTuple):
@@ -44,20 +45,30 @@ class ReportTable:
 
 def text_table(table: ReportTable) -> str:
     """A table for the terminal: aligned, without a newline at the end."""
-    head = [_to_ascii(name) for name in table.columns]
-    rows = [[_terminal_text(cell) for cell in row] for row in table.rows]
-    columns = zip(head, *rows, strict=True)
-    widths = [max(map(display_width, column)) for column in columns]
-    rule = ["-" * width for width in widths]
+    grid = [[_to_ascii(name) for name in table.columns]]
+    for row in table.rows:
+        grid.append([_terminal_text(cell) for cell in row])
+    columns = []
+    for index, texts in enumerate(zip(*grid, strict=True)):
+        is_left_aligned = index in table.text_columns
+        columns.append(_padded_column(texts, is_left_aligned))
+    lines = []
+    for texts in zip(*columns, strict=True):
+        line = "  ".join(texts)
+        lines.append(line.rstrip())
+    return "\n".join(lines)
 
-    def line(texts: Sequence[str]) -> str:
-        padded = [
-            _padded(text, widths[column], left_aligned=column in table.text_columns)
-            for column, text in enumerate(texts)
-        ]
-        return "  ".join(padded).rstrip()
 
-    return "\n".join([line(head), "  ".join(rule), *(line(row) for row in rows)])
+def _padded_column(texts: Sequence[str], is_left_aligned: bool) -> list[str]:
+    """The texts of a column, all of one width, with a rule under the first."""
+    width = max(map(display_width, texts))
+    padded = []
+    for text in texts:
+        # str.ljust counts letters, of which some take two columns.
+        padding = " " * (width - display_width(text))
+        padded.append(text + padding if is_left_aligned else padding + text)
+    padded.insert(1, "-" * width)
+    return padded
 
 
 def _terminal_text(cell: TableCell) -> str:
@@ -65,34 +76,33 @@ def _terminal_text(cell: TableCell) -> str:
 
 
 def _to_ascii(text: str) -> str:
-    text = one_line(text)
-    for sign, replacement in _ASCII_SIGNS.items():
-        text = text.replace(sign, replacement)
-    return text
-
-
-def _padded(text: str, width: int, left_aligned: bool) -> str:
-    # str.ljust counts letters, of which some take two columns.
-    padding = " " * (width - display_width(text))
-    return text + padding if left_aligned else padding + text
+    return one_line(text).translate(_ASCII_SIGNS)
 
 
 def markdown_table(table: ReportTable) -> str:
     """A table in Markdown, with a newline at the end; names that look like markup stay text."""
     head = [_escape_markdown(name) for name in table.columns]
-    rule = [
-        "---" if column in table.text_columns else "---:" for column in range(len(table.columns))
-    ]
-    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
-    lines = [f"| {' | '.join(row)} |\n" for row in [head, rule, *rows]]
+    rule = []
+    for index in range(len(head)):
+        # A colon at the end aligns a column to the right.
+        rule.append("---" if index in table.text_columns else "---:")
+    lines = [_markdown_line(head), _markdown_line(rule)]
+    for row in table.rows:
+        cells = [_markdown_cell(cell) for cell in row]
+        lines.append(_markdown_line(cells))
     return "".join(lines)
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _markdown_cell(cell: TableCell) -> str:
     text = _escape_markdown(cell.text)
+    detail = _escape_markdown(cell.detail)
     if cell.strong:
         text = f"**{text}**"
-    return f"{text} {_escape_markdown(cell.detail)}".strip()
+    return f"{text} {detail}".strip()
 
 
 def _escape_markdown(text: str) -> str:

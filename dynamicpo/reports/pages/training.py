@@ -38,15 +38,30 @@ def training_page(
         warnings: Shown above everything else.
     """
     log = with_relative_gradient(log)
+    return page(
+        title,
+        headline=_training_headline(log),
+        sections=_training_sections(log),
+        details=details,
+        warnings=warnings,
+    )
+
+
+def _training_sections(log: TrainingLog) -> list[Section]:
     shown = [curve for curve in TRAINING_CURVES if _has(log, curve.key)]
-    sections = []
-    if shown:
-        text = "Means over the first and the last tenth of the steps."
-        sections = [
-            Section("First and last", text, _first_and_last_table(log, shown)),
-            Section("Curves", charts=_charts(log, shown), note=_grouping_note([log])),
-        ]
-    return page(title, _training_headline(log), sections, details, warnings)
+    if not shown:
+        return []
+    first_and_last = Section(
+        "First and last",
+        "Means over the first and the last tenth of the steps.",
+        table=_first_and_last_table(log, shown),
+    )
+    all_curves = Section(
+        "Curves",
+        charts=_charts(log, shown),
+        note=_grouping_note([log]),
+    )
+    return [first_and_last, all_curves]
 
 
 def overlaid_sections(runs: Mapping[str, TrainingLog]) -> list[Section]:
@@ -70,15 +85,20 @@ def overlaid_sections(runs: Mapping[str, TrainingLog]) -> list[Section]:
 
 
 def _overlaid_section(heading: str, text: str, logs: Mapping[str, TrainingLog]) -> list[Section]:
-    charts = [
-        CaptionedChart(_chart(logs, curve), curve.caption)
-        for curve in sorted(TRAINING_CURVES, key=_comparison_order)
-        if any(_has(log, curve.key) for log in logs.values())
-    ]
+    charts = []
+    for curve in sorted(TRAINING_CURVES, key=_comparison_order):
+        if any(_has(log, curve.key) for log in logs.values()):
+            svg = _chart(logs, curve)
+            charts.append(CaptionedChart(svg, curve.caption))
     if not charts:
         return []
-    note = _grouping_note(list(logs.values()))
-    return [Section(heading, text, charts=charts, note=note)]
+    section = Section(
+        heading,
+        text,
+        charts=charts,
+        note=_grouping_note(list(logs.values())),
+    )
+    return [section]
 
 
 def _comparison_order(curve: TrainingCurve) -> int:
@@ -89,15 +109,19 @@ def _comparison_order(curve: TrainingCurve) -> int:
 
 def _charts(log: TrainingLog, shown: Sequence[TrainingCurve]) -> list[CaptionedChart]:
     """A chart for each curve; the rewards of chosen and rejected items share one."""
-    has_both_rewards = _has(log, "rewards/chosen") and _has(log, "rewards/rejected")
+    keys = [curve.key for curve in shown]
+    has_both_rewards = {"rewards/chosen", "rewards/rejected"} <= set(keys)
     charts = []
     for curve in shown:
         if has_both_rewards and curve.key == "rewards/rejected":
             continue
+        # On the same axes, for it is their distance that training widens.
         if has_both_rewards and curve.key == "rewards/chosen":
-            charts.append(_rewards_chart(log, curve))
+            chart = _rewards_chart(log, curve)
         else:
-            charts.append(CaptionedChart(_chart({curve.title: log}, curve), curve.caption))
+            svg = _chart({curve.title: log}, curve)
+            chart = CaptionedChart(svg, curve.caption)
+        charts.append(chart)
     return charts
 
 
@@ -115,21 +139,31 @@ def _rewards_chart(log: TrainingLog, curve: TrainingCurve) -> CaptionedChart:
 
 
 def _chart(logs: Mapping[str, TrainingLog], curve: TrainingCurve) -> str:
-    series = {name: _points(log, curve.key) for name, log in logs.items()}
-    references = dict([curve.reference]) if curve.reference else {}
-    return curves(series, curve.title, curve.unit, y_range=curve.y_range, references=references)
+    references = {}
+    if curve.reference is not None:
+        name, value = curve.reference
+        references[name] = value
+    return curves(
+        series={name: _points(log, curve.key) for name, log in logs.items()},
+        title=curve.title,
+        y_label=curve.unit,
+        y_range=curve.y_range,
+        references=references,
+    )
 
 
 def _points(log: TrainingLog, key: str) -> tuple[list[float], list[float]]:
     """Steps and values of a measure, where it was logged."""
     xs: list[float] = []
     ys: list[float] = []
-    for index, record in enumerate(log):
+    for number, record in enumerate(log, start=1):
         value = record.get(key)
-        if value is not None:
-            step = record.get("step")
-            xs.append(float(index + 1 if step is None else step))
-            ys.append(float(value))
+        if value is None:
+            continue
+        # A log without step numbers is counted.
+        step = record.get("step", number)
+        xs.append(number if step is None else float(step))
+        ys.append(float(value))
     return xs, ys
 
 
@@ -139,22 +173,26 @@ def _has(log: TrainingLog, key: str) -> bool:
 
 def _first_and_last_means(log: TrainingLog, key: str) -> tuple[float, float]:
     """Means over the first and the last tenth of the steps, of what is finite."""
-    values = [value for value in logged_values(log, key) if math.isfinite(value)]
+    values = list(filter(math.isfinite, logged_values(log, key)))
     if not values:
         return math.nan, math.nan
-    num_averaged = max(1, len(values) // 10)
-    first = sum(values[:num_averaged]) / num_averaged
-    last = sum(values[-num_averaged:]) / num_averaged
-    return first, last
+    # A share and not a fixed number: runs have from a few steps to thousands.
+    tenth = len(values) // 10
+    num_averaged = max(1, tenth)
+    first = sum(values[:num_averaged])
+    last = sum(values[-num_averaged:])
+    return first / num_averaged, last / num_averaged
 
 
 def _first_and_last_table(log: TrainingLog, shown: Sequence[TrainingCurve]) -> ReportTable:
     rows = []
     for curve in shown:
-        first, last = _first_and_last_means(log, curve.key)
-        name = TableCell(curve.title, curve.unit)
-        rows.append([name, TableCell(format_number(first)), TableCell(format_number(last))])
-    return ReportTable(["", "first", "last"], rows)
+        name = TableCell(curve.title, detail=curve.unit)
+        means = _first_and_last_means(log, curve.key)
+        numbers = [TableCell(format_number(mean)) for mean in means]
+        rows.append([name, *numbers])
+    heads = ["", "first", "last"]
+    return ReportTable(heads, rows)
 
 
 def _training_headline(log: TrainingLog) -> list[str]:
@@ -162,6 +200,7 @@ def _training_headline(log: TrainingLog) -> list[str]:
     if not losses:
         return ["No training step was recorded."]
     sentences = [_loss_sentence(log)]
+    # The means leave such values out, and would hide it.
     if not math.isfinite(losses[-1]):
         sentences.append("The loss of the last step is not a finite number: training diverged.")
     if _has(log, RELATIVE_BOUNDARY_GRADIENT):
@@ -175,12 +214,13 @@ def _training_headline(log: TrainingLog) -> list[str]:
 
 def _loss_sentence(log: TrainingLog) -> str:
     steps = "1 step" if len(log) == 1 else f"{len(log):,} steps"
-    sentence = f"Over {steps} the loss {_course(*_first_and_last_means(log, 'loss'))}"
+    course = _course(*_first_and_last_means(log, "loss"))
+    sentence = f"Over {steps} the loss {course}"
     if _has(log, "rewards/accuracies"):
         _, share = _first_and_last_means(log, "rewards/accuracies")
+        percent = format_percent(share)
         sentence += (
-            "; at the end the chosen item is ahead of every rejected one in "
-            f"{format_percent(share)} of rows"
+            f"; at the end the chosen item is ahead of every rejected one in {percent} of rows"
         )
     return f"{sentence}."
 
@@ -191,8 +231,9 @@ def _course(first: float, last: float) -> str:
     # Two numbers that read the same are no fall to a reader.
     if before == after:
         return f"was {before}"
-    verb = "fell" if last < first else "rose"
-    return f"{verb} from {before} to {after}"
+    if last < first:
+        return f"fell from {before} to {after}"
+    return f"rose from {before} to {after}"
 
 
 def _grouping_note(logs: Sequence[TrainingLog]) -> str:
