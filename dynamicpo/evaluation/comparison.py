@@ -16,6 +16,7 @@ from dynamicpo.core.records.rows import read_items
 from dynamicpo.evaluation.results import COMPARED, Result, paired
 from dynamicpo.evaluation.saved import Entry, models_of, read_entry, read_sources, warnings_of
 from dynamicpo.reports.pages.evaluation import EvaluationReport, comparison_page
+from dynamicpo.reports.pages.example_rows import ExampleRow, Outcome
 from dynamicpo.reports.pages.metric_tables import metrics_table
 from dynamicpo.reports.pages.tables import markdown_table
 
@@ -94,7 +95,7 @@ def compare_evaluations(
         )
         (folder / "report.html").write_text(comparison_page(report), encoding="utf-8")
         manifest.counts = {
-            f"{a}_{b}": value
+            f"{a}_{b}": value  # type: ignore[misc]  # None for a metric that is not defined
             for a, metrics in report.metrics.items()
             for b, value in metrics.items()
         }
@@ -160,7 +161,7 @@ def _report(
     models = [name for name, entry in entries.items() if entry.facts]
     comparisons = paired(results, models, settings["resamples"], settings["seed"], found.twins)
     return EvaluationReport(
-        metrics={name: result.metrics for name, result in results.items()},  # type: ignore[misc]
+        metrics={name: result.metrics for name, result in results.items()},
         ranks={name: result.rank_counts() for name, result in results.items()},
         comparisons=comparisons,
         training={name: entry.steps for name, entry in entries.items() if entry.steps},
@@ -218,7 +219,7 @@ def _examples(
     models: Sequence[str],
     twins: Sequence[tuple[str, str]],
     folder: Path,
-) -> list[dict[str, Any]]:
+) -> list[ExampleRow]:
     """The rows that the best model wins and loses by most against another."""
     opponents = _opponents(results, models, twins)
     if opponents is None:
@@ -230,26 +231,22 @@ def _examples(
     gain = results[b].mean_rank - results[a].mean_rank
     order = gain.argsort(kind="stable")
     lost, won = order[:_EXAMPLES], order[::-1][:_EXAMPLES]
-    chosen = [("won", row) for row in won if gain[row] > 0] + [
-        ("lost", row) for row in lost if gain[row] < 0
-    ]
-    examples = []
-    for outcome, place in chosen:
-        row = table.slice(int(place), 1).to_pylist()[0]
-        tops = {side: results[name].best[place] for side, name in (("a", a), ("b", b))}
-        examples.append(
-            {
-                "a": a,
-                "b": b,
-                "outcome": outcome,
-                "example_id": row["example_id"],
-                "history": [titles[item] for item in row["history"]],
-                "target": titles[row["target"]],
-                **{
-                    f"rank_{side}": float(results[name].mean_rank[place])
-                    for side, name in (("a", a), ("b", b))
-                },
-                **{f"top_{side}": titles[item] for side, item in tops.items()},
-            }
-        )
+    chosen: list[tuple[Outcome, int]] = [("won", row) for row in won if gain[row] > 0]
+    chosen += [("lost", row) for row in lost if gain[row] < 0]
+    examples: list[ExampleRow] = []
+    for outcome, index in chosen:
+        row = table.slice(int(index), 1).to_pylist()[0]
+        example: ExampleRow = {
+            "a": a,
+            "b": b,
+            "outcome": outcome,
+            "example_id": row["example_id"],
+            "history": [titles[item] for item in row["history"]],
+            "target": titles[row["target"]],
+            "rank_a": float(results[a].mean_rank[index]),
+            "rank_b": float(results[b].mean_rank[index]),
+            "top_a": titles[results[a].best[index]],
+            "top_b": titles[results[b].best[index]],
+        }
+        examples.append(example)
     return examples

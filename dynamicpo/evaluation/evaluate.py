@@ -86,7 +86,7 @@ def evaluate(
         }
         manifest.extra["warnings"] = warnings = [*leaks, *_warnings(manifest, results)]
         page = evaluation_page(
-            {name: result.metrics for name, result in results.items()},  # type: ignore[misc]
+            {name: result.metrics for name, result in results.items()},
             {name: result.rank_counts() for name, result in results.items()},
             comparisons,
             {
@@ -123,7 +123,9 @@ def _audited(
     if data.codes is None:
         return {"skipped": "every item is ranked, so there are no lists"}, []
     tables = {split: read_rows(preferences, split) for split in SPLITS}
-    found = audit_split(tables, config.split, data.items, effective_exclusion(source.config), config.seed)
+    found = audit_split(
+        tables, config.split, data.items, effective_exclusion(source.config), config.seed
+    )
     return found, check_audit(found, f"{config.split} split", config.allow_leak)
 
 

@@ -19,6 +19,7 @@ from dynamicpo.metrics.beyond_accuracy import beyond_accuracy
 from dynamicpo.metrics.generated_answers import INVALID, answer_metrics
 from dynamicpo.metrics.intervals import clustered_intervals, holm, paired_difference
 from dynamicpo.metrics.ranking import KS, row_metrics
+from dynamicpo.reports.pages.comparisons import PairedComparison
 
 COMPARED = "hit_ratio_at_1"
 RANKS = pa.schema(
@@ -164,7 +165,7 @@ def paired(
     resamples: int,
     seed: int,
     also: Sequence[tuple[str, str]] = (),
-) -> list[dict[str, str | float | None]]:
+) -> list[PairedComparison]:
     """Differences of every model against the first, `sft` and the baselines but chance, on the same rows.
 
     Args:
@@ -176,8 +177,7 @@ def paired(
         also: Other pairs of models, which come first.
 
     Returns:
-        Entries `a`, `b`, `metric`, `difference` (a less b), `low`, `high`, `p`, `p_holm` (corrected for all entries),
-        `won` and `lost` (rows in which a, or b, ranks the target better).
+        The comparisons; `p_holm` is corrected for all of them.
     """
     against = dict.fromkeys(
         [*models[:1], *(name for name in ("sft", *BASELINES[1:]) if name in results)]
@@ -195,7 +195,7 @@ def paired(
 
 def _difference(
     a: str, b: str, results: Mapping[str, Result], resamples: int, seed: int
-) -> dict[str, str | float | None]:
+) -> PairedComparison:
     one, other = results[a], results[b]
     hits, others = (row_metrics(r.better, r.tied, 1, [1])[COMPARED] for r in (one, other))
     found = paired_difference(hits, others, one.rows.users, resamples, seed)
@@ -204,7 +204,10 @@ def _difference(
         "a": a,
         "b": b,
         "metric": f"{one.rows.split}_{COMPARED}",
-        **found._asdict(),
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
         "p_holm": None,
         "won": int((gain > 0).sum()),
         "lost": int((gain < 0).sum()),

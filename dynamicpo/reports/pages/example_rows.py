@@ -11,6 +11,8 @@ from dynamicpo.reports.pages.tables import ReportTable, TableCell
 _MAX_TITLE_WIDTH = 90
 _NUM_HISTORY_ITEMS = 4
 
+Outcome = Literal["won", "lost"]
+
 
 class ExampleRow(TypedDict):
     """One row as two models rank it.
@@ -30,7 +32,7 @@ class ExampleRow(TypedDict):
 
     a: str
     b: str
-    outcome: Literal["won", "lost"]
+    outcome: Outcome
     example_id: NotRequired[str]
     history: NotRequired[list[str]]
     target: NotRequired[str | None]
