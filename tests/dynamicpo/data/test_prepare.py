@@ -1,4 +1,4 @@
-"""Interactions become the right examples, from every format, and bad input is one clear error with nothing written."""
+"""Interactions become the right examples, from every format; bad input is one clear error."""
 
 import csv
 import json
@@ -67,11 +67,11 @@ def expected_examples(
     ordered = interactions.sort_values("timestamp")
     ordered = ordered.assign(split=split(ordered))
     rows = {}
-    for user, mine in ordered.groupby("user_id"):
-        for place, row in enumerate(mine.itertuples()):
-            if place >= 3:
-                history = mine["item_id"].iloc[max(0, place - 10) : place].tolist()
-                rows[f"{user}:{place}"] = (
+    for user, of_user in ordered.groupby("user_id"):
+        for position, row in enumerate(of_user.itertuples()):
+            if position >= 3:
+                history = of_user["item_id"].iloc[max(0, position - 10) : position].tolist()
+                rows[f"{user}:{position}"] = (
                     user,
                     history,
                     row.item_id,
@@ -83,9 +83,9 @@ def expected_examples(
 
 def by_time(ordered: pd.DataFrame) -> pd.Series:
     total = len(ordered)
-    place = pd.Series(range(total), index=ordered.index)
+    position = pd.Series(range(total), index=ordered.index)
     return pd.Series(
-        np.select([place < int(0.8 * total), place < int(0.9 * total)], SPLITS[:2], "test"),
+        np.select([position < int(0.8 * total), position < int(0.9 * total)], SPLITS[:2], "test"),
         ordered.index,
     )
 
@@ -101,9 +101,9 @@ def test_examples_are_those_of_a_plain_loop(
 ) -> None:
     interactions = pd.read_csv(INTERACTIONS)
     assert interactions["timestamp"].is_unique
-    manifest, found = prepare(tmp_path, INTERACTIONS, ITEMS, DataConfig(k_core=1, split=split))
+    manifest, prepared = prepare(tmp_path, INTERACTIONS, ITEMS, DataConfig(k_core=1, split=split))
     expected = expected_examples(interactions, rule)
-    rows = found[["user_id", "history", "target", "timestamp", "split"]].itertuples()
+    rows = prepared[["user_id", "history", "target", "timestamp", "split"]].itertuples()
     assert {row[0]: (row[1], list(row[2]), *row[3:]) for row in rows} == expected
     train = interactions[
         rule(interactions.sort_values("timestamp")).reindex(interactions.index) == "train"
@@ -112,8 +112,8 @@ def test_examples_are_those_of_a_plain_loop(
     items = read_items(tmp_path / "out").set_index("item_id")
     assert items["popularity"].to_dict() == counts.reindex(items.index, fill_value=0).to_dict()
     assert manifest.counts["interactions"] == len(interactions)
-    assert manifest.counts["dropped_short_histories"] == len(interactions) - len(found)
-    assert sum(manifest.counts[f"{name}_rows"] for name in SPLITS) == len(found)
+    assert manifest.counts["dropped_short_histories"] == len(interactions) - len(prepared)
+    assert sum(manifest.counts[f"{name}_rows"] for name in SPLITS) == len(prepared)
 
 
 def test_every_format_and_place_gives_the_same_bytes(tmp_path: Path, object_store: str) -> None:
@@ -160,17 +160,17 @@ def test_every_format_and_place_gives_the_same_bytes(tmp_path: Path, object_stor
 
 
 def test_what_is_dropped_is_counted_by_reason(tmp_path: Path) -> None:
-    kept = [("u", f"i{place}", 100 + place, 5) for place in range(30)]
+    distinct = [("u", f"i{position}", 100 + position, 5) for position in range(30)]
     interactions = table(
-        *kept,
+        *distinct,
         ("u", "i3", 103, 5),  # a duplicate
         ("u", "i3", 990, 5),  # the same item again
         ("u", "strange", 991, 5),
         ("u", "i29x", 992, 2),
         columns="user_id item_id timestamp rating",
     )
-    items = titled(*(f"i{place}" for place in range(30)), "i29x", "never")
-    manifest, found = prepare(
+    items = titled(*(f"i{position}" for position in range(30)), "i29x", "never")
+    manifest, prepared = prepare(
         tmp_path, interactions, items, DataConfig(k_core=1, min_rating=3, max_unknown_share=0.1)
     )
     expected = {
@@ -193,7 +193,7 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path: Path) -> None:
         "test_rows": 3,
     }
     assert {name: manifest.counts[name] for name in expected} == expected
-    assert found.loc["u:29", "timestamp"] == 129.0
+    assert prepared.loc["u:29", "timestamp"] == 129.0
 
 
 def test_core_is_repeated_until_it_is_stable(tmp_path: Path) -> None:
@@ -204,11 +204,11 @@ def test_core_is_repeated_until_it_is_stable(tmp_path: Path) -> None:
     ]
     interactions = table(*dense, *chain)
     config = DataConfig(k_core=5, split="leave-one-out")
-    manifest, found = prepare(
+    manifest, prepared = prepare(
         tmp_path, interactions, titled(*(f"i{item}" for item in range(6)), "rare"), config
     )
     # w and rare go first, then v, who had five items only with rare.
-    assert set(found["user_id"]) == {f"u{user}" for user in range(6)}
+    assert set(prepared["user_id"]) == {f"u{user}" for user in range(6)}
     assert (manifest.counts["dropped_k_core"], manifest.counts["dropped_users"]) == (6, 2)
     assert read_items(tmp_path / "out")["item_id"].tolist() == [f"i{item}" for item in range(6)]
 
@@ -218,41 +218,45 @@ def test_equal_timestamps_never_fall_into_two_splits(tmp_path: Path) -> None:
     rows = [
         (f"u{user}", f"i{item}", int(rng.integers(12))) for user in range(20) for item in range(15)
     ]
-    _, found = prepare(tmp_path, table(*rows), titled(*(f"i{item}" for item in range(15))))
-    assert (found.groupby("timestamp")["split"].nunique() == 1).all()
-    last = found.groupby("split")["timestamp"].agg(["min", "max"]).loc[list(SPLITS)]
+    _, prepared = prepare(tmp_path, table(*rows), titled(*(f"i{item}" for item in range(15))))
+    assert (prepared.groupby("timestamp")["split"].nunique() == 1).all()
+    last = prepared.groupby("split")["timestamp"].agg(["min", "max"]).loc[list(SPLITS)]
     assert last["max"].iloc[0] < last["min"].iloc[1] <= last["max"].iloc[1] < last["min"].iloc[2]
 
 
 def test_order_of_equal_timestamps_cannot_be_learnt(tmp_path: Path) -> None:
-    """Any two items come as often in one order as in the other: a fixed order of items would betray the next one."""
+    """Any two items come as often in one order as in the other; a fixed order could be learnt."""
     rows = [(f"u{user}", f"i{item}", 1000 + user) for user in range(400) for item in range(8)]
-    _, found = prepare(tmp_path, table(*rows), titled(*(f"i{item}" for item in range(8))))
-    whole = found[found.index.str.endswith(":7")]
+    _, prepared = prepare(tmp_path, table(*rows), titled(*(f"i{item}" for item in range(8))))
+    complete = prepared[prepared.index.str.endswith(":7")]
     orders = np.array(
         [
             [*history, target]
-            for history, target in zip(whole["history"], whole["target"], strict=True)
+            for history, target in zip(complete["history"], complete["target"], strict=True)
         ]
     )
     assert orders.shape == (400, 8)
-    places = np.argsort(orders, axis=1)  # the place of each item
-    first = (places[:, :, None] < places[:, None, :]).mean(axis=0)
+    positions = np.argsort(orders, axis=1)  # the position of each item
+    first = (positions[:, :, None] < positions[:, None, :]).mean(axis=0)
     assert np.abs(first - 0.5)[~np.eye(8, dtype=bool)].max() < 4 * 0.5 / np.sqrt(400)
 
 
 def test_repeated_item_is_never_in_its_own_history(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    rows = [(f"u{user}", f"i{rng.integers(30)}", place) for user in range(9) for place in range(60)]
-    _, found = prepare(tmp_path, table(*rows), titled(*(f"i{item}" for item in range(30))))
+    rows = [
+        (f"u{user}", f"i{rng.integers(30)}", position)
+        for user in range(9)
+        for position in range(60)
+    ]
+    _, prepared = prepare(tmp_path, table(*rows), titled(*(f"i{item}" for item in range(30))))
     assert all(
         target not in history
-        for history, target in zip(found["history"], found["target"], strict=True)
+        for history, target in zip(prepared["history"], prepared["target"], strict=True)
     )
 
 
 def test_long_history_of_a_large_table_keeps_the_order_of_time(tmp_path: Path) -> None:
-    """200,000 interactions, so that the engine works in parallel; the targets of a user follow each other."""
+    """200,000 interactions, so that the engine works in parallel; a user's targets follow on."""
     rng = np.random.default_rng(2)
     frame = pd.DataFrame(
         {"user_id": rng.integers(2000, size=200_000), "item_id": rng.integers(3000, size=200_000)}
@@ -260,16 +264,16 @@ def test_long_history_of_a_large_table_keeps_the_order_of_time(tmp_path: Path) -
     frame["timestamp"] = rng.permutation(200_000)
     frame.to_parquet(tmp_path / "large.parquet")
     items = titled(*map(str, range(3000)))
-    manifest, found = prepare(tmp_path, tmp_path / "large.parquet", items, DataConfig())
+    manifest, prepared = prepare(tmp_path, tmp_path / "large.parquet", items, DataConfig())
     assert manifest.counts["interactions_read"] == 200_000
-    found["place"] = found.index.str.rpartition(":").get_level_values(2).astype(int)
-    found = found.sort_values(["user_id", "place"])
-    follows = (found["user_id"] == found["user_id"].shift()) & (
-        found["place"] == found["place"].shift() + 1
+    prepared["position"] = prepared.index.str.rpartition(":").get_level_values(2).astype(int)
+    prepared = prepared.sort_values(["user_id", "position"])
+    follows = (prepared["user_id"] == prepared["user_id"].shift()) & (
+        prepared["position"] == prepared["position"].shift() + 1
     )
-    assert (found.loc[follows, "history"].str[-1] == found["target"].shift()[follows]).all()
-    assert (found["timestamp"] > found["timestamp"].shift())[follows].all()
-    assert follows.sum() == len(found) - found["user_id"].nunique()
+    assert (prepared.loc[follows, "history"].str[-1] == prepared["target"].shift()[follows]).all()
+    assert (prepared["timestamp"] > prepared["timestamp"].shift())[follows].all()
+    assert follows.sum() == len(prepared) - prepared["user_id"].nunique()
 
 
 def test_titles_become_one_line_of_natural_length_and_distinct(tmp_path: Path) -> None:
@@ -284,17 +288,17 @@ def test_titles_become_one_line_of_natural_length_and_distinct(tmp_path: Path) -
         "DUP",
         "dup (2)",
     ]
-    items = titled(*(f"i{place}" for place in range(12)))
+    items = titled(*(f"i{position}" for position in range(12)))
     items.loc[: len(titles) - 1, "title"] = titles
     rows = [(f"u{user}", f"i{item}", 100 * item + user) for user in range(9) for item in range(12)]
     manifest, _ = prepare(tmp_path, table(*rows), items)
-    found = read_items(tmp_path / "out").set_index("item_id")["title"]
-    assert found["i0"] == "a b c"
-    assert found[["i1", "i2", "i3"]].tolist() == titles[1:4]
-    assert found["i4"] == "L" * 299 + "…"
-    assert found["i5"] == found["i4"] + " (2)"
-    assert found[["i6", "i7", "i8"]].tolist() == ["dup", "DUP (2)", "dup (2) (2)"]
-    assert found.str.casefold().is_unique
+    stored = read_items(tmp_path / "out").set_index("item_id")["title"]
+    assert stored["i0"] == "a b c"
+    assert stored[["i1", "i2", "i3"]].tolist() == titles[1:4]
+    assert stored["i4"] == "L" * 299 + "…"
+    assert stored["i5"] == stored["i4"] + " (2)"
+    assert stored[["i6", "i7", "i8"]].tolist() == ["dup", "DUP (2)", "dup (2) (2)"]
+    assert stored.str.casefold().is_unique
     counts = {"titles_cleaned": 1, "titles_cut": 2, "titles_made_distinct": 3}
     assert {name: manifest.counts[name] for name in counts} == counts
 
@@ -315,8 +319,8 @@ BAD_TABLES: dict[str, tuple[pd.DataFrame, pd.DataFrame, dict[str, Any], str]] = 
         GOOD.rename(columns={"item_id": "itemId"}),
         GOOD_ITEMS,
         {},
-        "interactions.csv: must have the columns user_id, item_id, timestamp; item_id is missing, found user_id, "
-        r"itemId, timestamp, rating \(itemId looks like item_id\)",
+        "interactions.csv: must have the columns user_id, item_id, timestamp; item_id is missing, "
+        r"found user_id, itemId, timestamp, rating \(itemId looks like item_id\)",
     ),
     "missing column": (
         GOOD.drop(columns="item_id"),
@@ -370,7 +374,8 @@ BAD_TABLES: dict[str, tuple[pd.DataFrame, pd.DataFrame, dict[str, Any], str]] = 
         GOOD,
         pd.concat([GOOD_ITEMS, GOOD_ITEMS[:1].assign(title="Other")]),
         {},
-        "items.csv: every item must have one title, 1 items have several .m00: 'Alien'; m00: 'Other'",
+        "items.csv: every item must have one title, 1 items have several "
+        ".m00: 'Alien'; m00: 'Other'",
     ),
     "no title": (
         GOOD,
@@ -527,11 +532,11 @@ def test_same_request_is_answered_from_what_is_there(
         prepare(tmp_path, INTERACTIONS, ITEMS, DataConfig(k_core=2))
 
 
-def test_facts_say_how_the_examples_were_made(tmp_path: Path) -> None:
-    manifest, found = prepare(tmp_path, INTERACTIONS, ITEMS)
+def test_metadata_say_how_the_examples_were_made(tmp_path: Path) -> None:
+    manifest, prepared = prepare(tmp_path, INTERACTIONS, ITEMS)
     assert manifest.extra["source"] == "table"
     assert manifest.extra["split"] == "8:1:1 by time"
-    times = found[found["split"] == "test"]["timestamp"]
+    times = prepared[prepared["split"] == "test"]["timestamp"]
     assert manifest.extra["dates"]["test"] == [times.min(), times.max()]
     assert set(manifest.inputs) == {"interactions", "items"}
 
@@ -565,7 +570,7 @@ def test_movielens_from_the_wheel_without_importing_it(tmp_path: Path) -> None:
 
 @needs_movielens
 def test_grouplens_zip_gives_the_same_examples_as_the_wheel(tmp_path: Path) -> None:
-    """GroupLens' own format, written from the wheel's rows: only a few hundred users, to be quick."""
+    """GroupLens' own format, written from the wheel's rows; a few hundred users, to be quick."""
     files = movielens.movielens_files(None, tmp_path)
     inter = pd.read_csv(files["ml-100k.inter"], sep="\t")
     inter = inter[inter["user_id:token"] <= 150]
@@ -587,7 +592,7 @@ def test_grouplens_zip_gives_the_same_examples_as_the_wheel(tmp_path: Path) -> N
         archive.writestr("ml-100k/u.data", inter.to_csv(sep="\t", index=False, header=False))
         archive.writestr(
             "ml-100k/u.genre",
-            "".join(f"{name}|{place}\n" for place, name in enumerate(genres)) + "\n",
+            "".join(f"{name}|{position}\n" for position, name in enumerate(genres)) + "\n",
         )
         archive.writestr("ml-100k/u.item", "\n".join(lines).encode("latin-1"))
     config = DataConfig(source="movielens")
@@ -668,10 +673,10 @@ def test_published_rows_are_kept_as_they_are(tmp_path: Path, shared: Path) -> No
     manifest = prepare_data(
         str(shared / "data" / "lastfm"), "", tmp_path / "out", DataConfig(source="published")
     )
-    found = pd.concat(
+    prepared = pd.concat(
         [read_rows(tmp_path / "out", split, EXAMPLES).to_pandas() for split in SPLITS]
     )
-    assert manifest.counts["rows_read"] == len(found) == 4023
+    assert manifest.counts["rows_read"] == len(prepared) == 4023
     raw = [
         json.loads(line)
         for name in ("train", "test")
@@ -682,11 +687,11 @@ def test_published_rows_are_kept_as_they_are(tmp_path: Path, shared: Path) -> No
     expected = sorted(
         (row["user_id"], row["historyList"], row["itemList"], row["trueSelection"]) for row in raw
     )
-    got = [found[name] for name in ("user_id", "history", "candidates", "target")]
+    got = [prepared[name] for name in ("user_id", "history", "candidates", "target")]
     assert (
         sorted((u, "::".join(h), list(c), t) for u, h, c, t in zip(*got, strict=True)) == expected
     )
-    assert found["example_id"].is_unique
+    assert prepared["example_id"].is_unique
     train, held_out = (
         set(read_rows(tmp_path / "out", split, EXAMPLES)["user_id"].to_pylist())
         for split in SPLITS[:2]
@@ -726,7 +731,7 @@ def test_published_rows_of_every_shape(tmp_path: Path) -> None:
 
 def test_published_histories_keep_to_the_limits(tmp_path: Path) -> None:
     rows = [
-        published_row(None, "::".join(f"h{place}" for place in range(count)), ["a", "b"], "a")
+        published_row(None, "::".join(f"h{position}" for position in range(count)), ["a", "b"], "a")
         for count in (2, 5, 12)
     ]
     (tmp_path / "train.json").write_text(json.dumps([rows[1]] * 8 + rows))

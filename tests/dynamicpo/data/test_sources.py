@@ -81,7 +81,7 @@ def test_cleaned_titles_are_one_short_line_and_stay_so(titles: list[str]) -> Non
 )
 def test_distinct_titles_differ_and_keep_what_was_distinct(rows: list[tuple[str, str]]) -> None:
     items = pd.DataFrame(rows, columns=["title", "year"], dtype=str)
-    items["item_id"] = [f"{place:03d}" for place in range(len(items))]
+    items["item_id"] = [f"{index:03d}" for index in range(len(items))]
     titles, changed = distinct_titles(items)
     assert titles.str.casefold().is_unique
     assert changed == (titles != items["title"]).sum()
@@ -122,12 +122,12 @@ def test_text_columns_keep_what_was_written(connection: ibis.BaseBackend, tmp_pa
         '{"a": 12345678901234567890, "b": true}',
     ]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    found = (
+    frame = (
         read_text(connection, tmp_path / "t.jsonl", ["a", "b"], ["c"]).order_by("row").to_pandas()
     )
-    assert found["a"].tolist() == ["1", "x\ny", "2.5", "12345678901234567890"]
-    assert found["b"].fillna("-").tolist() == ["01", "-", "-", "true"]
-    assert found["c"].isna().all()
+    assert frame["a"].tolist() == ["1", "x\ny", "2.5", "12345678901234567890"]
+    assert frame["b"].fillna("-").tolist() == ["01", "-", "-", "true"]
+    assert frame["c"].isna().all()
 
 
 def test_csv_with_mark_quotes_and_odd_line_ends(
@@ -136,17 +136,17 @@ def test_csv_with_mark_quotes_and_odd_line_ends(
     (tmp_path / "t.csv").write_bytes(
         b'\xef\xbb\xbfa, b\r\n007,"say ""hi"", twice"\r\n"two\nlines",\xc3\xa9\r\n\r\n'
     )
-    found = read_text(connection, tmp_path / "t.csv", ["a", "b"]).order_by("row").to_pandas()
-    assert found["a"].tolist() == ["007", "two\nlines"]
-    assert found["b"].tolist() == ['say "hi", twice', "é"]
+    frame = read_text(connection, tmp_path / "t.csv", ["a", "b"]).order_by("row").to_pandas()
+    assert frame["a"].tolist() == ["007", "two\nlines"]
+    assert frame["b"].tolist() == ['say "hi", twice', "é"]
 
 
 def test_whole_floats_lose_their_point(connection: ibis.BaseBackend, tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": [1.0, 2.5, None, 3e15], "b": [1, 2, 3, 4]})
     frame.to_parquet(tmp_path / "t.parquet")
-    found = read_text(connection, tmp_path / "t.parquet", ["a", "b"]).order_by("row").to_pandas()
-    assert found["a"].fillna("-").tolist() == ["1", "2.5", "-", "3000000000000000"]
-    assert found["b"].tolist() == ["1", "2", "3", "4"]
+    frame = read_text(connection, tmp_path / "t.parquet", ["a", "b"]).order_by("row").to_pandas()
+    assert frame["a"].fillna("-").tolist() == ["1", "2.5", "-", "3000000000000000"]
+    assert frame["b"].tolist() == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "nan", "NaN", "null", "None", "<NA>"])
@@ -192,9 +192,9 @@ def test_published_files_are_known_by_their_names(
 ) -> None:
     for name in names:
         (tmp_path / name).touch()
-    found = published.published_files(tmp_path)
-    assert list(found) == splits
-    assert [found[split].name for split in splits] == names[: len(splits)]
+    files = published.published_files(tmp_path)
+    assert list(files) == splits
+    assert [files[split].name for split in splits] == names[: len(splits)]
 
 
 @pytest.mark.parametrize(

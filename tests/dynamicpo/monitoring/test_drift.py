@@ -29,19 +29,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("drift") / "model")
 
 
-def found(output: Path) -> dict[str, Any]:
+def drift_json(output: Path) -> dict[str, Any]:
     return json.loads((output / "drift.json").read_text(encoding="utf-8"))
 
 
 def current(folder: Path, test: list[dict[str, Any]], items: pd.DataFrame | None = None) -> Path:
-    """A folder whose test split is given."""
+    """A folder with this test split."""
     return write_preferences(folder, {"train": preference_rows("train"), "test": test}, items)
 
 
 def test_the_same_rows_have_not_drifted(reference: Path, tmp_path: Path) -> None:
     manifest = monitor_drift(reference, reference, tmp_path / "drift", DriftConfig(split="train"))
     assert manifest.counts["drifted"] is False
-    columns = found(tmp_path / "drift")["columns"]
+    columns = drift_json(tmp_path / "drift")["columns"]
     assert {*columns} == {
         "history_length",
         "user_activity",
@@ -54,7 +54,7 @@ def test_the_same_rows_have_not_drifted(reference: Path, tmp_path: Path) -> None
 
 
 def test_every_process_gives_the_same_bytes(reference: Path, tmp_path: Path) -> None:
-    """Evidently adds up over a set of texts; these two orders of it differ in a distance's last digit."""
+    """Evidently adds up over a set of texts; two orders of it differ in a distance's last digit."""
     for seed in ("2", "3"):
         command = [
             sys.executable,
@@ -75,7 +75,7 @@ def test_every_process_gives_the_same_bytes(reference: Path, tmp_path: Path) -> 
 
 
 def test_each_column_sees_its_own_change(reference: Path, tmp_path: Path) -> None:
-    """Training rows again, but a history cut to one item, rare targets and two rows on each of the days."""
+    """Training rows, but with histories of one item, rare targets and two rows on each day."""
     rows = preference_rows("train")
     changed = [
         {**row, "history": row["history"][-1:], "target": str(NUM_ITEMS - 1)} for row in rows
@@ -84,7 +84,7 @@ def test_each_column_sees_its_own_change(reference: Path, tmp_path: Path) -> Non
     monitor_drift(
         reference, current(tmp_path / "current", changed), tmp_path / "drift", DriftConfig()
     )
-    columns = found(tmp_path / "drift")["columns"]
+    columns = drift_json(tmp_path / "drift")["columns"]
     lengths = np.array([len(row["history"]) for row in rows])
     assert columns["history_length"]["distance"] == pytest.approx(
         (lengths - 1).mean() / lengths.std()
@@ -92,21 +92,24 @@ def test_each_column_sees_its_own_change(reference: Path, tmp_path: Path) -> Non
     assert columns["popularity_bucket"]["drifted"]
     assert columns["category"]["drifted"]
     assert columns["user_activity"]["drifted"]
-    assert found(tmp_path / "drift")["drifted"] is True
+    assert drift_json(tmp_path / "drift")["drifted"] is True
 
 
 def test_distance_of_activity_is_worked_out_by_hand(reference: Path, tmp_path: Path) -> None:
-    """Five rows on five days against five rows on one; the reference does not vary, so Jensen-Shannon: sqrt(ln 2)."""
+    """Five rows on five days against five rows on one: a Jensen-Shannon distance of sqrt(ln 2).
+
+    It is Jensen-Shannon because the reference does not vary.
+    """
     busy = [{**row, "timestamp": 1e9} for row in preference_rows("train")]
     monitor_drift(reference, current(tmp_path / "current", busy), tmp_path / "drift", DriftConfig())
-    columns = found(tmp_path / "drift")["columns"]
+    columns = drift_json(tmp_path / "drift")["columns"]
     assert columns["user_activity"]["distance"] == pytest.approx(np.sqrt(np.log(2)))
     assert columns["user_activity"]["method"].startswith("Jensen-Shannon")
     assert columns["history_length"]["distance"] == 0
 
 
 def test_rows_of_new_items_are_unseen(reference: Path, model: Path, tmp_path: Path) -> None:
-    """New items have no place among the reference's and no token in its model; such rows go without a score."""
+    """New items have no rank in the reference and no token in its model: rows without a score."""
     names = [str(item) for item in range(NUM_ITEMS)] + ["new"]
     items = pd.DataFrame({"item_id": names, "title": names, "popularity": 1, "category": ""})
     rows = [
@@ -117,7 +120,7 @@ def test_rows_of_new_items_are_unseen(reference: Path, model: Path, tmp_path: Pa
     folder = current(tmp_path / "current", half, items)
     manifest = monitor_drift(reference, folder, tmp_path / "drift", DriftConfig(), model)
     assert manifest.counts["unseen_share_distance"] > 0.1
-    assert found(tmp_path / "drift")["rows_without_score"] == {"reference": 0, "current": 15}
+    assert drift_json(tmp_path / "drift")["rows_without_score"] == {"reference": 0, "current": 15}
     with pytest.raises(DataError, match="must score at least one row of the current window"):
         monitor_drift(
             reference,
@@ -151,7 +154,7 @@ def test_the_rule(share: float, drifted: bool, reference: Path, tmp_path: Path) 
     )
     assert manifest.counts["drifted_share"] == 0.2
     assert manifest.counts["drifted"] is drifted
-    assert f"at least {share:.0%} of the columns" in found(tmp_path / "drift")["rule"]
+    assert f"at least {share:.0%} of the columns" in drift_json(tmp_path / "drift")["rule"]
 
 
 def test_nothing_drifted_is_not_drifted_whatever_the_share(reference: Path, tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def test_the_page_is_self_contained_states_the_rule_and_repeats(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     items = pd.DataFrame({"item_id": [*map(str, range(NUM_ITEMS))], "title": "t", "popularity": 3})
     items["category"] = [
-        "</script><script>alert(1)</script>" if place % 2 else "drama" for place in range(NUM_ITEMS)
+        "</script><script>alert(1)</script>" if index % 2 else "drama" for index in range(NUM_ITEMS)
     ]
     folder = write_preferences(tmp_path / "hostile", items=items)
     for name in ("first", "second"):
@@ -208,7 +211,7 @@ def test_the_page_is_self_contained_states_the_rule_and_repeats(
     page = (tmp_path / "first" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page)
     assert "alert(1)</script>" not in page
-    verdict = found(tmp_path / "first")
+    verdict = drift_json(tmp_path / "first")
     assert verdict["verdict"] in page and verdict["rule"] in page
     assert page.index(verdict["rule"]) < page.index("drawDashboard(metric")
     for name in ("drift.json", "report.html", "manifest.json"):

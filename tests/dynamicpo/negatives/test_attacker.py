@@ -11,7 +11,7 @@ from dynamicpo.negatives.audit.candidate_lists import CandidateLists, redraw
 
 
 def lists(num_rows: int, num_items: int, width: int, seed: int = 0) -> CandidateLists:
-    """Uniform targets and lists; a row's own target is all it excludes."""
+    """Uniform targets and lists; a row excludes its target only."""
     keys = random_keys.keys(seed, "test", [str(row) for row in range(num_rows)])
     target = random_keys.integers(keys, 7, num_items)
     excluded = np.arange(num_rows) * num_items + target
@@ -50,9 +50,9 @@ def test_redrawn_lists_are_distinct_hold_the_target_once_and_leave_out_what_is_e
 
 def test_redrawn_lists_are_uniform_over_items_and_places() -> None:
     rows = lists(6000, 12, 4)
-    place = np.bincount((rows.candidates == rows.targets[:, None]).argmax(axis=1), minlength=4)
+    positions = np.bincount((rows.candidates == rows.targets[:, None]).argmax(axis=1), minlength=4)
     listed = np.bincount(rows.candidates.ravel(), minlength=12)
-    assert np.abs(place / 6000 - 1 / 4).max() < 0.02
+    assert np.abs(positions / 6000 - 1 / 4).max() < 0.02
     assert np.abs(listed / 24000 - 1 / 12).max() < 0.01
 
 
