@@ -221,11 +221,11 @@ def comparison(names: list[str]) -> str:
     bounds = {"": 0.0, "_low": -0.012, "_high": 0.012}
     metrics = {
         name: {
-            f"{m}{end}": 0.1 + 0.1 * place + shift
+            f"{m}{end}": 0.1 + 0.1 * index + shift
             for m in measures
             for end, shift in bounds.items()
         }
-        for place, name in enumerate(names)
+        for index, name in enumerate(names)
     }
     pairs = [(names[0], other) for other in names[1:]]
     numbers = {
@@ -249,11 +249,11 @@ def comparison(names: list[str]) -> str:
         EvaluationReport(
             title=HOSTILE,
             metrics=metrics,
-            ranks={name: [9 - place, *[1] * 19] for place, name in enumerate(names)},
+            ranks={name: [9 - index, *[1] * 19] for index, name in enumerate(names)},
             comparisons=[
                 {"a": a, "b": b, "metric": m, **numbers} for a, b in pairs for m in measures[:2]
             ],
-            training={name: log(90, place) for place, name in enumerate(names)},
+            training={name: log(90, index) for index, name in enumerate(names)},
             examples=[
                 {"a": a, "b": b, "outcome": o, **example}
                 for a, b in pairs[:2]
@@ -280,7 +280,7 @@ def study(config: GridConfig) -> str:
         for cell in plan_cells(config)
     }
     shares = {
-        kind: (0.3 + 0.01 * (place % 9), 0.1 + 0.01 * place) for place, kind in enumerate(kinds)
+        kind: (0.3 + 0.01 * (index % 9), 0.1 + 0.01 * index) for index, kind in enumerate(kinds)
     }
     judged = judge_all(study_cells(shares, noise=0.01), users(), range(3), StudyConfig())
     return study_page(
@@ -405,12 +405,12 @@ def test_print_shows_the_facts_and_cuts_nothing(browser: Browser, tmp_path: Path
 
 LINES: dict[str, Callable[[], str]] = {
     "curves": lambda: curves(
-        {name: ([0, 100], [place, place]) for place, name in enumerate("abcdef")}, "t"
+        {name: ([0, 100], [index, index]) for index, name in enumerate("abcdef")}, "t"
     ),
     "scaling": lambda: scaling(
         {
-            name: [(k, place, place, place) for k in (1, 3, 5, 10, 15, 19)]
-            for place, name in enumerate(VARIANTS)
+            name: [(k, index, index, index) for k in (1, 3, 5, 10, 15, 19)]
+            for index, name in enumerate(VARIANTS)
         },
         "t",
     ),

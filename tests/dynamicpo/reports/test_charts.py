@@ -48,9 +48,9 @@ def texts(svg: str) -> list[str]:
     ]
 
 
-def line_points(svg: str, place: int = 0) -> list[tuple[float, float]]:
+def line_points(svg: str, index: int = 0) -> list[tuple[float, float]]:
     """The corners of a series' line, in units of the SVG."""
-    colour = ("#0072b2", "#d55e00", "#009e73")[place]
+    colour = ("#0072b2", "#d55e00", "#009e73")[index]
     path = next(
         p
         for p in re.findall(r"<path [^>]*>", svg)
@@ -107,7 +107,7 @@ def test_hostile_names_are_text(svg: str) -> None:
 
 
 def test_lines_differ_without_colour() -> None:
-    svg = curves({name: falling(place) for place, name in enumerate("abcdef", 1)}, "t")
+    svg = curves({name: falling(index) for index, name in enumerate("abcdef", 1)}, "t")
     lines = [
         p
         for p in re.findall(r"<path [^>]*>", svg)
@@ -264,7 +264,7 @@ def test_tick_labels_are_short_and_exact(ticks: list[float], labels: list[str]) 
 
 
 def test_shortened_names_stay_distinct_and_fit() -> None:
-    names = [f"{'run ' * 30}{place}{' of many' * 30}" for place in range(3)]
+    names = [f"{'run ' * 30}{index}{' of many' * 30}" for index in range(3)]
     short = short_names([*names, "dmpo", ""])
     assert len(set(short)) == 5
     assert short[3:] == ["dmpo", "(no name)"]
