@@ -44,7 +44,7 @@ def examples_from_interactions(
     progress.advance(note="interactions filtered")
     sequences = build_sequences(connection, filtered.table, config)
     progress.advance(note="histories built")
-    splits = _split_tables(sequences, config.min_history)
+    splits = _examples_by_split(sequences, config.min_history)
     num_examples = sum(len(rows) for rows in splits.values())
     num_interactions = count_rows(filtered.table)
     num_users = filtered.table.user_id.nunique().execute()
@@ -65,7 +65,7 @@ def examples_from_interactions(
     )
 
 
-def _split_tables(sequences: ir.Table, min_history: int) -> dict[str, pa.Table]:
+def _examples_by_split(sequences: ir.Table, min_history: int) -> dict[str, pa.Table]:
     splits = {}
     for split in SPLITS:
         selected = select_examples(sequences, split, min_history)

@@ -55,12 +55,12 @@ def examples_from_published(
     }
     return PreparedData(
         catalogue=catalogue,
-        splits=_split_tables(rows[~is_short]),
+        splits=_rows_by_split(rows[~is_short]),
         counts=counts,
     )
 
 
-def _split_tables(rows: pd.DataFrame) -> dict[str, pa.Table]:
+def _rows_by_split(rows: pd.DataFrame) -> dict[str, pa.Table]:
     schema = EXAMPLES.append(CANDIDATES_FIELD)
     splits = {}
     for split in SPLITS:

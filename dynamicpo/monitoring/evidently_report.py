@@ -19,7 +19,7 @@ _OUTER_LINK = 'href="https://plotly.com/"'
 _SIGNIFICANT_DIGITS = 12
 
 
-class Comparison(NamedTuple):
+class EvidentlyResult(NamedTuple):
     """Results of Evidently.
 
     Attributes:
@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
 
 def compare_columns(
     columns: ComparedColumns, methods: Mapping[str, str], config: DriftConfig
-) -> Comparison:
+) -> EvidentlyResult:
     """Compare each column of two windows.
 
     Args:
@@ -60,6 +60,7 @@ def compare_columns(
         )
         current = Dataset.from_pandas(columns.current, data_definition=definition)
         reference = Dataset.from_pandas(columns.reference, data_definition=definition)
+        # Its tests would state a verdict, by a rule that is not ours.
         report = Report([preset], include_tests=False)
         snapshot = report.run(current, reference)
         metrics = snapshot.dict()["metrics"]
@@ -70,7 +71,7 @@ def compare_columns(
         if "column" in metric["config"]:
             distances[metric["config"]["column"]] = _rounded(metric["value"])
     in_order = {name: distances[name] for name in methods}
-    return Comparison(in_order, _repeatable(page))
+    return EvidentlyResult(in_order, _repeatable(page))
 
 
 def _rounded(distance: float) -> float:
