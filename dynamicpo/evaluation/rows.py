@@ -21,7 +21,7 @@ from dynamicpo.evaluation.baselines.simple import item_codes
 from dynamicpo.evaluation.rankings import Codes, Ranking, Scores, joined, rank_all, rank_listed
 from dynamicpo.evaluation.results import Rows
 from dynamicpo.negatives.catalogue import encode_rows, make_catalogue
-from dynamicpo.negatives.exclusions import excluded_by, exclusions
+from dynamicpo.negatives.exclusions import effective_exclusion, make_exclusions
 
 _COLUMNS = ("example_id", "user_id", "history", "target", "candidates")
 _NAMES = {"uniform": "clean", "popularity": "clean, by popularity"}
@@ -103,7 +103,7 @@ def read_data(preferences: Path, source: Manifest, config: EvaluationConfig) -> 
         read_items(preferences),
         preferences / config.split,
     )
-    order = random_keys.ranking(
+    order = random_keys.random_order(
         config.seed, f"evaluation/{config.split}", table["example_id"].to_pylist()
     )
     if not len(order):
@@ -159,7 +159,7 @@ def _everything(
     config: EvaluationConfig,
 ) -> Data:
     """Every item but what the sampling of negatives excludes: the history, the user's past, or all the user's items."""
-    catalogue, exclude = make_catalogue(items), excluded_by(source.config)
+    catalogue, exclude = make_catalogue(items), effective_exclusion(source.config)
     everyone = []
     if exclude != "window":
         everyone = [
@@ -167,15 +167,15 @@ def _everything(
             for split in SPLITS
         ]
     chosen = encode_rows(table, config.split, catalogue)
-    known, owners, moments = exclusions(exclude, [chosen, *everyone], catalogue)
+    known, owners, moments = make_exclusions(exclude, [chosen, *everyone], catalogue)
     row, text = known.pairs(owners[0], moments[0])
     number = np.arange(len(chosen.targets))
-    own = catalogue.texts[chosen.targets]  # so that nothing else that reads as the target is ranked
+    own = catalogue.title_ids[chosen.targets]  # so that nothing else that reads as the target is ranked
     pairs = np.unique(
-        np.concatenate([row, number]) * catalogue.num_texts + np.concatenate([text, own])
+        np.concatenate([row, number]) * catalogue.num_titles + np.concatenate([text, own])
     )
-    row, text = np.divmod(pairs, catalogue.num_texts)
-    barred = Barred(np.searchsorted(row, np.arange(len(number) + 1)), text, catalogue.texts)
+    row, text = np.divmod(pairs, catalogue.num_titles)
+    barred = Barred(np.searchsorted(row, np.arange(len(number) + 1)), text, catalogue.title_ids)
     rows = Rows(config.split, chosen.example_ids, chosen.users, chosen.targets)
     facts = {"exclude": exclude, "num_candidates": len(items)}
     digest = hashlib.sha256(pairs.tobytes()).hexdigest() + canonical(items["item_id"].tolist())

@@ -1,17 +1,16 @@
-"""Items and rows as whole numbers: an item's code is its place in `items.parquet`."""
+"""Items and rows as integers: an item's code is its row in `items.parquet`."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from dynamicpo.core.arrays import IntArray
 from dynamicpo.core.errors import DataError
-
-Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -19,30 +18,30 @@ class Catalogue:
     """The items that candidates come from.
 
     Attributes:
-        item_ids: One each, in the order of `items.parquet`.
-        texts: A number for each item's title; items that read the same share it. Shape (I,).
+        item_ids: One for each item, in the order of `items.parquet`.
+        title_ids: A number for each item's title; items that read the same share it. Shape (I,).
         popularity: Interactions in the training split. Shape (I,).
     """
 
     item_ids: pa.Array
-    texts: Codes
-    popularity: Codes
+    title_ids: IntArray
+    popularity: IntArray
 
     @property
-    def num_texts(self) -> int:
-        """How many different titles there are."""
-        return int(self.texts.max(initial=-1)) + 1
+    def num_titles(self) -> int:
+        """Number of different titles."""
+        return int(self.title_ids.max(initial=-1)) + 1
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A split's rows in codes; lists are flat, with the row of each entry.
+class EncodedRows:
+    """A split's rows in codes; the histories are flat, with the row of each entry.
 
     Attributes:
         split: The split's name.
         example_ids: Shape (N,).
-        users: Shape (N,), a Python list of user ids.
-        positions: The target's place in its user's sequence. Shape (N,).
+        users: User ids. Shape (N,).
+        positions: The target's position in its user's sequence. Shape (N,).
         targets: Shape (N,).
         history: All items of all histories, row by row.
         history_rows: The row of each of them.
@@ -51,70 +50,120 @@ class Rows:
     split: str
     example_ids: list[str]
     users: list[str]
-    positions: Codes
-    targets: Codes
-    history: Codes
-    history_rows: Codes
+    positions: IntArray
+    targets: IntArray
+    history: IntArray
+    history_rows: IntArray
+
+
+class EncodedColumn(NamedTuple):
+    """The items of a column, its lists flattened.
+
+    Attributes:
+        codes: The code of each item.
+        rows: The row that each item stands in.
+    """
+
+    codes: IntArray
+    rows: IntArray
 
 
 def make_catalogue(items: pd.DataFrame) -> Catalogue:
-    """The catalogue of an `items.parquet`."""
-    texts = pd.factorize(items["title"].str.casefold())[0].astype(np.int64)
+    """Build the catalogue of an `items.parquet`."""
+    titles = items["title"].str.casefold()
+    title_ids, _ = pd.factorize(titles)
     return Catalogue(
-        pa.array(items["item_id"], pa.string()), texts, items["popularity"].to_numpy(np.int64)
+        item_ids=item_id_array(items),
+        title_ids=title_ids.astype(np.int64),
+        popularity=items["popularity"].to_numpy(np.int64),
     )
 
 
-def encode_rows(table: pa.Table, split: str, catalogue: Catalogue) -> Rows:
-    """A split's table in codes.
+def item_id_array(items: pd.DataFrame) -> pa.Array:
+    """The ids of an items table, for `encode_column`."""
+    return pa.array(items["item_id"], pa.string())
+
+
+def encode_rows(table: pa.Table, split: str, catalogue: Catalogue) -> EncodedRows:
+    """Encode a split's table.
 
     Raises:
-        DataError: An item that is not in the catalogue, or an example id that is not `user_id:position`.
+        DataError: An item is not in the catalogue, or an example id is not `user_id:position`.
     """
-    history, history_rows = encode_lists(table, "history", split, catalogue)
     example_ids = table["example_id"].to_pylist()
-    positions = pd.to_numeric(
-        pd.Series(example_ids, dtype=str).str.split(":").str[-1], errors="coerce"
-    )
-    if positions.isna().any():
-        bad = example_ids[int(positions.isna().to_numpy().argmax())]
-        raise DataError(
-            f"{split}: every example_id must be user_id:position, got {bad!r}. Prepare the data again."
-        )
-    return Rows(
-        split,
-        example_ids,
-        table["user_id"].to_pylist(),
-        positions.to_numpy(np.int64),
-        _encode(table["target"], np.arange(len(table)), table, split, catalogue),
-        history,
-        history_rows,
+    history = encode_lists(table, "history", split, catalogue)
+    targets = encode_lists(table, "target", split, catalogue)
+    return EncodedRows(
+        split=split,
+        example_ids=example_ids,
+        users=table["user_id"].to_pylist(),
+        positions=_positions(example_ids, split),
+        targets=targets.codes,
+        history=history.codes,
+        history_rows=history.rows,
     )
 
 
-def encode_lists(
-    table: pa.Table, column: str, split: str, catalogue: Catalogue
-) -> tuple[Codes, Codes]:
-    """The codes of all entries of a list column, and the row of each."""
-    lists = table[column].combine_chunks()
-    rows = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
-    return _encode(pc.list_flatten(lists), rows, table, split, catalogue), rows
-
-
-def _encode(values: Any, rows: Codes, table: pa.Table, split: str, catalogue: Catalogue) -> Codes:
-    found = pc.index_in(values, value_set=catalogue.item_ids)
-    if found.null_count:
-        place = int(pc.index(pc.is_null(found), True).as_py())
-        row = table["example_id"][int(rows[place])].as_py()
+def _positions(example_ids: Sequence[str], split: str) -> IntArray:
+    """The positions that example ids of the form `user_id:position` end with."""
+    last_parts = pd.Series(example_ids, dtype=str).str.split(":").str[-1]
+    positions = pd.to_numeric(last_parts, errors="coerce")
+    missing = positions.isna().to_numpy()
+    if missing.any():
+        first = example_ids[int(missing.argmax())]
         raise DataError(
-            f"{split} row {row!r}: every item must be in items.parquet, got {values[place].as_py()!r}. "
+            f"{split}: every example_id must be user_id:position, got {first!r}. "
             "Prepare the data again."
         )
-    return np.asarray(found.to_numpy(), dtype=np.int64)
+    return positions.to_numpy(np.int64)
 
 
-def decode(codes: Codes, catalogue: Catalogue) -> pa.Array:
-    """Lists of item ids. Shape (N, M) of codes to N lists of M."""
-    rows, width = codes.shape
-    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
-    return pa.ListArray.from_arrays(offsets, catalogue.item_ids.take(pa.array(codes.ravel())))
+def encode_lists(table: pa.Table, column: str, split: str, catalogue: Catalogue) -> EncodedColumn:
+    """Encode a column of items, or of lists of items, of a table with example ids.
+
+    Raises:
+        DataError: An item is not in the catalogue.
+    """
+
+    def row_name(row: int) -> str:
+        return f"{split} row {table['example_id'][row].as_py()!r}"
+
+    return encode_column(table[column], catalogue.item_ids, row_name)
+
+
+def encode_column(
+    column: pa.ChunkedArray, item_ids: pa.Array, row_name: Callable[[int], str]
+) -> EncodedColumn:
+    """Encode a column of items, or of lists of items.
+
+    Args:
+        column: Item ids.
+        item_ids: All items, in the order of their codes.
+        row_name: The name of a row in messages.
+
+    Raises:
+        DataError: An item is not among `item_ids`.
+    """
+    values = column.combine_chunks()
+    if pa.types.is_list(values.type):
+        rows = pc.list_parent_indices(values).to_numpy().astype(np.int64)
+        values = pc.list_flatten(values)
+    else:
+        rows = np.arange(len(values), dtype=np.int64)
+    codes = pc.index_in(values, value_set=item_ids)
+    if codes.null_count:
+        unknown = int(pc.index(pc.is_null(codes), True).as_py())
+        raise DataError(
+            f"{row_name(int(rows[unknown]))}: every item must be in items.parquet, got "
+            f"{values[unknown].as_py()!r}. Prepare the data again."
+        )
+    return EncodedColumn(np.asarray(codes.to_numpy(), dtype=np.int64), rows)
+
+
+def decode_lists(codes: IntArray, catalogue: Catalogue) -> pa.Array:
+    """Turn an (N, M) array of codes into N lists of M item ids."""
+    num_rows, length = codes.shape
+    # Offsets are 32-bit because the columns' type is `list`, not `large_list`.
+    offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * length)
+    item_ids = catalogue.item_ids.take(pa.array(codes.ravel()))
+    return pa.ListArray.from_arrays(offsets, item_ids)

@@ -1,34 +1,74 @@
-"""Items that are near each other, because training rows have them together."""
+"""Items that occur together in training rows: neighbours for hard negatives and for the baseline.
+
+Source: Deshpande and Karypis, "Item-based top-N recommendation algorithms" (2004).
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from dynamicpo.negatives.catalogue import Codes, Rows
+from dynamicpo.core.arrays import FloatArray, IntArray
+from dynamicpo.negatives.catalogue import EncodedRows
 
 
-def nearest_items(train: Rows, num_items: int, width: int) -> Codes:
-    """The nearest items of each item: those that its training rows hold most often, against how often all do.
+class ItemPairs(NamedTuple):
+    """Pairs of items that occur together, each in both directions, sorted by item and neighbour.
 
-    Two items meet when one is the target and the other in its history. Their nearness is the cosine of the two
-    columns of such meetings, count / sqrt(all of the one * all of the other); ties go by code.
+    Attributes:
+        items: The one item, a code. Shape (P,).
+        neighbours: The other item, a code. Shape (P,).
+        cosines: count(item, neighbour) / sqrt(count(item) * count(neighbour)). Shape (P,).
+    """
+
+    items: IntArray
+    neighbours: IntArray
+    cosines: FloatArray
+
+
+def cooccurring_pairs(
+    targets: IntArray, history: IntArray, history_rows: IntArray, num_items: int
+) -> ItemPairs:
+    """Count how often items occur together in training rows.
+
+    Two items occur together when one is a row's target and the other in its history. Their cosine
+    is that of the two columns of the matrix of these counts, so that popular items are not near
+    everything.
+
+    Args:
+        targets: The target of each row, a code. Shape (N,).
+        history: The items of all histories, row by row.
+        history_rows: The row of each of them.
+        num_items: Items of the catalogue.
+    """
+    history_targets = targets[history_rows]
+    items = np.concatenate([history_targets, history])
+    neighbours = np.concatenate([history, history_targets])
+    # A pair as one integer: sorting and counting those is many times faster than of rows of two.
+    pair_codes = (items * num_items + neighbours)[items != neighbours]
+    pair_codes, counts = np.unique(pair_codes, return_counts=True)
+    items, neighbours = np.divmod(pair_codes, max(num_items, 1))
+    totals = np.bincount(items, weights=counts, minlength=num_items)
+    cosines = counts / np.sqrt(totals[items] * totals[neighbours])
+    return ItemPairs(items, neighbours, cosines)
+
+
+def nearest_items(train: EncodedRows, num_items: int, num_nearest: int) -> IntArray:
+    """List the nearest items of each item by cosine; ties go by code.
 
     Args:
         train: The training rows.
         num_items: Items of the catalogue.
-        width: How many to give.
+        num_nearest: Length of each item's list.
 
     Returns:
-        Codes, the nearest first, -1 where there are no more. Shape (num_items, width).
+        Codes, the nearest first, -1 where there are no more. Shape (num_items, num_nearest).
     """
-    targets = train.targets[train.history_rows]
-    one, other = np.concatenate([targets, train.history]), np.concatenate([train.history, targets])
-    pairs, counts = np.unique((one * num_items + other)[one != other], return_counts=True)
-    one, other = np.divmod(pairs, num_items)
-    totals = np.bincount(one, weights=counts, minlength=num_items)
-    nearness = counts / np.sqrt(totals[one] * totals[other])
-    order = np.lexsort((other, -nearness, one))
-    one, other = one[order], other[order]
-    place = np.arange(len(one)) - np.searchsorted(one, one)
-    nearest = np.full((num_items, width), -1, dtype=np.int64)
-    near = place < width
-    nearest[one[near], place[near]] = other[near]
+    pairs = cooccurring_pairs(train.targets, train.history, train.history_rows, num_items)
+    order = np.lexsort((pairs.neighbours, -pairs.cosines, pairs.items))
+    items = pairs.items[order]
+    neighbours = pairs.neighbours[order]
+    ranks = np.arange(len(items)) - np.searchsorted(items, items)
+    is_near = ranks < num_nearest
+    nearest = np.full((num_items, num_nearest), -1, dtype=np.int64)
+    nearest[items[is_near], ranks[is_near]] = neighbours[is_near]
     return nearest

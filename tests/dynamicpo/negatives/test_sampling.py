@@ -207,8 +207,8 @@ def test_row_does_not_depend_on_order_or_on_other_rows(tmp_path: Path, strategy:
 def test_bulk_size_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = examples_folder(tmp_path / "e", sliding_rows(30, 33), catalogue(33))
     manifest = sample_negatives(folder, tmp_path / "one", NegativesConfig())
-    monkeypatch.setattr("dynamicpo.negatives.sampling._CELLS_AT_ONCE", 150)
-    monkeypatch.setattr("dynamicpo.negatives.draws._RACE_CELLS", 100)
+    monkeypatch.setattr("dynamicpo.negatives.drawing._CELLS_AT_ONCE", 150)
+    monkeypatch.setattr("dynamicpo.negatives.weighted_sampler._RESERVOIR_CELLS", 100)
     assert sample_negatives(folder, tmp_path / "two", NegativesConfig()).files == manifest.files
 
 
@@ -292,7 +292,7 @@ def test_race_for_tight_catalogues_has_the_same_distribution(
     items = catalogue(10, popularity=[1, 1, 1, 1, 2, 400, 3, 50, 2, 9])
     folder = examples_folder(tmp_path / "e", one_row_each(8000), items)
     frames = [sampled(folder, strategy="popularity", num_candidates=4)]
-    monkeypatch.setattr("dynamicpo.negatives.draws._ROUNDS", 0)
+    monkeypatch.setattr("dynamicpo.negatives.weighted_sampler._ROUNDS", 0)
     frames.append(sampled(folder, strategy="popularity", num_candidates=4, seed=5))
     sets = [
         frame["rejected"].map(lambda names: "".join(sorted(names))).value_counts()

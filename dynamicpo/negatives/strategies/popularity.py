@@ -1,0 +1,15 @@
+"""Negatives by popularity: the more interactions an item has in training, the likelier it is."""
+
+from dynamicpo.core.choices import SPLITS
+from dynamicpo.negatives.drawing import RowSampler, SamplingContext, fill_rows
+from dynamicpo.negatives.weighted_sampler import WeightedSampler
+
+# The exponent of word2vec's negative sampling: between uniform (0) and proportional (1).
+_POPULARITY_POWER = 0.75
+
+
+def popularity_samplers(context: SamplingContext) -> dict[str, RowSampler]:
+    """Sample by popularity in every split."""
+    weights = context.catalogue.popularity.astype(float) ** _POPULARITY_POWER
+    sampler = WeightedSampler(context.catalogue, context.excluded, weights)
+    return dict.fromkeys(SPLITS, fill_rows(sampler, context.num_negatives))
