@@ -1,107 +1,149 @@
 """A model's view of the rows: the score of each candidate, and the answer it generates."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
+from dynamicpo.core.arrays import FloatArray
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import Row
-from dynamicpo.evaluation.rankings import Ranking, Scores, rank_listed
-from dynamicpo.evaluation.results import Answers
-from dynamicpo.evaluation.rows import Data
+from dynamicpo.evaluation.rankings import Ranking, rank_listed
+from dynamicpo.evaluation.results import GeneratedAnswers
+from dynamicpo.evaluation.rows import EvaluationData
 from dynamicpo.metrics.generated_answers import named_candidate, substring_candidate
 from dynamicpo.models.checkpoints import LoadedModel
 from dynamicpo.prompts.encoding import Prompts, item_token
+from dynamicpo.prompts.template import DEFAULT_ANSWER, TITLE
+from dynamicpo.scoring.catalogue_scoring import catalogue_scores
 from dynamicpo.scoring.generation import generate_answers
 from dynamicpo.scoring.shared_prefix import score_rows
-from dynamicpo.scoring.token_trie import catalogue_scores
 
 _ITEMS_AT_ONCE = 32  # answers to one prompt without a history
 
 
-class Scored(NamedTuple):
-    """How a model ranks the rows, what was generated, and how many history items were cut."""
+class ModelRanking(NamedTuple):
+    """A model's ranking of the rows, its answers, and how many history items were cut."""
 
     ranking: Ranking
-    answers: Answers | None
+    answers: GeneratedAnswers | None
     cut_items: int
 
 
-def rank_with(loaded: LoadedModel, data: Data, config: EvaluationConfig, label: str) -> Scored:
-    """Rank each row's candidates, or every item, with a model, and generate where the configuration says so."""
+def rank_with_model(
+    loaded: LoadedModel, data: EvaluationData, config: EvaluationConfig, label: str
+) -> ModelRanking:
+    """Rank each row's candidates, or every item, with a model; generate if the settings say so.
+
+    Args:
+        loaded: The model.
+        data: The rows.
+        config: Score, candidates, generation.
+        label: The model's name in progress.
+    """
     prompts = Prompts(loaded.tokenizer, data.items, loaded.settings)
     if data.codes is None:
-        ranking = data.ranking(
-            _everything(loaded, prompts, data, config, f"ranking all with {label}")
-        )
-        return Scored(ranking, None, prompts.cut_items)
+        blocks = _catalogue_score_blocks(loaded, prompts, data, config, f"ranking all with {label}")
+        return ModelRanking(data.ranking(blocks), None, prompts.cut_items)
     candidates: list[list[str]] = data.table["candidates"].to_pylist()
-    columns = (data.rows.example_ids, data.table["history"].to_pylist(), candidates)
+    histories = data.table["history"].to_pylist()
     prepared = [
-        prompts.row(example, history, listed, listed)
-        for example, history, listed in zip(*columns, strict=True)
+        prompts.row(example_id, history, listed, listed)
+        for example_id, history, listed in zip(
+            data.rows.example_ids, histories, candidates, strict=True
+        )
     ]
+    answers = None
     with loaded.execution_context(), torch.no_grad():
-        sums = score_rows(
-            loaded.model, prepared, config.token_budget, config.backend, f"scoring with {label}"
-        )
-        scores = sums.numpy().astype(np.float64)
-        if config.score == "mean":
-            scores = scores / np.array(
-                [[len(answer) for answer in row.answer_ids] for row in prepared]
-            )
-        elif config.score == "pmi":
-            own = _own_scores(loaded, prompts, candidates, config)
-            scores = scores - np.array([[own[item] for item in listed] for listed in candidates])
-        said = (
-            _generate(loaded, prompts, prepared, config.token_budget, label)
-            if config.generate
-            else None
-        )
+        scores = _listed_scores(loaded, prompts, prepared, candidates, config, label)
+        if config.generate:
+            texts = _generate(loaded, prompts, prepared, config.token_budget, label)
+            answers = _matched_answers(texts, loaded, candidates, data.items)
     ranking = rank_listed(scores, data.rows.target_index, data.codes)
-    if said is None:
-        return Scored(ranking, None, prompts.cut_items)
-    form = loaded.settings.template.get("answer", "{title}")
-    return Scored(
-        ranking, _answers(said, _texts(loaded, candidates, data.items), form), prompts.cut_items
+    return ModelRanking(ranking, answers, prompts.cut_items)
+
+
+def _listed_scores(
+    loaded: LoadedModel,
+    prompts: Prompts,
+    prepared: Sequence[Row],
+    candidates: Sequence[Sequence[str]],
+    config: EvaluationConfig,
+    label: str,
+) -> FloatArray:
+    """Score the candidates of each row. Shape (N, A)."""
+    logps = score_rows(
+        loaded.model, prepared, config.token_budget, config.backend, f"scoring with {label}"
     )
+    scores: FloatArray = logps.numpy().astype(np.float64)
+    if config.score == "mean":
+        num_tokens = [[len(answer) for answer in row.answer_ids] for row in prepared]
+        return scores / np.array(num_tokens, dtype=np.int64)
+    if config.score == "pmi":
+        prior = _prior_logps(loaded, prompts, candidates, config)
+        candidate_priors = [[prior[item] for item in listed] for listed in candidates]
+        return scores - np.array(candidate_priors, dtype=np.float64)
+    return scores
 
 
-def _everything(
-    loaded: LoadedModel, prompts: Prompts, data: Data, config: EvaluationConfig, label: str
-) -> Iterator[Scores]:
-    """Scores of every item, (n, I) for some rows after the other."""
-    names = data.items["item_id"].tolist()
-    answers = prompts.answers(names)
+def _catalogue_score_blocks(
+    loaded: LoadedModel,
+    prompts: Prompts,
+    data: EvaluationData,
+    config: EvaluationConfig,
+    label: str,
+) -> Iterator[FloatArray]:
+    """Score every item in blocks of rows, (n, I) each."""
+    item_ids = data.items["item_id"].tolist()
+    answers = prompts.answers(item_ids)
     lengths = np.array([len(answer) for answer in answers])
-    columns = zip(data.rows.example_ids, data.table["history"].to_pylist(), strict=True)
-    tokens = [prompts.prompt(example, history, int(lengths.max())) for example, history in columns]
+    longest = int(lengths.max())
+    histories = data.table["history"].to_pylist()
+    prompt_ids = [
+        prompts.prompt(example_id, history, longest)
+        for example_id, history in zip(data.rows.example_ids, histories, strict=True)
+    ]
     # Only a sum of log-probabilities tells before its end that it can't reach the target's.
     targets = data.rows.target_index.tolist() if config.score == "sum" else None
-    how: dict[str, Any] = {"token_budget": config.token_budget, "backend": config.backend}
-    with loaded.execution_context(), torch.no_grad(), Progress(label, len(tokens)) as counter:
-        own: Scores | float = 0.0
+    budget = config.token_budget
+    with loaded.execution_context(), torch.no_grad(), Progress(label, len(prompt_ids)) as progress:
+        prior: FloatArray | float = 0.0
         if config.score == "pmi":
-            alone = prompts.without_history(names[:1]).prompt_ids
-            own = next(catalogue_scores(loaded.model, [alone], answers, **how)).astype(np.float64)
-        for block in catalogue_scores(loaded.model, tokens, answers, targets, **how):
-            scores = block.astype(np.float64) - own
+            alone = prompts.without_history(item_ids[:1]).prompt_ids
+            logps = next(
+                catalogue_scores(
+                    loaded.model, [alone], answers, token_budget=budget, backend=config.backend
+                )
+            )
+            prior = logps.astype(np.float64)
+        for logps in catalogue_scores(
+            loaded.model,
+            prompt_ids,
+            answers,
+            targets,
+            token_budget=budget,
+            backend=config.backend,
+        ):
+            scores = logps.astype(np.float64) - prior
             yield scores / lengths if config.score == "mean" else scores
-            counter.advance(len(block))
+            progress.advance(len(logps))
 
 
-def _own_scores(
-    loaded: LoadedModel, prompts: Prompts, candidates: Sequence[Sequence[str]], config: EvaluationConfig
+def _prior_logps(
+    loaded: LoadedModel,
+    prompts: Prompts,
+    candidates: Sequence[Sequence[str]],
+    config: EvaluationConfig,
 ) -> Mapping[str, float]:
     """Each item's log-probability after a prompt without a history, computed once."""
     items = sorted({item for listed in candidates for item in listed})
-    width = min(_ITEMS_AT_ONCE, len(items))
-    padded = items + items[: -len(items) % width]
-    chunks = [padded[start : start + width] for start in range(0, len(padded), width)]
+    chunk_size = min(_ITEMS_AT_ONCE, len(items))
+    # Rows of a call have equally many answers: the last one is filled up with items again.
+    padded = items + items[: -len(items) % chunk_size]
+    chunks = [padded[start : start + chunk_size] for start in range(0, len(padded), chunk_size)]
     prepared = [prompts.without_history(chunk) for chunk in chunks]
     logps = score_rows(
         loaded.model, prepared, config.token_budget, config.backend, "scoring titles alone"
@@ -109,42 +151,51 @@ def _own_scores(
     return dict(zip(padded, logps.flatten().tolist(), strict=True))
 
 
-def _texts(
-    loaded: LoadedModel, candidates: Sequence[Sequence[str]], items: pd.DataFrame
-) -> list[list[str]]:
-    """What the model would have to say to name each candidate."""
-    if loaded.settings.item_text == "token":
-        return [[item_token(item) for item in listed] for listed in candidates]
-    titles = dict(zip(items["item_id"], items["title"], strict=True))
-    return [[titles[item] for item in listed] for listed in candidates]
-
-
 def _generate(
     loaded: LoadedModel, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str
 ) -> list[str]:
-    """The text of each row's answer, without the token that ends it."""
-    end = loaded.tokenizer.eos_token_id
-    said = generate_answers(
+    """Generate the text of each row's answer, without the token that ends it."""
+    end_id = loaded.tokenizer.eos_token_id
+    answers = generate_answers(
         loaded.model,
         loaded.tokenizer,
         rows,
         token_budget=token_budget,
         label=f"generating with {label}",
     )
-    return [prompts.title_of([token for token in tokens if token != end]) for tokens in said]
+    texts = []
+    for token_ids in answers:
+        without_end = [token_id for token_id in token_ids if token_id != end_id]
+        texts.append(prompts.title_of(without_end))
+    return texts
 
 
-def _answers(said: Sequence[str], texts: Sequence[Sequence[str]], form: str) -> Answers:
-    """Which candidate each answer names.
+def _matched_answers(
+    texts: Sequence[str],
+    loaded: LoadedModel,
+    candidates: Sequence[Sequence[str]],
+    items: pd.DataFrame,
+) -> GeneratedAnswers:
+    """Find the candidate that each answer names."""
+    answer_form = loaded.settings.template.get("answer", DEFAULT_ANSWER)
+    titles = _candidate_titles(loaded, candidates, items)
+    named = []
+    substring = []
+    for text, row_titles in zip(texts, titles, strict=True):
+        full_answers = [answer_form.replace(TITLE, title) for title in row_titles]
+        named.append(named_candidate(text, full_answers))
+        # The published rule looks for the bare title anywhere in the answer.
+        substring.append(substring_candidate(text, row_titles))
+    return GeneratedAnswers(
+        texts, np.array(named, dtype=np.int64), np.array(substring, dtype=np.int64)
+    )
 
-    Args:
-        said: The answers.
-        texts: The candidates' titles (or tokens), row by row.
-        form: How an answer is written, with "{title}" for the title.
-    """
-    wanted = [[form.replace("{title}", text) for text in listed] for listed in texts]
-    named = [named_candidate(text, listed) for text, listed in zip(said, wanted, strict=True)]
-    substring = [
-        substring_candidate(text, listed) for text, listed in zip(said, texts, strict=True)
-    ]
-    return Answers(said, np.array(named, dtype=np.int64), np.array(substring, dtype=np.int64))
+
+def _candidate_titles(
+    loaded: LoadedModel, candidates: Sequence[Sequence[str]], items: pd.DataFrame
+) -> list[list[str]]:
+    """The text that names each candidate: its title, or the name of its token."""
+    if loaded.settings.item_text == "token":
+        return [[item_token(item) for item in listed] for listed in candidates]
+    titles = dict(zip(items["item_id"], items["title"], strict=True))
+    return [[titles[item] for item in listed] for listed in candidates]

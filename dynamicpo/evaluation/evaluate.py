@@ -3,27 +3,34 @@
 import gc
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.model_names import check_model_names
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_manifest, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import read_rows, write_items
+from dynamicpo.core.records.rows import write_items
 from dynamicpo.evaluation.baselines.sasrec import fit_sasrec
-from dynamicpo.evaluation.baselines.simple import make_baseline, score_blocks
-from dynamicpo.evaluation.candidates import Scored, rank_with
+from dynamicpo.evaluation.baselines.simple import (
+    SIMPLE_BASELINES,
+    Scorer,
+    make_baseline,
+    score_blocks,
+)
+from dynamicpo.evaluation.candidates import ModelRanking, rank_with_model
+from dynamicpo.evaluation.paired_comparisons import paired_comparisons
 from dynamicpo.evaluation.rankings import Ranking
-from dynamicpo.evaluation.results import Answers, Result, make_result, paired, write_result
-from dynamicpo.evaluation.rows import Data, read_data
+from dynamicpo.evaluation.result_files import write_result
+from dynamicpo.evaluation.results import GeneratedAnswers, ModelResult, RankedItems, make_result
+from dynamicpo.evaluation.rows import EvaluationData, SplitTables, read_data
+from dynamicpo.evaluation.saved import ModelProvenance
 from dynamicpo.models.checkpoints import LoadedModel, load_base_of, load_model
 from dynamicpo.negatives.audit.leak_check import (
     SkippedAudit,
@@ -32,6 +39,7 @@ from dynamicpo.negatives.audit.leak_check import (
     check_audit,
 )
 from dynamicpo.negatives.exclusions import effective_exclusion
+from dynamicpo.reports.pages.comparisons import PairedComparison
 from dynamicpo.reports.pages.evaluation import evaluation_page
 
 log = logging.getLogger(__name__)
@@ -44,13 +52,15 @@ def evaluate(
 
     Args:
         preferences: Output of negative sampling.
-        models: Model folders by name; none for the baselines alone. The others are compared with the first.
-        output: Folder to make: `NAME/metrics.json` and `NAME/ranks.parquet`, `comparisons.json`, `report.html`.
+        models: Model folders by name; none for the baselines alone. The others are compared with
+            the first.
+        output: Folder to make: `NAME/metrics.json` and `NAME/ranks.parquet`, `comparisons.json`,
+            `report.html`.
         config: Split, score, rows.
 
     Returns:
-        The manifest. `counts` holds the metrics of the one model, or of several as `NAME_metric`; `extra` the
-        protocol, which must be equal for numbers to be comparable.
+        The manifest. `counts` holds the metrics of the one model, or of several as `NAME_metric`;
+        `extra` the protocol, which must be equal for numbers to be comparable.
 
     Raises:
         ConfigError: Names or settings that can't be used.
@@ -62,156 +72,210 @@ def evaluate(
             "base: needs a model whose base it is, got none. Name a model, or leave base out."
         )
     source = read_manifest(preferences, "sample_negatives")
-    known = {name: read_manifest(folder) for name, folder in models.items()}
-    inputs = {"preferences": source.fingerprint, "models": " ".join(models)}
-    inputs |= {f"model {name}": manifest.fingerprint for name, manifest in known.items()}
-    manifest = Manifest("evaluate", config_dict(config), inputs)
+    model_manifests = {name: read_manifest(folder) for name, folder in models.items()}
+    manifest = _manifest(source, model_manifests, config)
     if (existing := finished(output, manifest)) is not None:
         return existing
-    _check_models(models, known, config)
-    data = read_data(preferences, source, config)
-    audit, leaks = _audited(preferences, source, data, config)
+    _check_models(models, model_manifests, config)
+    tables = SplitTables(preferences)
+    data = read_data(tables, source, config)
+    audit = _audit(tables, source, data, config)
+    warnings = _check_audit(audit, config)
     with stage_output(output, manifest) as folder:
         pq.write_table(data.table, folder / "rows.parquet", compression="zstd")
         write_items(folder, data.items)
-        results, cut = _evaluate_all(preferences, models, folder, data, config)
-        comparisons = paired(results, [*models], config.resamples, config.seed)
+        evaluation = _Evaluation(data, config, folder)
+        evaluation.rank_baselines(tables)
+        evaluation.rank_models(models)
+        results = evaluation.results
+        comparisons = paired_comparisons(results, [*models], config.resamples, config.seed)
         write_json(folder / "comparisons.json", comparisons)
-        manifest.counts = _counts(results, [*models])
+        warnings += _result_warnings(results, evaluation.cut_items)
+        # Ratios are defined for every model; only the intervals of a single user are None.
+        manifest.counts = _counts(results, [*models])  # type: ignore[assignment]
         manifest.extra = {
             "protocol": data.protocol,
             "audit": audit,
-            "models": _facts(known),
-            "cut_items": cut,
+            "models": _provenance(model_manifests),
+            "cut_items": evaluation.cut_items,
+            "warnings": warnings,
         }
-        manifest.extra["warnings"] = warnings = [*leaks, *_warnings(manifest, results)]
-        page = evaluation_page(
-            {name: result.metrics for name, result in results.items()},
-            {name: result.rank_counts() for name, result in results.items()},
-            comparisons,
-            {
-                **manifest.extra,
-                "warnings": len(warnings),
-                "configuration": manifest.config,
-                "inputs": inputs,
-            },
-            warnings,
-        )
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        _write_page(folder, results, comparisons, manifest)
     return manifest
 
 
+def _manifest(
+    source: Manifest, model_manifests: Mapping[str, Manifest], config: EvaluationConfig
+) -> Manifest:
+    inputs = {"preferences": source.fingerprint, "models": " ".join(model_manifests)}
+    for name, manifest in model_manifests.items():
+        inputs[f"model {name}"] = manifest.fingerprint
+    return Manifest("evaluate", config_dict(config), inputs)
+
+
 def _check_models(
-    models: Mapping[str, Path], known: Mapping[str, Manifest], config: EvaluationConfig
-) -> None:
-    for name, facts in known.items():
-        if "kind" not in facts.extra:
-            raise DataError(
-                f"{models[name]}: must be a model folder, but it comes from {facts.stage}. Correct {name}."
-            )
-        if config.candidates == "catalogue" and facts.extra["prompts"]["list_candidates"]:
-            raise ConfigError(
-                f"candidates: 'catalogue' needs prompts without candidates, but those of {name} list some, the right "
-                "one among them. Rank the listed ones, or train without list_candidates."
-            )
-
-
-def _audited(
-    preferences: Path, source: Manifest, data: Data, config: EvaluationConfig
-) -> tuple[SplitAudit | SkippedAudit, list[str]]:
-    """What a lookup that ignores the history gains from the lists, and a red line where that is something."""
-    if data.codes is None:
-        return {"skipped": "every item is ranked, so there are no lists"}, []
-    tables = {split: read_rows(preferences, split) for split in SPLITS}
-    found = audit_split(
-        tables, config.split, data.items, effective_exclusion(source.config), config.seed
-    )
-    return found, check_audit(found, f"{config.split} split", config.allow_leak)
-
-
-def _evaluate_all(
-    preferences: Path,
     models: Mapping[str, Path],
-    folder: Path,
-    data: Data,
+    model_manifests: Mapping[str, Manifest],
     config: EvaluationConfig,
-) -> tuple[dict[str, Result], dict[str, int]]:
-    """Results of baselines and models, written as they are made, and the history items cut by each model."""
-    results: dict[str, Result] = {}
-    cut: dict[str, int] = {}
-    catalogue = data.items["item_id"].tolist(), data.items["popularity"].to_numpy(np.int64)
+) -> None:
+    for name, manifest in model_manifests.items():
+        if "kind" not in manifest.extra:
+            raise DataError(
+                f"{models[name]}: must be a model folder, but it comes from {manifest.stage}. "
+                f"Correct {name}."
+            )
+        if config.candidates == "catalogue" and manifest.extra["prompts"]["list_candidates"]:
+            raise ConfigError(
+                "candidates: 'catalogue' needs prompts without candidates, but those of "
+                f"{name} list some, the right one among them. Rank the listed ones, or train "
+                "without list_candidates."
+            )
 
-    def keep(name: str, ranking: Ranking, answers: Answers | None = None) -> None:
-        results[name] = make_result(
-            data.rows, ranking, catalogue, config.resamples, config.seed, answers
+
+def _audit(
+    tables: SplitTables, source: Manifest, data: EvaluationData, config: EvaluationConfig
+) -> SplitAudit | SkippedAudit:
+    """Measure what a lookup that ignores the history gains from the lists."""
+    if data.codes is None:
+        return {"skipped": "every item is ranked, so there are no lists"}
+    exclude = effective_exclusion(source.config)
+    return audit_split(tables, config.split, data.items, exclude, config.seed)
+
+
+def _check_audit(audit: SplitAudit | SkippedAudit, config: EvaluationConfig) -> list[str]:
+    """Refuse lists that leak; the warnings, where that is allowed."""
+    if config.candidates == "catalogue":
+        return []
+    return check_audit(audit, f"{config.split} split", config.allow_leak)
+
+
+class _Evaluation:
+    """Results of baselines and models, each written as soon as it is there.
+
+    Attributes:
+        results: By name.
+        cut_items: The history items that each model's prompts had no room for.
+    """
+
+    def __init__(self, data: EvaluationData, config: EvaluationConfig, folder: Path) -> None:
+        self.results: dict[str, ModelResult] = {}
+        self.cut_items: dict[str, int] = {}
+        self._data = data
+        self._config = config
+        self._folder = folder
+        self._items = RankedItems(
+            item_ids=data.items["item_id"].tolist(),
+            popularity=data.items["popularity"].to_numpy(np.int64),
         )
-        write_result(folder / name, results[name], answers)
 
-    train = read_rows(preferences, "train")
-    scorers = {
-        name: make_baseline(name, data.items, train)
-        for name in ("random", "popularity", "cooccurrence")
-    }
-    if config.sasrec:
-        scorers["sasrec"] = fit_sasrec(data.items, train, config.seed)
-    for name, scorer in scorers.items():
-        keep(name, data.ranking(score_blocks(scorer, data.table, len(data.items))))
-    if config.base:
-        keep("base", *_ranked(load_base_of(next(iter(models.values()))), data, config, "base")[:2])
-    for name, path in models.items():
-        ranking, answers, cut[name] = _ranked(load_model(path), data, config, name)
-        keep(name, ranking, answers)
-        if (path / "steps.jsonl").is_file():
-            shutil.copyfile(path / "steps.jsonl", folder / name / "steps.jsonl")
-    return results, cut
+    def rank_baselines(self, tables: SplitTables) -> None:
+        """Rank with the baselines that learn from the training rows."""
+        items = self._data.items
+        train = tables["train"]
+        scorers: dict[str, Scorer] = {
+            name: make_baseline(name, items, train) for name in SIMPLE_BASELINES
+        }
+        if self._config.sasrec:
+            scorers["sasrec"] = fit_sasrec(items, train, self._config.seed)
+        for name, scorer in scorers.items():
+            blocks = score_blocks(scorer, self._data.table, len(items))
+            self._add(name, self._data.ranking(blocks))
+
+    def rank_models(self, models: Mapping[str, Path]) -> None:
+        """Rank with the models, and with the base of the first where the settings say so."""
+        if self._config.base:
+            first = next(iter(models.values()))
+            ranked = self._rank(load_base_of(first), "base")
+            self._add("base", ranked.ranking, ranked.answers)
+        for name, path in models.items():
+            ranked = self._rank(load_model(path), name)
+            self.cut_items[name] = ranked.cut_items
+            self._add(name, ranked.ranking, ranked.answers)
+            training_log = path / "steps.jsonl"
+            if training_log.is_file():
+                shutil.copyfile(training_log, self._folder / name / "steps.jsonl")
+
+    def _rank(self, loaded: LoadedModel, name: str) -> ModelRanking:
+        ranked = rank_with_model(loaded, self._data, self._config, name)
+        # Models are large: one at a time, also in the cache of the GPU's memory.
+        del loaded
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return ranked
+
+    def _add(self, name: str, ranking: Ranking, answers: GeneratedAnswers | None = None) -> None:
+        config = self._config
+        result = make_result(
+            self._data.rows, ranking, self._items, config.resamples, config.seed, answers
+        )
+        write_result(self._folder / name, result, answers)
+        self.results[name] = result
 
 
-def _ranked(loaded: LoadedModel, data: Data, config: EvaluationConfig, name: str) -> Scored:
-    scored = rank_with(loaded, data, config, name)
-    del loaded
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return scored
-
-
-def _counts(results: Mapping[str, Result], models: list[str]) -> dict[str, Any]:
+def _counts(results: Mapping[str, ModelResult], models: Sequence[str]) -> dict[str, float | None]:
+    """The metrics of the one model, or of all models and baselines with their names."""
     if len(models) == 1:
         return dict(results[models[0]].metrics)
-    return {
-        f"{name}_{metric}": value
-        for name, result in results.items()
-        for metric, value in result.metrics.items()
-    }
+    counts = {}
+    for name, result in results.items():
+        for metric, value in result.metrics.items():
+            counts[f"{name}_{metric}"] = value
+    return counts
 
 
-def _facts(known: Mapping[str, Manifest]) -> dict[str, Any]:
-    """What a comparison tells of each model: how it was made, and from what."""
-    return {
-        name: {
+def _provenance(model_manifests: Mapping[str, Manifest]) -> dict[str, ModelProvenance]:
+    """The origin of each model, which comparisons show."""
+    provenance: dict[str, ModelProvenance] = {}
+    for name, manifest in model_manifests.items():
+        provenance[name] = {
             "fingerprint": manifest.fingerprint,
             "stage": manifest.stage,
             "config": manifest.config,
             "inputs": manifest.inputs,
             "backbone": manifest.extra["base"]["backbone"],
         }
-        for name, manifest in known.items()
-    }
+    return provenance
 
 
-def _warnings(manifest: Manifest, results: Mapping[str, Result]) -> list[str]:
+def _result_warnings(results: Mapping[str, ModelResult], cut_items: Mapping[str, int]) -> list[str]:
+    """Warn of NaN scores, of histories that were cut, and of a single user."""
     warnings = []
     for name, result in results.items():
-        split = result.rows.split
-        if number := result.metrics[f"{split}_nan_scores"]:
-            many = int(result.num_candidates.sum())
-            warnings.append(f"{number} of {many} scores of {name} are NaN; they rank worst.")
-        if cut := manifest.extra["cut_items"].get(name):
+        num_nan = result.metric("nan_scores")
+        if num_nan:
+            num_scores = int(result.num_candidates.sum())
+            warnings.append(f"{num_nan} of {num_scores} scores of {name} are NaN; they rank worst.")
+        num_cut = cut_items.get(name)
+        if num_cut:
             warnings.append(
-                f"Prompts of {name} were too long: {cut} history items, the oldest, were cut."
+                f"Prompts of {name} were too long: {num_cut} history items, the oldest, were cut."
             )
-    if any(result.metrics[f"{result.rows.split}_users"] == 1 for result in results.values()):
+    if any(result.metric("users") == 1 for result in results.values()):
         warnings.append("All rows are of one user: intervals are not available.")
     for text in warnings:
         log.warning("evaluation: %s", text)
     return warnings
+
+
+def _write_page(
+    folder: Path,
+    results: Mapping[str, ModelResult],
+    comparisons: Sequence[PairedComparison],
+    manifest: Manifest,
+) -> None:
+    warnings: list[str] = manifest.extra["warnings"]
+    details: JsonObject = {
+        **manifest.extra,
+        "warnings": len(warnings),
+        "configuration": manifest.config,
+        "inputs": manifest.inputs,
+    }
+    page = evaluation_page(
+        {name: result.metrics for name, result in results.items()},
+        {name: result.rank_counts() for name, result in results.items()},
+        comparisons,
+        details,
+        warnings,
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")

@@ -1,90 +1,105 @@
-"""Where a model ranks each row's target: among the row's own candidates, or among all items of the catalogue."""
+"""Rankings of each row's target: among the row's own candidates, or among all items."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dynamicpo.core import random_keys
+from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray, KeyArray
 from dynamicpo.metrics.ranking import target_ranks
-
-Scores = NDArray[np.float64]
-Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Where a model ranks each row's target, and what it recommends.
+    """The rank of each row's target by a model, and what the model recommends.
 
     Attributes:
         better: Candidates with a higher score than the target. Shape (N,).
         tied: Other candidates with the same score. Shape (N,).
-        best: The best candidate's place in the items table; of equals the first of the row's list, which is in random
-            order, and where every item is ranked one by lot. Shape (N,).
+        best: Code of the best candidate; of equals the first of the row's list, which is in random
+            order, and where every item is ranked one at random. Shape (N,).
         num_candidates: Shape (N,).
-        scores: Of all candidates, (N, A); where every item is ranked, of the target and of the best one, (N, 2).
+        scores: Of all candidates, (N, A); where every item is ranked, of the target and of the best
+            one, (N, 2).
         num_nan: Scores that are NaN; they rank worst.
     """
 
-    better: Codes
-    tied: Codes
-    best: Codes
-    num_candidates: Codes
-    scores: Scores
+    better: IntArray
+    tied: IntArray
+    best: IntArray
+    num_candidates: IntArray
+    scores: FloatArray
     num_nan: int
 
 
-def rank_listed(scores: Scores, target_index: Codes, codes: Codes) -> Ranking:
-    """The ranking of each row's own candidates.
+def rank_listed(scores: FloatArray, target_index: IntArray, codes: IntArray) -> Ranking:
+    """Rank each row's own candidates.
 
     Args:
         scores: Shape (N, A).
         target_index: The target's column. Shape (N,).
-        codes: Each candidate's place in the items table. Shape (N, A).
+        codes: Each candidate's code. Shape (N, A).
     """
-    top = codes[np.arange(len(codes)), best_places(scores)]
-    number = np.full(len(scores), scores.shape[1], dtype=np.int64)
+    num_rows, num_candidates = scores.shape
+    ranks = target_ranks(scores, target_index)
+    # To NumPy's argmax NaN would be the best.
+    best_index = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
     return Ranking(
-        *target_ranks(scores, target_index), top, number, scores, int(np.isnan(scores).sum())
+        better=ranks.better,
+        tied=ranks.tied,
+        best=codes[np.arange(num_rows), best_index],
+        num_candidates=np.full(num_rows, num_candidates, dtype=np.int64),
+        scores=scores,
+        num_nan=int(np.isnan(scores).sum()),
     )
 
 
-def rank_all(
-    scores: Scores, targets: Codes, mask: NDArray[np.bool_], keys: NDArray[np.uint64]
-) -> Ranking:
-    """The ranking of every item.
+def rank_all(scores: FloatArray, targets: IntArray, mask: BoolArray, keys: KeyArray) -> Ranking:
+    """Rank every item.
 
     Args:
         scores: Shape (N, I).
-        targets: The target's place in the items table. Shape (N,).
-        mask: Which items are candidates. Shape (N, I).
-        keys: Of the lots between equals, so that they are not all the same item's. Shape (N,).
+        targets: The target's code. Shape (N,).
+        mask: The items that are candidates. Shape (N, I).
+        keys: Of the draws between equals. Shape (N,).
     """
-    row = np.arange(len(scores))
-    top = _by_lot(np.where(mask & ~np.isnan(scores), scores, -np.inf), mask, keys)
-    kept = np.stack([scores[row, targets], scores[row, top]], axis=1)
-    num_nan = int((np.isnan(scores) & mask).sum())
-    return Ranking(*target_ranks(scores, targets, mask), top, mask.sum(1), kept, num_nan)
+    ranks = target_ranks(scores, targets, mask)
+    candidate_scores = np.where(mask & ~np.isnan(scores), scores, -np.inf)
+    best = _random_best(candidate_scores, mask, keys)
+    # The scores of all items would be too large to keep.
+    rows = np.arange(len(scores))
+    target_scores = scores[rows, targets]
+    best_scores = scores[rows, best]
+    return Ranking(
+        better=ranks.better,
+        tied=ranks.tied,
+        best=best,
+        num_candidates=mask.sum(axis=1),
+        scores=np.stack([target_scores, best_scores], axis=1),
+        num_nan=int((np.isnan(scores) & mask).sum()),
+    )
 
 
-def joined(parts: Sequence[Ranking]) -> Ranking:
-    """Rankings of rows that follow each other."""
-    names = ("better", "tied", "best", "num_candidates", "scores")
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in names
-    }
-    return Ranking(**columns, num_nan=sum(part.num_nan for part in parts))
+def concatenate_rankings(parts: Sequence[Ranking]) -> Ranking:
+    """Concatenate the rankings of rows that follow each other."""
+    return Ranking(
+        better=np.concatenate([part.better for part in parts]),
+        tied=np.concatenate([part.tied for part in parts]),
+        best=np.concatenate([part.best for part in parts]),
+        num_candidates=np.concatenate([part.num_candidates for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        num_nan=sum(part.num_nan for part in parts),
+    )
 
 
-def best_places(scores: Scores) -> Codes:
-    """The place of each row's best candidate; NaN is worst, and of equals the first (places are random). Shape (N,)."""
-    return np.asarray(np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1))
+def _random_best(scores: FloatArray, mask: BoolArray, keys: KeyArray) -> IntArray:
+    """Code of each row's best candidate, of equals one at random. Shape (N,).
 
-
-def _by_lot(scores: Scores, mask: NDArray[np.bool_], keys: NDArray[np.uint64]) -> Codes:
-    """The place of each row's best candidate, one of equals by lot. Shape (N,)."""
-    best = mask & (scores == scores.max(axis=1, keepdims=True))
-    chosen = random_keys.integers(keys, 0, best.sum(axis=1))
-    return np.asarray((best.cumsum(axis=1) > chosen[:, None]).argmax(axis=1))
+    Otherwise a model that knows nothing would recommend the first item of the table to everybody.
+    """
+    is_best = mask & (scores == scores.max(axis=1, keepdims=True))
+    # Of a row's n best candidates the one that has k < n of them to its left, k drawn uniformly.
+    draws = random_keys.integers(keys, 0, is_best.sum(axis=1))
+    num_so_far = is_best.cumsum(axis=1)
+    return np.asarray((num_so_far > draws[:, None]).argmax(axis=1))

@@ -1,80 +1,69 @@
-"""What an evaluation leaves of each model: its metrics and where it ranks each row's target; and paired differences."""
+"""Results of one model of an evaluation: its metrics and the rank of each row's target."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from dynamicpo.core.choices import BASELINES
-from dynamicpo.core.errors import DataError
-from dynamicpo.core.records.manifest import write_json
+from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.evaluation.rankings import Ranking
 from dynamicpo.metrics.beyond_accuracy import beyond_accuracy
 from dynamicpo.metrics.generated_answers import INVALID, answer_metrics
-from dynamicpo.metrics.intervals import clustered_intervals, holm, paired_difference
+from dynamicpo.metrics.intervals import clustered_intervals
 from dynamicpo.metrics.ranking import KS, row_metrics
-from dynamicpo.reports.pages.comparisons import PairedComparison
 
-COMPARED = "hit_ratio_at_1"
-RANKS = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("user_id", pa.string()),
-        ("better", pa.int64()),
-        ("tied", pa.int64()),
-        ("scores", pa.list_(pa.float64())),
-        ("target_index", pa.int64()),
-        ("num_candidates", pa.int64()),
-        ("best", pa.string()),
-        ("generated", pa.string()),
-        ("valid", pa.bool_()),
-    ]
-)
-Metrics = dict[str, float | None]
+COMPARED_METRIC = "hit_ratio_at_1"
 
 
 @dataclass(frozen=True)
-class Rows:
+class EvaluatedRows:
     """The rows that are evaluated.
 
     Attributes:
         split: Their split.
         example_ids: Shape (N,).
         users: Shape (N,).
-        target_index: The target's place among the candidates, or where every item is ranked in the items table.
-            Shape (N,).
+        target_index: Index of the target among the candidates, or where every item is ranked in the
+            items table. Shape (N,).
     """
 
     split: str
     example_ids: Sequence[str]
     users: Sequence[str]
-    target_index: NDArray[np.int64]
+    target_index: IntArray
+
+
+class RankedItems(NamedTuple):
+    """The items that rankings name by their codes.
+
+    Attributes:
+        item_ids: Shape (I,).
+        popularity: Interactions in the training split. Shape (I,).
+    """
+
+    item_ids: Sequence[str]
+    popularity: IntArray
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model generated for each row.
+class GeneratedAnswers:
+    """A model's generated answer to each row.
 
     Attributes:
         texts: The answers.
-        named: The place of the candidate that an answer names, -1 for none or several. Shape (N,).
+        named: Index of the candidate that an answer names, -1 for none or several. Shape (N,).
         substring: The same by the published rule. Shape (N,).
     """
 
     texts: Sequence[str]
-    named: NDArray[np.int64]
-    substring: NDArray[np.int64]
+    named: IntArray
+    substring: IntArray
 
 
 @dataclass(frozen=True)
-class Result:
-    """How a model ranks the rows.
+class ModelResult:
+    """A model's ranking of the rows, and its metrics.
 
     Attributes:
         rows: The rows.
@@ -83,181 +72,108 @@ class Result:
         best: The item that each row is recommended. Shape (N,).
         num_candidates: Shape (N,).
         scores: As in `Ranking`.
-        metrics: Flat metrics, such as `test_hit_ratio_at_1` with `_low` and `_high` (None where there is no interval).
+        metrics: Flat metrics, such as `test_hit_ratio_at_1` with `_low` and `_high` (None where
+            there is no interval).
     """
 
-    rows: Rows
-    better: NDArray[np.int64]
-    tied: NDArray[np.int64]
+    rows: EvaluatedRows
+    better: IntArray
+    tied: IntArray
     best: Sequence[str]
-    num_candidates: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    metrics: Metrics
+    num_candidates: IntArray
+    scores: FloatArray
+    metrics: dict[str, float | None]
 
     @property
-    def mean_rank(self) -> NDArray[np.float64]:
+    def mean_rank(self) -> FloatArray:
         """The target's rank, the mean over ties. Shape (N,)."""
         return np.asarray(1 + self.better + self.tied / 2)
 
+    @property
+    def hits(self) -> FloatArray:
+        """HitRatio@1 of each row, the expected value under ties. Shape (N,)."""
+        # The number of candidates only limits K, which is 1 here.
+        metrics = row_metrics(self.better, self.tied, num_candidates=1, ks=[1])
+        return np.asarray(metrics[COMPARED_METRIC])
+
+    def metric(self, name: str) -> float | None:
+        """A metric by its name without the split."""
+        return self.metrics[f"{self.rows.split}_{name}"]
+
     def rank_counts(self) -> list[float]:
-        """How many rows have their target at rank 1, 2, ..., shared where ties leave several."""
-        steps, share = np.zeros(self.num_candidates.max() + 1), 1 / (self.tied + 1)
-        np.add.at(steps, self.better, share)
-        np.add.at(steps, self.better + self.tied + 1, -share)
-        return [float(value) for value in np.cumsum(steps)[:-1]]
+        """Numbers of rows with their target at rank 1, 2, ..., shared where ties leave several."""
+        # A row adds the same share to a range of ranks: written as its two steps, summed at last.
+        steps = np.zeros(self.num_candidates.max() + 1)
+        shares = 1 / (self.tied + 1)
+        np.add.at(steps, self.better, shares)
+        np.add.at(steps, self.better + self.tied + 1, -shares)
+        counts = np.cumsum(steps)[:-1]
+        return [float(count) for count in counts]
 
 
 def make_result(
-    rows: Rows,
+    rows: EvaluatedRows,
     ranking: Ranking,
-    catalogue: tuple[Sequence[str], NDArray[np.int64]],
+    items: RankedItems,
     resamples: int,
     seed: int,
-    answers: Answers | None = None,
-) -> Result:
-    """Metrics of a ranking, with 95 % intervals clustered by user.
+    answers: GeneratedAnswers | None = None,
+) -> ModelResult:
+    """Compute the metrics of a ranking, with 95 % intervals clustered by user.
 
     Args:
         rows: The rows.
         ranking: Of their targets.
-        catalogue: The id of every item, and its popularity in training. Shape (I,) each.
+        items: All items.
         resamples: Bootstrap resamples of users.
         seed: Seed of the bootstrap.
-        answers: What the model generated, where it did.
+        answers: The model's answers, where it generated some.
     """
-    least = int(ranking.num_candidates.min())
-    values = row_metrics(ranking.better, ranking.tied, least, [k for k in KS if k <= least])
-    others = dict(beyond_accuracy(ranking.best, catalogue[1]))
+    # A cut-off beyond the shortest list would be a hit for all of its rows.
+    fewest = int(ranking.num_candidates.min())
+    ks = [k for k in KS if k <= fewest]
+    values = row_metrics(ranking.better, ranking.tied, fewest, ks)
+    others: dict[str, float] = dict(beyond_accuracy(ranking.best, items.popularity))
     if answers is not None:
         values |= _answer_values(answers, rows.target_index)
         others |= answer_metrics(answers.named, rows.target_index)
         others |= answer_metrics(answers.substring, rows.target_index, "_substring")
-    flat: Metrics = {}
-    for name, (low, high) in clustered_intervals(values, rows.users, resamples, seed).items():
-        flat |= {name: float(values[name].mean()), f"{name}_low": low, f"{name}_high": high}
-    flat |= {name: value for name, value in others.items() if name not in flat}
-    flat |= {
-        "rows": len(ranking.better),
-        "users": len({*rows.users}),
-        "nan_scores": ranking.num_nan,
-    }
-    best = [catalogue[0][place] for place in ranking.best]
-    metrics = {f"{rows.split}_{name}": value for name, value in flat.items()}
-    return Result(
-        rows, ranking.better, ranking.tied, best, ranking.num_candidates, ranking.scores, metrics
+    metrics = _with_intervals(values, rows.users, resamples, seed)
+    # Means over all rows are there already, with their intervals.
+    metrics |= {name: value for name, value in others.items() if name not in metrics}
+    metrics["rows"] = len(ranking.better)
+    metrics["users"] = len({*rows.users})
+    metrics["nan_scores"] = ranking.num_nan
+    return ModelResult(
+        rows=rows,
+        better=ranking.better,
+        tied=ranking.tied,
+        best=[items.item_ids[code] for code in ranking.best],
+        num_candidates=ranking.num_candidates,
+        scores=ranking.scores,
+        metrics={f"{rows.split}_{name}": value for name, value in metrics.items()},
     )
 
 
-def _answer_values(
-    answers: Answers, target_index: NDArray[np.int64]
-) -> dict[str, NDArray[np.float64]]:
-    """Those of `answer_metrics` that are means over all rows, row by row."""
+def _with_intervals(
+    values: Mapping[str, FloatArray], users: Sequence[str], resamples: int, seed: int
+) -> dict[str, float | None]:
+    """The mean of each metric over the rows, and its interval."""
+    intervals = clustered_intervals(values, users, resamples, seed)
+    metrics: dict[str, float | None] = {}
+    for name, interval in intervals.items():
+        metrics[name] = float(values[name].mean())
+        metrics[f"{name}_low"] = interval.low
+        metrics[f"{name}_high"] = interval.high
+    return metrics
+
+
+def _answer_values(answers: GeneratedAnswers, target_index: IntArray) -> dict[str, FloatArray]:
+    """Row by row the values of `answer_metrics` that are means over all rows."""
     values = {}
     for named, suffix in ((answers.named, ""), (answers.substring, "_substring")):
-        values[f"valid_ratio{suffix}"] = (named != INVALID).astype(float)
-        values[f"generated_hit_ratio_at_1{suffix}"] = (named == target_index).astype(float)
+        is_valid = named != INVALID
+        is_hit = named == target_index
+        values[f"valid_ratio{suffix}"] = is_valid.astype(float)
+        values[f"generated_hit_ratio_at_1{suffix}"] = is_hit.astype(float)
     return values
-
-
-def paired(
-    results: Mapping[str, Result],
-    models: Sequence[str],
-    resamples: int,
-    seed: int,
-    also: Sequence[tuple[str, str]] = (),
-) -> list[PairedComparison]:
-    """Differences of every model against the first, `sft` and the baselines but chance, on the same rows.
-
-    Args:
-        results: Results of models and baselines by name.
-        models: The names of the models among them, in order.
-        resamples: Bootstrap resamples of users; at least 100 for each comparison are taken, else no corrected p could
-            be small (p is never below 2 / (resamples + 1)).
-        seed: Seed of the bootstrap.
-        also: Other pairs of models, which come first.
-
-    Returns:
-        The comparisons; `p_holm` is corrected for all of them.
-    """
-    against = dict.fromkeys(
-        [*models[:1], *(name for name in ("sft", *BASELINES[1:]) if name in results)]
-    )
-    pairs = {frozenset((a, b)): (a, b) for b in against for a in models if a != b}
-    first = {frozenset(pair): pair for pair in also}
-    pairs = {**first, **{key: pair for key, pair in pairs.items() if key not in first}}
-    resamples = max(resamples, 100 * len(pairs))
-    entries = [_difference(a, b, results, resamples, seed) for a, b in pairs.values()]
-    known = [entry for entry in entries if entry["p"] is not None]
-    for entry, p in zip(known, holm([float(entry["p"] or 0) for entry in known]), strict=True):
-        entry["p_holm"] = p
-    return entries
-
-
-def _difference(
-    a: str, b: str, results: Mapping[str, Result], resamples: int, seed: int
-) -> PairedComparison:
-    one, other = results[a], results[b]
-    hits, others = (row_metrics(r.better, r.tied, 1, [1])[COMPARED] for r in (one, other))
-    found = paired_difference(hits, others, one.rows.users, resamples, seed)
-    gain = other.mean_rank - one.mean_rank
-    return {
-        "a": a,
-        "b": b,
-        "metric": f"{one.rows.split}_{COMPARED}",
-        "difference": found.difference,
-        "low": found.low,
-        "high": found.high,
-        "p": found.p,
-        "p_holm": None,
-        "won": int((gain > 0).sum()),
-        "lost": int((gain < 0).sum()),
-    }
-
-
-def write_result(folder: Path, result: Result, answers: Answers | None = None) -> None:
-    """Write `metrics.json` and `ranks.parquet`."""
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "metrics.json", result.metrics)
-    nothing = [None] * len(result.scores)
-    columns = [
-        result.rows.example_ids,
-        result.rows.users,
-        result.better,
-        result.tied,
-        list(result.scores),
-        result.rows.target_index,
-        result.num_candidates,
-        result.best,
-        nothing if answers is None else answers.texts,
-        nothing if answers is None else answers.named != INVALID,
-    ]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, RANKS.types, strict=True)]
-    pq.write_table(
-        pa.Table.from_arrays(arrays, schema=RANKS), folder / "ranks.parquet", compression="zstd"
-    )
-
-
-def read_result(folder: Path, split: str) -> Result:
-    """The result of one model of an evaluation.
-
-    Raises:
-        DataError: It is missing or can't be read.
-    """
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        table = pq.read_table(folder / "ranks.parquet", schema=RANKS)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(
-            f"{folder}: must hold metrics.json and ranks.parquet of an evaluation, but {error}. Evaluate again."
-        ) from error
-    metrics = {name: metrics[name] for name in sorted(metrics, key=_natural)}
-    places = table["target_index"].to_numpy()
-    rows = Rows(split, table["example_id"].to_pylist(), table["user_id"].to_pylist(), places)
-    scores = np.array(table["scores"].to_pylist(), dtype=np.float64)
-    better, tied, number = (table[name].to_numpy() for name in ("better", "tied", "num_candidates"))
-    return Result(rows, better, tied, table["best"].to_pylist(), number, scores, metrics)
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sorts @3 before @10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,200 +1,283 @@
 """The rows of an evaluation: what each ranks, and what baselines and metrics need besides."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from dynamicpo.core import random_keys
+from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest, canonical, fingerprint
-from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows
-from dynamicpo.evaluation.baselines.simple import item_codes
-from dynamicpo.evaluation.rankings import Codes, Ranking, Scores, joined, rank_all, rank_listed
-from dynamicpo.evaluation.results import Rows
-from dynamicpo.negatives.catalogue import encode_rows, make_catalogue
+from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.evaluation.rankings import Ranking, concatenate_rankings, rank_all, rank_listed
+from dynamicpo.evaluation.results import EvaluatedRows
+from dynamicpo.negatives.catalogue import (
+    Catalogue,
+    encode_column,
+    encode_rows,
+    item_id_array,
+    make_catalogue,
+)
 from dynamicpo.negatives.exclusions import effective_exclusion, make_exclusions
 
 _COLUMNS = ("example_id", "user_id", "history", "target", "candidates")
-_NAMES = {"uniform": "clean", "popularity": "clean, by popularity"}
+_CANDIDATE_NAMES = {"uniform": "clean", "popularity": "clean, by popularity"}
 
 
-class Barred(NamedTuple):
+class EvaluationProtocol(TypedDict):
+    """Settings and rows that must be equal for numbers to be comparable.
+
+    Attributes:
+        candidates: A name for how the candidates came about.
+        split: The split of the rows.
+        score: How an item is scored.
+        strategy: How listed candidates were drawn.
+        exclude: What candidates exclude.
+        num_candidates: Candidates of a row; of the catalogue all, excluded ones too.
+        num_rows: Number of rows.
+        rows: A fingerprint of the rows with their candidates.
+    """
+
+    candidates: str
+    split: str
+    score: str
+    strategy: NotRequired[str]
+    exclude: str
+    num_candidates: int
+    num_rows: int
+    rows: str
+
+
+class SplitTables(Mapping[str, pa.Table]):
+    """The rows of a preferences folder by split, each split read once, when it is first used."""
+
+    def __init__(self, preferences: Path) -> None:
+        """Read nothing yet."""
+        self.folder = preferences
+        self._tables: dict[str, pa.Table] = {}
+
+    def __getitem__(self, split: str) -> pa.Table:
+        """A split's rows."""
+        if split not in self._tables:
+            self._tables[split] = read_rows(self.folder, split)
+        return self._tables[split]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all splits."""
+        return iter(SPLITS)
+
+    def __len__(self) -> int:
+        """The number of splits."""
+        return len(SPLITS)
+
+
+class ExcludedTitles(NamedTuple):
     """Titles that rows do not rank.
 
     Attributes:
-        first: Each row's first place among them, and the end. Shape (N + 1,).
-        titles: Row by row, as numbers.
-        texts: The title of each item, likewise. Shape (I,).
+        bounds: Index of each row's first title, and the end. Shape (N + 1,).
+        title_ids: Row by row.
+        item_titles: The title of each item. Shape (I,).
     """
 
-    first: Codes
-    titles: Codes
-    texts: Codes
+    bounds: IntArray
+    title_ids: IntArray
+    item_titles: IntArray
 
-    def allowed(self, here: slice, targets: Codes) -> NDArray[np.bool_]:
-        """Which items some rows rank: their targets and all but the barred. Shape (n, I)."""
-        starts = self.first[here.start : here.stop + 1]
-        row = np.repeat(np.arange(len(targets)), np.diff(starts))
-        barred = np.zeros((len(targets), int(self.texts.max()) + 1), dtype=bool)
-        barred[row, self.titles[starts[0] : starts[-1]]] = True
-        mask = ~barred[:, self.texts]
+    def candidate_mask(self, rows: slice, targets: IntArray) -> BoolArray:
+        """Mark the items that some rows rank: their targets and all but the excluded. (n, I)."""
+        bounds = self.bounds[rows.start : rows.stop + 1]
+        row_index = np.repeat(np.arange(len(targets)), np.diff(bounds))
+        title_ids = self.title_ids[bounds[0] : bounds[-1]]
+        num_titles = int(self.item_titles.max()) + 1
+        is_excluded = np.zeros((len(targets), num_titles), dtype=bool)
+        is_excluded[row_index, title_ids] = True
+        mask = ~is_excluded[:, self.item_titles]
         mask[np.arange(len(targets)), targets] = True
         return mask
 
 
 @dataclass(frozen=True)
-class Data:
+class EvaluationData:
     """The rows to evaluate.
 
     Attributes:
         table: Their columns; without candidates where every item is ranked.
         rows: Their keys and targets.
         items: The items table.
-        codes: Each candidate's place in it, (N, A); None where every item is ranked.
-        barred: What is not ranked, where every item is but that.
+        codes: The code of each candidate, (N, A); None where every item is ranked.
+        excluded: Where every item is ranked, those that are not; None for listed candidates.
         protocol: What must be equal for numbers to be comparable.
     """
 
     table: pa.Table
-    rows: Rows
+    rows: EvaluatedRows
     items: pd.DataFrame
-    codes: Codes | None
-    barred: Barred | None
-    protocol: dict[str, Any]
+    codes: IntArray | None
+    excluded: ExcludedTitles | None
+    protocol: EvaluationProtocol
 
-    def ranking(self, blocks: Iterable[Scores]) -> Ranking:
-        """The ranking by scores of every item, in blocks of rows that follow each other, (n, I)."""
-        parts, start = [], 0
+    def ranking(self, score_blocks: Iterable[FloatArray]) -> Ranking:
+        """Rank by scores of every item, in blocks of rows that follow each other, (n, I) each."""
+        parts = []
         keys = random_keys.keys(0, f"equals/{self.rows.split}", self.rows.example_ids)
-        for scores in blocks:
-            here = slice(start, start := start + len(scores))
-            targets = self.rows.target_index[here]
-            if self.barred is not None:
-                parts.append(
-                    rank_all(scores, targets, self.barred.allowed(here, targets), keys[here])
-                )
+        start = 0
+        for scores in score_blocks:
+            block = slice(start, start + len(scores))
+            start = block.stop
+            targets = self.rows.target_index[block]
+            if self.excluded is not None:
+                mask = self.excluded.candidate_mask(block, targets)
+                parts.append(rank_all(scores, targets, mask, keys[block]))
             elif self.codes is not None:
-                parts.append(
-                    rank_listed(
-                        np.take_along_axis(scores, self.codes[here], 1), targets, self.codes[here]
-                    )
-                )
-        return joined(parts)
+                codes = self.codes[block]
+                listed_scores = np.take_along_axis(scores, codes, axis=1)
+                parts.append(rank_listed(listed_scores, targets, codes))
+        return concatenate_rankings(parts)
 
 
-def read_data(preferences: Path, source: Manifest, config: EvaluationConfig) -> Data:
-    """The rows of the configuration: all of the split, or some chosen by key.
+def read_data(tables: SplitTables, source: Manifest, config: EvaluationConfig) -> EvaluationData:
+    """Read the rows of the configuration: all of the split, or some chosen by key.
+
+    Args:
+        tables: The rows of all splits.
+        source: The manifest of their preferences folder.
+        config: Split, candidates, number of rows.
 
     Raises:
         ConfigError: More rows than there are.
         DataError: No rows, or rows without their target among their candidates.
     """
-    table, items, where = (
-        read_rows(preferences, config.split),
-        read_items(preferences),
-        preferences / config.split,
-    )
-    order = random_keys.random_order(
-        config.seed, f"evaluation/{config.split}", table["example_id"].to_pylist()
-    )
+    table = _choose_rows(tables, config)
+    items = read_items(tables.folder)
+    if config.candidates == "catalogue":
+        table = table.drop_columns(["candidates"])
+        return _catalogue_data(table, items, tables, source, config)
+    return _listed_data(table, items, tables.folder / config.split, source, config)
+
+
+def _choose_rows(tables: SplitTables, config: EvaluationConfig) -> pa.Table:
+    table = tables[config.split]
+    example_ids = table["example_id"].to_pylist()
+    order = random_keys.random_order(config.seed, f"evaluation/{config.split}", example_ids)
     if not len(order):
-        raise DataError(f"{where}: must hold at least one row, got none. Evaluate another split.")
+        raise DataError(
+            f"{tables.folder / config.split}: must hold at least one row, got none. "
+            "Evaluate another split."
+        )
     if config.rows > len(order):
         raise ConfigError(
-            f"rows: must be <= {len(order)}, the rows of the {config.split} split, got {config.rows}."
+            f"rows: must be <= {len(order)}, the rows of the {config.split} split, "
+            f"got {config.rows}."
         )
-    table = (
-        table.select(list(_COLUMNS))
-        .take(pa.array(np.sort(order[: config.rows or len(order)])))
-        .combine_chunks()
-    )
-    if config.candidates == "catalogue":
-        return _everything(table.drop_columns(["candidates"]), items, preferences, source, config)
-    return _listed(table, items, where, source, config)
+    num_rows = config.rows or len(order)
+    # Sorted, so that the rows stay in the order of the split.
+    chosen = np.sort(order[:num_rows])
+    return table.select(list(_COLUMNS)).take(pa.array(chosen)).combine_chunks()
 
 
-def _listed(
+def _listed_data(
     table: pa.Table, items: pd.DataFrame, where: Path, source: Manifest, config: EvaluationConfig
-) -> Data:
-    listed: list[list[str]] = table["candidates"].to_pylist()
-    names, targets = table["example_id"].to_pylist(), table["target"].to_pylist()
-    for name, target, candidates in zip(names, targets, listed, strict=True):
-        if len(candidates) != len(listed[0]) or candidates.count(target) != 1:
-            raise DataError(
-                f"{where}: row {name} must list its target {target!r} once among {len(listed[0])} candidates, got "
-                f"{candidates.count(target)} times among {len(candidates)}. Sample negatives again."
-            )
-    places = [candidates.index(target) for candidates, target in zip(listed, targets, strict=True)]
-    rows = Rows(config.split, names, table["user_id"].to_pylist(), np.array(places, dtype=np.int64))
-    codes = item_codes(table["candidates"], pd.Index(items["item_id"]))[0].reshape(len(listed), -1)
+) -> EvaluationData:
+    """Rows that rank the candidates they list."""
+    example_ids: list[str] = table["example_id"].to_pylist()
+    candidates: list[list[str]] = table["candidates"].to_pylist()
+    targets: list[str] = table["target"].to_pylist()
+    target_index = _target_positions(example_ids, targets, candidates, where)
+    rows = EvaluatedRows(config.split, example_ids, table["user_id"].to_pylist(), target_index)
+    codes = encode_column(
+        table["candidates"],
+        item_id_array(items),
+        lambda row: f"{where}: row {example_ids[row]}",
+    ).codes.reshape(len(table), -1)
     sampled = source.extra.get("protocol", {})
     strategy = sampled.get("strategy", "unknown")
     if config.split != "train":
         strategy = sampled.get("held_out_strategy", strategy)
-    facts = {
+    protocol: EvaluationProtocol = {
+        "candidates": _CANDIDATE_NAMES.get(strategy, strategy),
+        "split": config.split,
+        "score": config.score,
         "strategy": strategy,
         "exclude": sampled.get("exclude", "unknown"),
         "num_candidates": codes.shape[1],
+        "num_rows": len(table),
+        "rows": _rows_fingerprint(table, canonical(candidates)),
     }
-    name = _NAMES.get(strategy, strategy)
-    return Data(
-        table, rows, items, codes, None, _protocol(name, table, facts, config, canonical(listed))
-    )
+    return EvaluationData(table, rows, items, codes, None, protocol)
 
 
-def _everything(
+def _target_positions(
+    example_ids: list[str], targets: list[str], candidates: list[list[str]], where: Path
+) -> IntArray:
+    """The index of each row's target in its list, which must hold it once. Shape (N,)."""
+    length = len(candidates[0])
+    positions = []
+    for example_id, target, row in zip(example_ids, targets, candidates, strict=True):
+        if len(row) != length or row.count(target) != 1:
+            raise DataError(
+                f"{where}: row {example_id} must list its target {target!r} once among {length} "
+                f"candidates, got {row.count(target)} times among {len(row)}. "
+                "Sample negatives again."
+            )
+        positions.append(row.index(target))
+    return np.array(positions, dtype=np.int64)
+
+
+def _catalogue_data(
     table: pa.Table,
     items: pd.DataFrame,
-    preferences: Path,
+    tables: SplitTables,
     source: Manifest,
     config: EvaluationConfig,
-) -> Data:
-    """Every item but what the sampling of negatives excludes: the history, the user's past, or all the user's items."""
-    catalogue, exclude = make_catalogue(items), effective_exclusion(source.config)
-    everyone = []
+) -> EvaluationData:
+    """Rows that rank every item but what the sampling of negatives excludes."""
+    catalogue = make_catalogue(items)
+    encoded = encode_rows(table, config.split, catalogue)
+    exclude = effective_exclusion(source.config)
+    splits = [encoded]
     if exclude != "window":
-        everyone = [
-            encode_rows(read_rows(preferences, split, EXAMPLES), split, catalogue)
-            for split in SPLITS
-        ]
-    chosen = encode_rows(table, config.split, catalogue)
-    known, owners, moments = make_exclusions(exclude, [chosen, *everyone], catalogue)
-    row, text = known.pairs(owners[0], moments[0])
-    number = np.arange(len(chosen.targets))
-    own = catalogue.title_ids[chosen.targets]  # so that nothing else that reads as the target is ranked
-    pairs = np.unique(
-        np.concatenate([row, number]) * catalogue.num_titles + np.concatenate([text, own])
-    )
-    row, text = np.divmod(pairs, catalogue.num_titles)
-    barred = Barred(np.searchsorted(row, np.arange(len(number) + 1)), text, catalogue.title_ids)
-    rows = Rows(config.split, chosen.example_ids, chosen.users, chosen.targets)
-    facts = {"exclude": exclude, "num_candidates": len(items)}
-    digest = hashlib.sha256(pairs.tobytes()).hexdigest() + canonical(items["item_id"].tolist())
-    return Data(
-        table, rows, items, None, barred, _protocol("full-catalogue", table, facts, config, digest)
-    )
-
-
-def _protocol(
-    name: str, table: pa.Table, facts: dict[str, Any], config: EvaluationConfig, candidates: str
-) -> dict[str, Any]:
-    columns = [
-        canonical(table[column].to_pylist()) for column in ("example_id", "history", "target")
-    ]
-    return {
-        "candidates": name,
+        # A user's other items are in rows of any split.
+        splits += [encode_rows(tables[split], split, catalogue) for split in SPLITS]
+    exclusions, owners, timestamps = make_exclusions(exclude, splits, catalogue)
+    row_index, title_ids = exclusions.pairs(owners[0], timestamps[0])
+    # The target's own title too, so that nothing else that reads as the target is ranked.
+    row_index = np.concatenate([row_index, np.arange(len(encoded.targets))])
+    title_ids = np.concatenate([title_ids, catalogue.title_ids[encoded.targets]])
+    pairs = np.unique(row_index * catalogue.num_titles + title_ids)
+    item_ids = items["item_id"].tolist()
+    candidates_text = hashlib.sha256(pairs.tobytes()).hexdigest() + canonical(item_ids)
+    protocol: EvaluationProtocol = {
+        "candidates": "full-catalogue",
         "split": config.split,
         "score": config.score,
-        **facts,
+        "exclude": exclude,
+        "num_candidates": len(items),
         "num_rows": len(table),
-        "rows": fingerprint([*columns, candidates]),
+        "rows": _rows_fingerprint(table, candidates_text),
     }
+    rows = EvaluatedRows(config.split, encoded.example_ids, encoded.users, encoded.targets)
+    excluded = _excluded_titles(pairs, len(table), catalogue)
+    return EvaluationData(table, rows, items, None, excluded, protocol)
+
+
+def _excluded_titles(pairs: IntArray, num_rows: int, catalogue: Catalogue) -> ExcludedTitles:
+    """Split sorted numbers row * num_titles + title id into rows."""
+    row_index, title_ids = np.divmod(pairs, catalogue.num_titles)
+    bounds = np.searchsorted(row_index, np.arange(num_rows + 1))
+    return ExcludedTitles(bounds, title_ids, catalogue.title_ids)
+
+
+def _rows_fingerprint(table: pa.Table, candidates_text: str) -> str:
+    """A name for the rows, from their ids, histories and targets and a text of the candidates."""
+    columns = ("example_id", "history", "target")
+    texts = [canonical(table[column].to_pylist()) for column in columns]
+    return fingerprint([*texts, candidates_text])

@@ -1,70 +1,102 @@
-"""Finished evaluations, read back: every model with its result, its training log, and how it was made."""
+"""Finished evaluations, read back: every model with its result, training log and provenance."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, read_manifest
-from dynamicpo.evaluation.results import Result, read_result
+from dynamicpo.evaluation.result_files import read_result
+from dynamicpo.evaluation.results import ModelResult
 from dynamicpo.reports.training_log import read_training_log
 
 
-class Entry(NamedTuple):
-    """A model or baseline of an evaluation: its result, training log, and how it was made (empty for a baseline)."""
+class ModelProvenance(TypedDict, total=False):
+    """The origin of a model: how it was made, and from what. Empty for a baseline.
 
-    result: Result
-    steps: list[dict[str, float]]
-    facts: Mapping[str, Any]
+    Attributes:
+        fingerprint: A name for its content.
+        stage: The stage that made it.
+        config: The configuration of that stage.
+        inputs: A checksum for each of the stage's inputs.
+        backbone: The base model.
+    """
+
+    fingerprint: str
+    stage: str
+    config: dict[str, Any]  # each stage has its own settings, as in `Manifest`
+    inputs: dict[str, str]
+    backbone: str
+
+
+class SavedResult(NamedTuple):
+    """A model or baseline of a finished evaluation."""
+
+    result: ModelResult
+    training_log: list[dict[str, float]]
+    provenance: ModelProvenance
 
 
 def read_sources(paths: Sequence[Path], where: str) -> list[Manifest]:
-    """The manifests of evaluations that may stand side by side.
+    """Read the manifests of evaluations that may stand side by side.
 
     Args:
         paths: Folders of evaluations.
-        where: Who asks, for messages.
+        where: The stage's name in messages.
 
     Raises:
-        DataError: One is missing, unfinished or something else, or they are of different rows or protocols.
+        DataError: One is missing, unfinished or something else, or they are of different rows or
+            protocols.
     """
     sources = [read_manifest(path, "evaluate") for path in paths]
     for path, source in zip(paths, sources, strict=True):
-        if lost := sorted({"models", "protocol", "warnings"} - source.extra.keys()):
+        missing = sorted({"models", "protocol", "warnings"} - source.extra.keys())
+        if missing:
             raise DataError(
-                f"{path}: must say {', '.join(lost)}, but an earlier version of dynamicpo made it. Evaluate again."
+                f"{path}: must say {', '.join(missing)}, but an earlier version of dynamicpo made "
+                "it. Evaluate again."
             )
-        first, other = sources[0].extra["protocol"], source.extra["protocol"]
-        names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
-        if names:
-            values = ", ".join(
-                f"{name} ({first.get(name, 'none')} and {other.get(name, 'none')})"
-                for name in names
-            )
+        differences = _protocol_differences(sources[0], source)
+        if differences:
             raise DataError(
-                f"{where}: evaluations must have the same rows and protocol, {paths[0]} and {path} differ in "
-                f"{values}. Evaluate both in the same way."
+                f"{where}: evaluations must have the same rows and protocol, {paths[0]} and {path} "
+                f"differ in {', '.join(differences)}. Evaluate both in the same way."
             )
     return sources
 
 
+def _protocol_differences(first: Manifest, other: Manifest) -> list[str]:
+    """The entries of the protocol in which two evaluations differ, with both values."""
+    first_protocol = first.extra["protocol"]
+    other_protocol = other.extra["protocol"]
+    differences = []
+    for name in sorted({*first_protocol, *other_protocol}):
+        values = first_protocol.get(name), other_protocol.get(name)
+        if values[0] != values[1]:
+            texts = ["none" if value is None else str(value) for value in values]
+            differences.append(f"{name} ({texts[0]} and {texts[1]})")
+    return differences
+
+
 def warnings_of(sources: Iterable[Manifest]) -> list[str]:
-    """What evaluations warn of, each warning once: leaks, NaN scores, a single user."""
-    return list(dict.fromkeys(text for source in sources for text in source.extra["warnings"]))
+    """The warnings of evaluations, each once: leaks, NaN scores, a single user."""
+    texts = [text for source in sources for text in source.extra["warnings"]]
+    return list(dict.fromkeys(texts))
 
 
-def models_of(source: Manifest) -> list[str]:
+def evaluated_models(source: Manifest) -> list[str]:
     """The names of an evaluation's models, baselines aside."""
     return source.inputs["models"].split()
 
 
-def read_entry(folder: Path, source: Manifest) -> Entry:
-    """A model or baseline: the folder of its name in an evaluation.
+def read_saved_result(folder: Path, source: Manifest) -> SavedResult:
+    """Read a model or baseline: the folder of its name in an evaluation.
 
     Raises:
         DataError: It can't be read.
     """
-    facts = source.extra["models"].get(folder.name, {})
-    return Entry(
-        read_result(folder, source.config["split"]), read_training_log(folder / "steps.jsonl"), facts
+    return SavedResult(
+        result=read_result(folder, source.config["split"]),
+        training_log=read_training_log(folder / "steps.jsonl"),
+        provenance=source.extra["models"].get(folder.name, {}),
     )

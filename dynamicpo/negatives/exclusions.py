@@ -37,7 +37,7 @@ class Exclusions:
     num_titles: int
 
     def contains(self, owners: IntArray, timestamps: IntArray, title_ids: IntArray) -> BoolArray:
-        """Mark the titles that are excluded for their owners at the timestamps; shapes broadcast."""
+        """Mark titles that are excluded for their owners at the timestamps (broadcast)."""
         wanted = owners * self.num_titles + title_ids
         if not len(self.keys):
             return np.zeros(wanted.shape, dtype=bool)

@@ -6,14 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynamicpo.core.arrays import FloatArray
 from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest
-from dynamicpo.evaluation.results import Result
-from dynamicpo.evaluation.saved import Entry, models_of, read_entry
-from dynamicpo.metrics.ranking import row_metrics
+from dynamicpo.evaluation.saved import SavedResult, evaluated_models, read_saved_result
 from dynamicpo.reports.training_log import (
     BOUNDARY_GRADIENT,
     RELATIVE_BOUNDARY_GRADIENT,
@@ -22,7 +19,6 @@ from dynamicpo.reports.training_log import (
 )
 from dynamicpo.study.contrasts import Cells
 from dynamicpo.study.kinds import SFT, Kind, kind_at, kind_name, kind_order, variant_of
-from dynamicpo.study.measurements import HIT_RATIO
 
 # The settings that are studied, in which cells may differ.
 _STUDIED = ("loss", "dynamic", "ablation", "num_negatives", "seed")
@@ -69,7 +65,7 @@ def read_cells(paths: Sequence[Path], sources: Sequence[Manifest]) -> StudyCells
     for kind in sorted(by_kind, key=kind_order):
         cells[kind] = _cells_of([by_kind[kind][seed] for seed in seeds])
     first = entries[0]
-    adapter = first.facts["inputs"]["adapter"]
+    adapter = first.provenance["inputs"]["adapter"]
     return StudyCells(cells, first.result.rows.users, seeds, adapter, _shared_settings(first))
 
 
@@ -79,12 +75,12 @@ def read_sft(path: Path, source: Manifest, adapter: str) -> dict[Kind, Cells]:
     Raises:
         DataError: The evaluation is not of the SFT model that the cells started from.
     """
-    names = models_of(source)
+    names = evaluated_models(source)
     for name in names:
-        entry = read_entry(path / name, source)
+        entry = read_saved_result(path / name, source)
         # Recognised by its content: its name is the user's choice.
-        if entry.facts["fingerprint"] == adapter:
-            return {SFT: Cells(hits(entry.result)[None], {})}
+        if entry.provenance["fingerprint"] == adapter:
+            return {SFT: Cells(entry.result.hits[None], {})}
     raise DataError(
         f"{path}: must hold the SFT model that all cells started from, but has "
         f"{', '.join(names) or 'no model'} of another fingerprint. Evaluate the one they started "
@@ -98,24 +94,17 @@ def baseline_hits(path: Path, source: Manifest) -> dict[str, float]:
     # The first one is chance, which the number of candidates says.
     for name in BASELINES[1:]:
         if (path / name).is_dir():
-            entry = read_entry(path / name, source)
-            hit_ratios[name] = float(hits(entry.result).mean())
+            entry = read_saved_result(path / name, source)
+            hit_ratios[name] = float(entry.result.hits.mean())
     return hit_ratios
 
 
-def hits(result: Result) -> FloatArray:
-    """HitRatio@1 of each row, the expected value under ties. Shape (N,)."""
-    # The number of candidates only limits K, which is 1 here.
-    metrics = row_metrics(result.better, result.tied, num_candidates=1, ks=[1])
-    return np.asarray(metrics[HIT_RATIO])
-
-
-def _read_trained(paths: Sequence[Path], sources: Sequence[Manifest]) -> list[Entry]:
+def _read_trained(paths: Sequence[Path], sources: Sequence[Manifest]) -> list[SavedResult]:
     """The models of all evaluations, which must be cells of one study."""
-    entries: list[Entry] = []
+    entries: list[SavedResult] = []
     for path, source in zip(paths, sources, strict=True):
-        for name in models_of(source):
-            entry = read_entry(path / name, source)
+        for name in evaluated_models(source):
+            entry = read_saved_result(path / name, source)
             _check_is_cell(path / name, entry)
             # Differing from the first is enough to see, as being alike is transitive.
             if entries:
@@ -124,10 +113,10 @@ def _read_trained(paths: Sequence[Path], sources: Sequence[Manifest]) -> list[En
     return entries
 
 
-def _by_kind_and_seed(entries: Sequence[Entry]) -> dict[Kind, dict[int, Entry]]:
-    by_kind: dict[Kind, dict[int, Entry]] = {}
+def _by_kind_and_seed(entries: Sequence[SavedResult]) -> dict[Kind, dict[int, SavedResult]]:
+    by_kind: dict[Kind, dict[int, SavedResult]] = {}
     for entry in entries:
-        config = entry.facts["config"]
+        config = entry.provenance["config"]
         variant = variant_of(config["dynamic"], config["ablation"])
         kind = kind_at(config["loss"], variant, config["num_negatives"])
         by_seed = by_kind.setdefault(kind, {})
@@ -135,16 +124,16 @@ def _by_kind_and_seed(entries: Sequence[Entry]) -> dict[Kind, dict[int, Entry]]:
     return by_kind
 
 
-def _check_is_cell(path: Path, entry: Entry) -> None:
-    stage = entry.facts["stage"]
-    if stage != "preference_training" or not entry.steps:
+def _check_is_cell(path: Path, entry: SavedResult) -> None:
+    stage = entry.provenance["stage"]
+    if stage != "preference_training" or not entry.training_log:
         raise DataError(
             f"{path}: must be a model of preference training with its steps.jsonl, but it comes "
-            f"from {stage} with {len(entry.steps)} steps. Leave it out."
+            f"from {stage} with {len(entry.training_log)} steps. Leave it out."
         )
 
 
-def _check_alike(path: Path, first: Entry, entry: Entry) -> None:
+def _check_alike(path: Path, first: SavedResult, entry: SavedResult) -> None:
     """Refuse a cell that differs from the first one in anything that is not studied."""
     expected = _settings(first)
     actual = _settings(entry)
@@ -159,21 +148,25 @@ def _check_alike(path: Path, first: Entry, entry: Entry) -> None:
         )
 
 
-def _settings(entry: Entry) -> JsonObject:
+def _settings(entry: SavedResult) -> JsonObject:
     """The settings that determine a cell: its configuration, inputs and base model."""
-    facts = entry.facts
-    return {**facts["config"], **facts["inputs"], "backbone": facts["backbone"]}
+    provenance = entry.provenance
+    return {
+        **provenance["config"],
+        **provenance["inputs"],
+        "backbone": provenance["backbone"],
+    }
 
 
-def _shared_settings(entry: Entry) -> JsonObject:
+def _shared_settings(entry: SavedResult) -> JsonObject:
     shared: JsonObject = {}
-    for name, value in entry.facts["config"].items():
+    for name, value in entry.provenance["config"].items():
         if name not in _STUDIED:
             shared[name] = value
-    return {**shared, **entry.facts["inputs"]}
+    return {**shared, **entry.provenance["inputs"]}
 
 
-def _shared_seeds(by_kind: Mapping[Kind, Mapping[int, Entry]]) -> list[int]:
+def _shared_seeds(by_kind: Mapping[Kind, Mapping[int, SavedResult]]) -> list[int]:
     """The seeds of every kind; cells are compared seed by seed, so that all must have the same."""
     first, *others = by_kind
     seeds = sorted(by_kind[first])
@@ -187,19 +180,19 @@ def _shared_seeds(by_kind: Mapping[Kind, Mapping[int, Entry]]) -> list[int]:
     return seeds
 
 
-def _cells_of(entries: Sequence[Entry]) -> Cells:
+def _cells_of(entries: Sequence[SavedResult]) -> Cells:
     """The cells of one kind, seed by seed."""
     records = [_figures(entry) for entry in entries]
     figures = {}
     for name in records[0]:
         figures[name] = np.array([record[name] for record in records])
-    hits_by_seed = [hits(entry.result) for entry in entries]
+    hits_by_seed = [entry.result.hits for entry in entries]
     return Cells(np.stack(hits_by_seed), figures)
 
 
-def _figures(entry: Entry) -> dict[str, float]:
+def _figures(entry: SavedResult) -> dict[str, float]:
     """Measures at the end of training."""
-    log = entry.steps
+    log = entry.training_log
     final_loss = mean_of_last_steps(log, "loss")
     # The first step's loss is that before any update.
     first_loss = log[0]["loss"]

@@ -1,13 +1,14 @@
 """SASRec, the sequential recommender without language that a practitioner would use instead.
 
-A small causal transformer over item ids, trained on the training rows alone: the rows of a user are put back into
-sequences, cut into windows as long as the longest history, and every item is predicted from those before it in its
-window with a softmax over all items. Source: Kang and McAuley, "Self-attentive sequential recommendation" (2018); the
-softmax in place of one sampled negative as in Klenitskiy and Vasilev, "Turning dross into gold loss" (2023).
+A small causal transformer over item ids, trained on the training rows alone: the rows of a user are
+put together into sequences, cut into windows as long as the longest history, and every item is
+predicted from those before it in its window with a softmax over all items.
+
+Source: Kang and McAuley, "Self-attentive sequential recommendation" (2018); the softmax in place of
+one sampled negative as in Klenitskiy and Vasilev, "Turning dross into gold loss" (2023).
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,63 +16,90 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.progress import Progress
-from dynamicpo.evaluation.baselines.simple import Codes, Scorer, Scores, item_codes
+from dynamicpo.evaluation.baselines.sequences import (
+    IGNORED_TARGET,
+    Sequences,
+    cut_windows,
+    make_sequences,
+)
+from dynamicpo.evaluation.baselines.simple import Scorer, encode_items
 from dynamicpo.models.backbones import COMPACT, BaseModelSpec
 from dynamicpo.models.execution import device, execution_context
-from dynamicpo.negatives.catalogue import encode_rows, make_catalogue
+from dynamicpo.negatives.catalogue import item_id_array
 
-WIDTH, LAYERS, HEADS, DROPOUT = 64, 2, 2, 0.2
-EPOCHS, BATCH, LEARNING_RATE = 20, 64, 5e-3  # looked for on validation rows of MovieLens-100k
-_IGNORED = -100  # a target that counts for nothing
+_HIDDEN_SIZE = 64
+_NUM_LAYERS = 2
+_NUM_HEADS = 2
+_DROPOUT = 0.2
+# Tuned on validation rows of MovieLens-100k.
+_EPOCHS = 20
+_BATCH_SIZE = 64
+_LEARNING_RATE = 5e-3
+_WARM_UP_PARTS = 20  # the warm-up takes one of so many equal parts of training
 
 
 class SASRec(nn.Module):
-    """Items to the score of every item as the next one.
+    """Sequences of items to a score of every item as the next one.
 
     Args:
         num_items: Items of the catalogue.
-        length: The longest sequence.
+        max_length: The longest sequence.
     """
 
-    def __init__(self, num_items: int, length: int) -> None:
-        """Random weights."""
+    def __init__(self, num_items: int, max_length: int) -> None:
+        """Draw random weights."""
         super().__init__()
-        self.items = nn.Embedding(num_items, WIDTH)
-        self.places = nn.Embedding(length, WIDTH)
-        nn.init.normal_(self.items.weight, std=WIDTH**-0.5)
-        nn.init.normal_(self.places.weight, std=WIDTH**-0.5)
+        self.items = nn.Embedding(num_items, _HIDDEN_SIZE)
+        self.positions = nn.Embedding(max_length, _HIDDEN_SIZE)
+        # The same embeddings score the items at the end: with torch's unit variance a score would
+        # start with a standard deviation of sqrt(hidden size), and the softmax nearly one-hot.
+        nn.init.normal_(self.items.weight, std=_HIDDEN_SIZE**-0.5)
+        nn.init.normal_(self.positions.weight, std=_HIDDEN_SIZE**-0.5)
         layer = nn.TransformerEncoderLayer(
-            WIDTH, HEADS, 4 * WIDTH, DROPOUT, activation="gelu", batch_first=True, norm_first=True
+            _HIDDEN_SIZE,
+            _NUM_HEADS,
+            4 * _HIDDEN_SIZE,
+            _DROPOUT,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
         )
+        final_norm = nn.LayerNorm(_HIDDEN_SIZE)
+        # Nested tensors are a fast path for padding masks; with a causal mask torch warns of them.
         self.blocks = nn.TransformerEncoder(
-            layer, LAYERS, nn.LayerNorm(WIDTH), enable_nested_tensor=False
+            layer, _NUM_LAYERS, final_norm, enable_nested_tensor=False
         )
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(_DROPOUT)
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """What each place says of the next item, (B, L, D), of sequences that are filled up at their end, (B, L)."""
-        hidden = self.dropout(self.items(sequences) + self.places.weight[: sequences.shape[1]])
-        mask = nn.Transformer.generate_square_subsequent_mask(
-            sequences.shape[1], device=sequences.device
-        )
-        result: Tensor = self.blocks(hidden, mask=mask, is_causal=True)
-        return result
+        """Hidden states that predict the next item, at each position.
+
+        No padding mask is needed: sequences are padded at their end, where a causal mask hides the
+        padding from all items.
+
+        Args:
+            sequences: Item codes. Shape (B, L).
+
+        Returns:
+            Shape (B, L, D).
+        """
+        length = sequences.shape[1]
+        embedded = self.items(sequences) + self.positions.weight[:length]
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=sequences.device)
+        hidden: Tensor = self.blocks(self.dropout(embedded), mask=mask, is_causal=True)
+        return hidden
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Of every item. Shape (..., I)."""
+        """Scores of every item. Shape (..., I)."""
         return hidden @ self.items.weight.T
 
 
-class Sequences(NamedTuple):
-    """Item codes one after the other, and where each sequence starts. Shapes (N,) and (S,)."""
-
-    codes: Codes
-    starts: Codes
-
-
-def fit_sasrec(items: pd.DataFrame, train: pa.Table, seed: int = 0, epochs: int = EPOCHS) -> Scorer:
-    """Train on the training rows.
+def fit_sasrec(
+    items: pd.DataFrame, train: pa.Table, seed: int = 0, epochs: int = _EPOCHS
+) -> Scorer:
+    """Train SASRec on the training rows.
 
     Args:
         items: The items table.
@@ -80,119 +108,90 @@ def fit_sasrec(items: pd.DataFrame, train: pa.Table, seed: int = 0, epochs: int 
         epochs: Passes over the rows.
 
     Returns:
-        As `baselines.make_baseline`.
+        As `simple.make_baseline`.
 
     Raises:
         DataError: An item that is not in the items table.
     """
-    index, where = pd.Index(items["item_id"]), device()
-    sequences, width = make_sequences(items, train)
-    with torch.random.fork_rng(), execution_context(BaseModelSpec(COMPACT)):
+    item_ids = item_id_array(items)
+    sequences, max_length = make_sequences(items, train)
+    # In one thread, as a small model of ours: then the scores don't depend on the processors.
+    base = BaseModelSpec(COMPACT)
+    with torch.random.fork_rng(), execution_context(base):
         torch.manual_seed(seed)
-        model = SASRec(len(items), width).to(where)
-        _train(model, sequences, width, epochs, np.random.default_rng(seed))
+        model = SASRec(len(items), max_length).to(device())
+        _train(model, sequences, max_length, epochs, np.random.default_rng(seed))
     model.eval()
 
-    def score(rows: pa.Table) -> Scores:
-        histories, lengths = _ends(rows, index, width)
-        with torch.no_grad(), execution_context(BaseModelSpec(COMPACT)):
-            hidden = model(torch.from_numpy(histories).to(where))[
-                torch.arange(len(rows)), np.maximum(lengths - 1, 0)
-            ]
-            found = model.scores(hidden).cpu().numpy().astype(np.float64)
-        return np.where(lengths[:, None] > 0, found, 0.0)
+    def score(rows: pa.Table) -> FloatArray:
+        histories, lengths = _recent_items(rows, item_ids, max_length)
+        last = np.maximum(lengths - 1, 0)
+        with torch.no_grad(), execution_context(base):
+            hidden = model(torch.from_numpy(histories).to(device()))
+            hidden = hidden[torch.arange(len(rows)), last]
+            scores = model.scores(hidden).cpu().numpy().astype(np.float64)
+        # Without a history there is nothing to predict from: all items are alike.
+        return np.where(lengths[:, None] > 0, scores, 0.0)
 
     return score
 
 
-def make_sequences(items: pd.DataFrame, train: pa.Table) -> tuple[Sequences, int]:
-    """The rows of a user as one sequence where each goes on from the one before, and the longest history.
-
-    A row goes on when its history ends with the target of its user's row before; else a sequence starts with its
-    history.
-    """
-    rows = encode_rows(train, "train", make_catalogue(items))
-    size = len(rows.targets)
-    number = np.bincount(rows.history_rows, minlength=size)
-    users = pd.factorize(np.asarray(rows.users, dtype=object))[0]
-    order = np.lexsort((rows.positions, users))
-    last = np.where(number > 0, np.append(rows.history, -1)[np.cumsum(number) - 1], -1)
-    follows = np.zeros(size, dtype=bool)
-    follows[order[1:]] = (users[order[1:]] == users[order[:-1]]) & (
-        last[order[1:]] == rows.targets[order[:-1]]
-    )
-    rank = np.empty(size, dtype=np.int64)
-    rank[order] = np.arange(size)
-    kept = ~follows[rows.history_rows]
-    owner = np.concatenate([rank[rows.history_rows[kept]], rank])
-    codes = np.concatenate([rows.history[kept], rows.targets])[np.argsort(owner, kind="stable")]
-    first = np.flatnonzero(~follows[order])
-    before = np.cumsum(np.where(follows, 0, number)[order] + 1)
-    starts = before[first] - number[order][first] - 1
-    return Sequences(codes, starts), max(int(number.max(initial=0)), 1)
-
-
-def windows(sequences: Sequences, width: int, rng: np.random.Generator) -> tuple[Codes, Codes]:
-    """Sequences cut at random places into windows: items and the items after them, both (W, width).
-
-    Where a window is shorter, the items are 0 and the targets `_IGNORED`.
-    """
-    codes, starts = sequences
-    lengths = np.diff(np.append(starts, len(codes)))
-    shift = np.repeat(rng.integers(0, width, len(starts)), lengths)
-    place = np.arange(len(codes)) - np.repeat(starts, lengths) + shift
-    given = np.ones(len(codes), dtype=bool)
-    given[np.cumsum(lengths) - 1] = False  # nothing follows a sequence's last item
-    number = np.repeat(np.arange(len(starts)), lengths) * (len(codes) + width) + place // width
-    _, row = np.unique(number[given], return_inverse=True)
-    column = place[given] % width
-    column = column - np.repeat(column[np.flatnonzero(np.diff(row, prepend=-1))], np.bincount(row))
-    shape = (int(row.max(initial=-1)) + 1, width)
-    inputs, targets = np.zeros(shape, dtype=np.int64), np.full(shape, _IGNORED, dtype=np.int64)
-    inputs[row, column] = codes[given]
-    targets[row, column] = codes[np.flatnonzero(given) + 1]
-    return inputs, targets
-
-
 def _train(
-    model: SASRec, sequences: Sequences, width: int, epochs: int, rng: np.random.Generator
+    model: SASRec, sequences: Sequences, length: int, epochs: int, rng: np.random.Generator
 ) -> None:
-    """AdamW with a warm-up and a cosine schedule; windows are cut anew in every epoch."""
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
-    where = next(model.parameters()).device
-    with Progress("training SASRec", epochs, "epochs") as counter:
+    """Train with AdamW; windows are cut anew in every epoch."""
+    optimizer = torch.optim.AdamW(model.parameters(), _LEARNING_RATE, weight_decay=0.01)
+    with Progress("training SASRec", epochs, "epochs") as progress:
         for epoch in range(epochs):
-            inputs, targets = (
-                torch.from_numpy(part).to(where) for part in windows(sequences, width, rng)
-            )
-            order = torch.from_numpy(rng.permutation(len(inputs))).to(where)
-            for start in range(0, len(order), BATCH):
-                done = (epoch + (start + BATCH) / (len(order) + BATCH)) / epochs
-                for group in optimizer.param_groups:
-                    group["lr"] = (
-                        LEARNING_RATE * min(1.0, 20 * done) * (1 + math.cos(math.pi * done)) / 2
-                    )
-                part = order[start : start + BATCH]
-                counted = targets[part] != _IGNORED
-                scores = model.scores(model(inputs[part])[counted])
-                optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(scores, targets[part][counted])
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-            counter.advance(1)
+            inputs, targets = cut_windows(sequences, length, rng)
+            # An epoch's windows are few: they go to the device at once, not batch by batch.
+            items = torch.from_numpy(inputs).to(device())
+            next_items = torch.from_numpy(targets).to(device())
+            order = torch.from_numpy(rng.permutation(len(inputs))).to(device())
+            for start in range(0, len(order), _BATCH_SIZE):
+                epoch_share = (start + _BATCH_SIZE) / (len(order) + _BATCH_SIZE)
+                _set_learning_rate(optimizer, (epoch + epoch_share) / epochs)
+                batch = order[start : start + _BATCH_SIZE]
+                _step(model, optimizer, items[batch], next_items[batch])
+            progress.advance(1)
 
 
-def _ends(rows: pa.Table, index: "pd.Index[str]", width: int) -> tuple[Codes, Codes]:
-    """The end of each history as codes, filled up with 0 behind it, and its length."""
-    codes, row = item_codes(rows["history"], index)
-    number = np.bincount(row, minlength=len(rows))
-    lengths = np.minimum(number, width)
-    place = (
-        np.arange(len(codes))
-        - np.repeat(np.cumsum(number) - number, number)
-        - (number - lengths)[row]
-    )
-    histories = np.zeros((len(rows), width), dtype=np.int64)
-    histories[row[place >= 0], place[place >= 0]] = codes[place >= 0]
+def _step(
+    model: SASRec, optimizer: torch.optim.Optimizer, items: Tensor, next_items: Tensor
+) -> None:
+    """Take one step of gradient descent on a batch of windows, (B, L) both."""
+    # Padding is dropped before it is scored: the scores of all items are the largest tensor.
+    is_counted = next_items != IGNORED_TARGET
+    scores = model.scores(model(items)[is_counted])
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(scores, next_items[is_counted])
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:
+    """Set a linear warm-up and a cosine decay to 0, at a share of all steps."""
+    warm_up = min(1.0, _WARM_UP_PARTS * progress)
+    learning_rate = _LEARNING_RATE * warm_up * (1 + math.cos(math.pi * progress)) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _recent_items(rows: pa.Table, item_ids: pa.Array, max_length: int) -> tuple[IntArray, IntArray]:
+    """The newest items of each history, padded with 0 at the end, and their number.
+
+    Returns:
+        Shapes (N, max_length) and (N,).
+    """
+    history = encode_items(rows["history"], item_ids)
+    full_lengths = np.bincount(history.rows, minlength=len(rows))
+    lengths = np.minimum(full_lengths, max_length)
+    # The column of each item: its position in the history, less the old items that are cut.
+    starts = np.cumsum(full_lengths) - full_lengths
+    num_cut = full_lengths - lengths
+    columns = np.arange(len(history.codes)) - (starts + num_cut)[history.rows]
+    is_recent = columns >= 0
+    histories = np.zeros((len(rows), max_length), dtype=np.int64)
+    histories[history.rows[is_recent], columns[is_recent]] = history.codes[is_recent]
     return histories, lengths

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from dynamicpo.core.errors import ConfigError, DataError
-from dynamicpo.evaluation.baselines.simple import BASELINES, make_baseline, score_blocks
+from dynamicpo.evaluation.baselines.simple import SIMPLE_BASELINES, make_baseline, score_blocks
 
 ITEMS = pd.DataFrame({"item_id": ["a", "b", "c", "d"], "popularity": [5, 1, 0, 7]})
 TRAIN = pa.table({"history": [["a", "b"], ["a"], ["a"]], "target": ["c", "c", "d"]})
@@ -55,7 +55,7 @@ def test_cooccurrence_without_training_rows_ties_everything() -> None:
 
 
 def test_every_item_is_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in BASELINES:
+    for name in SIMPLE_BASELINES:
         scorer = make_baseline(name, ITEMS, TRAIN)
         assert scorer(ROWS).shape == (3, 4)
         monkeypatch.setattr("dynamicpo.evaluation.baselines.simple._CELLS_AT_ONCE", 8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dynamicpo.core import random_keys
-from dynamicpo.evaluation.rankings import joined, rank_all, rank_listed
+from dynamicpo.evaluation.rankings import concatenate_rankings, rank_all, rank_listed
 from dynamicpo.metrics.ranking import target_ranks
 
 NAN = np.nan
@@ -35,7 +35,7 @@ def test_all_items_are_ranked_as_a_list_of_all_of_them() -> None:
     listed = rank_listed(scores, targets, np.tile(np.arange(12), (50, 1)))
     for name in ("better", "tied", "best", "num_candidates"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(listed, name))
-    halves = joined([rank_listed(scores[part], targets[part], np.tile(np.arange(12), (25, 1)))
+    halves = concatenate_rankings([rank_listed(scores[part], targets[part], np.tile(np.arange(12), (25, 1)))
                      for part in (slice(25), slice(25, 50))])  # fmt: skip
     np.testing.assert_array_equal(halves.better, listed.better)
     np.testing.assert_array_equal(halves.scores, listed.scores)
@@ -57,7 +57,7 @@ def test_the_best_of_all_items_is_recommended(place: int) -> None:
     )
 
 
-def test_of_equals_one_is_recommended_by_lot() -> None:
+def test_of_equals_one_is_recommended_at_random() -> None:
     """So that a model which knows nothing does not seem to recommend the first item of the table to everybody."""
     mask = np.tile([False, True, True, True], (50, 1))
     best = rank_all(np.zeros((50, 4)), np.ones(50, dtype=int), mask, KEYS).best

@@ -6,30 +6,32 @@ import numpy as np
 import pytest
 
 from dynamicpo.core.errors import DataError
+from dynamicpo.evaluation.paired_comparisons import paired_comparisons
 from dynamicpo.evaluation.rankings import rank_listed
+from dynamicpo.evaluation.result_files import read_result, write_result
 from dynamicpo.evaluation.results import (
-    Answers,
-    Result,
-    Rows,
+    EvaluatedRows,
+    GeneratedAnswers,
+    ModelResult,
+    RankedItems,
     make_result,
-    paired,
-    read_result,
-    write_result,
 )
 
-ROWS = Rows("test", [f"r{row}" for row in range(4)], ["u", "u", "v", "w"], np.array([0, 1, 2, 0]))
+ROWS = EvaluatedRows(
+    "test", [f"r{row}" for row in range(4)], ["u", "u", "v", "w"], np.array([0, 1, 2, 0])
+)
 SCORES = np.array([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0], [np.nan, 0.0, 0.0]])
 CODES = np.array([[0, 1, 2], [0, 1, 2], [3, 1, 2], [0, 1, 3]])
-CATALOGUE = ["a", "b", "c", "d"], np.array([9, 5, 1, 0])
+ITEMS = RankedItems(["a", "b", "c", "d"], np.array([9, 5, 1, 0]))
 
 
 def result(
-    scores: np.ndarray = SCORES, answers: Answers | None = None, rows: Rows = ROWS
-) -> Result:
+    scores: np.ndarray = SCORES, answers: GeneratedAnswers | None = None, rows: EvaluatedRows = ROWS
+) -> ModelResult:
     return make_result(
         rows,
         rank_listed(scores, rows.target_index, CODES[: len(scores)]),
-        CATALOGUE,
+        ITEMS,
         200,
         0,
         answers,
@@ -59,14 +61,16 @@ def test_metrics_are_flat_and_named_by_split() -> None:
 
 
 def test_one_user_has_no_interval() -> None:
-    rows = Rows("test", ROWS.example_ids, ["u"] * 4, ROWS.target_index)
+    rows = EvaluatedRows("test", ROWS.example_ids, ["u"] * 4, ROWS.target_index)
     metrics = result(rows=rows).metrics
     assert metrics["test_hit_ratio_at_1_low"] is None
     assert metrics["test_hit_ratio_at_1"] == pytest.approx(1 / 3)
 
 
 def test_generated_answers_count_over_all_and_over_valid_rows() -> None:
-    answers = Answers(["a", "b", "", "?"], np.array([0, 0, -1, -1]), np.array([0, 1, -1, -1]))
+    answers = GeneratedAnswers(
+        ["a", "b", "", "?"], np.array([0, 0, -1, -1]), np.array([0, 1, -1, -1])
+    )
     metrics = result(answers=answers).metrics
     assert metrics["test_valid_ratio"] == 0.5
     assert metrics["test_generated_hit_ratio_at_1"] == 0.25
@@ -77,9 +81,10 @@ def test_generated_answers_count_over_all_and_over_valid_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "answers", [None, Answers(["a", "b", "", "?"], np.array([0, 0, -1, -1]), np.full(4, -1))]
+    "answers",
+    [None, GeneratedAnswers(["a", "b", "", "?"], np.array([0, 0, -1, -1]), np.full(4, -1))],
 )
-def test_what_is_written_is_read_again(answers: Answers | None, tmp_path: Path) -> None:
+def test_what_is_written_is_read_again(answers: GeneratedAnswers | None, tmp_path: Path) -> None:
     written = result(answers=answers)
     write_result(tmp_path / "model", written, answers)
     read = read_result(tmp_path / "model", "test")
@@ -104,20 +109,20 @@ def test_a_missing_or_cut_file_is_named(tmp_path: Path) -> None:
         read_result(tmp_path / "other", "test")
 
 
-def many(quality: float, num_rows: int = 300, seed: int = 0) -> Result:
+def many(quality: float, num_rows: int = 300, seed: int = 0) -> ModelResult:
     """Rows of 30 users whose target is scored higher the better the quality."""
     random = np.random.default_rng(seed)
     scores = random.normal(size=(num_rows, 3))
     scores[:, 0] += quality
     names = [str(row) for row in range(num_rows)]
-    rows = Rows(
+    rows = EvaluatedRows(
         "test",
         names,
         [str(row % 30) for row in range(num_rows)],
         np.zeros(num_rows, dtype=np.int64),
     )
     ranking = rank_listed(scores, rows.target_index, np.tile([0, 1, 2], (num_rows, 1)))
-    return make_result(rows, ranking, CATALOGUE, 400, 0)
+    return make_result(rows, ranking, ITEMS, 400, 0)
 
 
 def test_every_model_is_paired_with_the_first_with_sft_and_with_baselines() -> None:
@@ -128,7 +133,7 @@ def test_every_model_is_paired_with_the_first_with_sft_and_with_baselines() -> N
         "sft": many(0.1),
         "b": many(2),
     }
-    found = paired(results, ["a", "sft", "b"], 400, 0)
+    found = paired_comparisons(results, ["a", "sft", "b"], 400, 0)
     pairs = {(entry["a"], entry["b"]) for entry in found}
     assert {frozenset(pair) for pair in pairs} == {
         frozenset(pair)
@@ -146,7 +151,9 @@ def test_every_model_is_paired_with_the_first_with_sft_and_with_baselines() -> N
 
 def test_a_clear_difference_is_clear_and_an_absent_one_is_not() -> None:
     results = {"popularity": many(0.0, seed=1), "a": many(0.0), "b": many(2.0)}
-    found = {(entry["a"], entry["b"]): entry for entry in paired(results, ["a", "b"], 400, 0)}
+    found = {
+        (entry["a"], entry["b"]): entry for entry in paired_comparisons(results, ["a", "b"], 400, 0)
+    }
     clear, none = found["b", "a"], found["a", "popularity"]
     hits = [results[name].metrics["test_hit_ratio_at_1"] for name in "ba"]
     assert clear["difference"] == pytest.approx(hits[0] - hits[1])
@@ -159,7 +166,7 @@ def test_a_clear_difference_is_clear_and_an_absent_one_is_not() -> None:
 def test_a_clear_difference_stays_clear_among_many() -> None:
     """Of 60 comparisons the smallest p that 400 resamples allow would be 60 * 2 / 401 = .3 after Holm."""
     models = {f"m{place}": many(2.0, seed=place) for place in range(60)}
-    found = paired(
+    found = paired_comparisons(
         {"popularity": many(0.0, seed=99), **models},
         ["m0"],
         400,
@@ -171,12 +178,12 @@ def test_a_clear_difference_stays_clear_among_many() -> None:
 
 
 def test_one_user_has_differences_without_intervals() -> None:
-    rows = Rows("test", ROWS.example_ids, ["u"] * 4, ROWS.target_index)
+    rows = EvaluatedRows("test", ROWS.example_ids, ["u"] * 4, ROWS.target_index)
     results = {"popularity": result(rows=rows), "a": result(-SCORES, rows=rows)}
-    (entry,) = paired(results, ["a"], 200, 0)
+    (entry,) = paired_comparisons(results, ["a"], 200, 0)
     assert entry["p"] is entry["p_holm"] is entry["low"] is None
     assert (entry["won"], entry["lost"]) == (1, 1)
 
 
 def test_baselines_alone_are_not_compared() -> None:
-    assert paired({"popularity": result()}, [], 200, 0) == []
+    assert paired_comparisons({"popularity": result()}, [], 200, 0) == []

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.evaluation.baselines.sasrec import Sequences, fit_sasrec, make_sequences, windows
+from dynamicpo.evaluation.baselines.sasrec import fit_sasrec
+from dynamicpo.evaluation.baselines.sequences import Sequences, cut_windows, make_sequences
 
 NAMES = [f"i{item:02d}" for item in range(20)]
 ITEMS = pd.DataFrame({"item_id": NAMES, "title": NAMES, "popularity": 1, "category": ""})
@@ -56,7 +57,7 @@ def test_windows_hold_every_step_once_and_are_cut_at_random() -> None:
     steps = [(step, step + 1) for step in range(6)] + [(10, 11)]
     cuts = set()
     for seed in range(30):
-        inputs, targets = windows(sequences, 3, np.random.default_rng(seed))
+        inputs, targets = cut_windows(sequences, 3, np.random.default_rng(seed))
         assert inputs.shape == targets.shape and inputs.shape[1] == 3
         found = [
             (int(a), int(b))

@@ -1,0 +1,93 @@
+"""Paired differences between models on the same rows."""
+
+from collections.abc import Mapping, Sequence
+
+from dynamicpo.core.choices import BASELINES
+from dynamicpo.evaluation.results import COMPARED_METRIC, ModelResult
+from dynamicpo.metrics.intervals import holm, paired_difference
+from dynamicpo.reports.pages.comparisons import PairedComparison
+
+_RESAMPLES_PER_COMPARISON = 100
+
+
+def paired_comparisons(
+    results: Mapping[str, ModelResult],
+    models: Sequence[str],
+    resamples: int,
+    seed: int,
+    first_pairs: Sequence[tuple[str, str]] = (),
+) -> list[PairedComparison]:
+    """Compare every model with the first, with `sft` and with the baselines but chance.
+
+    Args:
+        results: Results of models and baselines by name, on the same rows.
+        models: The names of the models among them, in order.
+        resamples: Bootstrap resamples of users; at least 100 for each comparison are taken, else no
+            corrected p could be small (p is never below 2 / (resamples + 1)).
+        seed: Seed of the bootstrap.
+        first_pairs: Other pairs of models, which come first.
+
+    Returns:
+        The comparisons; `p_holm` is corrected for all of them.
+    """
+    pairs = _pairs(results, models, first_pairs)
+    resamples = max(resamples, _RESAMPLES_PER_COMPARISON * len(pairs))
+    comparisons = [_compare(a, b, results, resamples, seed) for a, b in pairs]
+    # Rows of a single user have no p, and are no tests to correct for.
+    tested = []
+    p_values = []
+    for comparison in comparisons:
+        p = comparison["p"]
+        if p is not None:
+            tested.append(comparison)
+            p_values.append(p)
+    for comparison, corrected in zip(tested, holm(p_values), strict=True):
+        comparison["p_holm"] = corrected
+    return comparisons
+
+
+def _pairs(
+    results: Mapping[str, ModelResult],
+    models: Sequence[str],
+    first_pairs: Sequence[tuple[str, str]],
+) -> list[tuple[str, str]]:
+    """All pairs to compare, each once, whatever its order."""
+    references = dict.fromkeys(models[:1])
+    # The first baseline is chance, which the number of candidates says.
+    for name in ("sft", *BASELINES[1:]):
+        if name in results:
+            references[name] = None
+    pairs: dict[frozenset[str], tuple[str, str]] = {}
+    for pair in first_pairs:
+        pairs[frozenset(pair)] = pair
+    # Two models that are references for each other are compared as the later one has it.
+    others: dict[frozenset[str], tuple[str, str]] = {}
+    for reference in references:
+        for model in models:
+            if model != reference:
+                others[frozenset((model, reference))] = (model, reference)
+    for key, pair in others.items():
+        pairs.setdefault(key, pair)
+    return list(pairs.values())
+
+
+def _compare(
+    a: str, b: str, results: Mapping[str, ModelResult], resamples: int, seed: int
+) -> PairedComparison:
+    result_a = results[a]
+    result_b = results[b]
+    rows = result_a.rows
+    difference = paired_difference(result_a.hits, result_b.hits, rows.users, resamples, seed)
+    rank_gain = result_b.mean_rank - result_a.mean_rank
+    return {
+        "a": a,
+        "b": b,
+        "metric": f"{rows.split}_{COMPARED_METRIC}",
+        "difference": difference.difference,
+        "low": difference.low,
+        "high": difference.high,
+        "p": difference.p,
+        "p_holm": None,
+        "won": int((rank_gain > 0).sum()),
+        "lost": int((rank_gain < 0).sum()),
+    }
