@@ -1,92 +1,96 @@
 """Log-probabilities of tokens from hidden states, by a language-model head that is not trained."""
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-CHUNK = 256  # places whose logits are in memory at once; with fewer the head is read too often
+from dynamicpo.scoring.frozen_layers import product_dtype
+from dynamicpo.scoring.torch_internals import SavedContext
+
+CHUNK = 256  # positions whose logits are in memory at once; with fewer the head is read too often
 
 
 def frozen_head_logps(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, source: Tensor, targets: Tensor
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, prediction_index: Tensor, targets: Tensor
 ) -> Tensor:
     """Log-probability of each target token; gradients flow to the hidden states, not to the head.
 
-    Logits are never in memory as a whole, nor made twice: with the logits of a few places at hand, the forward pass
-    also takes their expected head row, sum over v of p_v W_v, which is what the backward pass needs.
+    The logits of all positions are never in memory together, nor made twice: with those of a few
+    positions at hand, the forward pass also takes their expected head row, sum over v of p_v W_v,
+    which is what the backward pass needs.
 
     Args:
-        hidden: Last hidden states at the places that predict. Shape (P, H).
+        hidden: Last hidden states at the positions that predict. Shape (P, H).
         weight: The head. Shape (V, H).
         bias: Its bias, if any. Shape (V,).
-        source: For each target, its place in `hidden`. Shape (N,).
+        prediction_index: For each target, its index in `hidden`. Shape (N,).
         targets: Token ids. Shape (N,).
 
     Returns:
         Shape (N,), float32 or better, nats.
     """
-    result: Tensor = _FrozenHead.apply(hidden, weight, bias, source, targets)  # type: ignore[no-untyped-call]
+    result: Tensor = _FrozenHead.apply(hidden, weight, bias, prediction_index, targets)  # type: ignore[no-untyped-call]
     return result
 
 
-def product_dtype(weight: Tensor) -> torch.dtype:
-    """In what products with a weight are computed: autocast's dtype where it is on, else the weight's own."""
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+class _HeadContext(SavedContext, Protocol):
+    dtype: torch.dtype
 
 
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _HeadContext,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        source: Tensor,
+        prediction_index: Tensor,
         targets: Tensor,
     ) -> Tensor:
-        kind, dtype = hidden.device.type, product_dtype(weight)
+        dtype = product_dtype(weight)
         exact = torch.promote_types(dtype, torch.float32)
-        head, states = weight.to(dtype), hidden.to(dtype)
-        result = torch.zeros(len(source), dtype=exact, device=hidden.device)
-        expected = (
-            torch.empty(hidden.shape, dtype=exact, device=hidden.device)
-            if ctx.needs_input_grad[0]
-            else None
-        )
-        with torch.autocast(kind, enabled=False):
+        head = weight.to(dtype)
+        states = hidden.to(dtype)
+        result = torch.zeros(len(prediction_index), dtype=exact, device=hidden.device)
+        expected_rows = None
+        if ctx.needs_input_grad[0]:
+            expected_rows = torch.empty(hidden.shape, dtype=exact, device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(states), CHUNK):
-                logits = (states[start : start + CHUNK] @ head.T).to(exact)
+                chunk = slice(start, start + CHUNK)
+                logits = (states[chunk] @ head.T).to(exact)
                 if bias is not None:
                     logits += bias.to(exact)
-                place = source - start
-                inside = (place >= 0) & (place < len(logits))
-                place = place.clamp(0, len(logits) - 1)
-                most = logits.amax(-1, keepdim=True)
-                logits -= most
-                picked = logits[place, targets]
+                index = prediction_index - start
+                # Masked, not selected: a selection's size would have to be known on the host,
+                # which waits for the device.
+                is_inside = (index >= 0) & (index < len(logits))
+                index = index.clamp(0, len(logits) - 1)
+                logits -= logits.amax(-1, keepdim=True)
+                target_logits = logits[index, targets]
+                # The logits' memory becomes that of the probabilities, up to their total.
                 total = logits.exp_().sum(-1, keepdim=True)
-                result = torch.where(inside, picked - total.log()[place, 0], result)
-                if expected is not None:
-                    expected[start : start + CHUNK] = (logits.to(dtype) @ head).to(exact) / total
-        if expected is not None:
-            ctx.save_for_backward(expected, head[targets], source)
+                logps = target_logits - total.log()[index, 0]
+                result = torch.where(is_inside, logps, result)
+                if expected_rows is not None:
+                    sums = (logits.to(dtype) @ head).to(exact)
+                    expected_rows[chunk] = sums / total
+        if expected_rows is not None:
+            ctx.save_for_backward(expected_rows, head[targets], prediction_index)
             ctx.dtype = hidden.dtype
         return result
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        expected, rows, source = ctx.saved_tensors
-        share = gradient.new_zeros(len(expected)).index_add_(0, source, gradient)
-        back = expected.new_zeros(expected.shape).index_add_(
-            0, source, rows.to(expected.dtype) * gradient[:, None]
-        )
-        return (
-            back.addcmul_(expected, share[:, None], value=-1).to(ctx.dtype),
-            None,
-            None,
-            None,
-            None,
-        )
+    @once_differentiable
+    def backward(ctx: _HeadContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # A target's logp has the gradient W_target - sum over v of p_v W_v at its position.
+        expected_rows, target_rows, prediction_index = ctx.saved_tensors
+        num_positions = len(expected_rows)
+        totals = gradient.new_zeros(num_positions).index_add_(0, prediction_index, gradient)
+        weighted_rows = target_rows.to(expected_rows.dtype) * gradient[:, None]
+        grad_hidden = expected_rows.new_zeros(expected_rows.shape)
+        grad_hidden.index_add_(0, prediction_index, weighted_rows)
+        grad_hidden.addcmul_(expected_rows, totals[:, None], value=-1)
+        return grad_hidden.to(ctx.dtype), None, None, None, None

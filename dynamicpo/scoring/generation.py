@@ -1,151 +1,217 @@
-"""Answers by greedy generation, free or constrained to a row's own answers by a token trie."""
+"""Answers by greedy generation, free or constrained to a row's own answers by a prefix tree."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import Row
 from dynamicpo.scoring.packing import batches, check_rows
 
-Trie = dict[int, Any]  # a token to what may follow it; nothing follows an answer's last token
+# A token to the tree of what may follow it; nothing follows an answer's last token.
+PrefixTree: TypeAlias = dict[int, "PrefixTree"]
+
+
+class SpecialTokens(Protocol):
+    """What generation asks of a tokenizer."""
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends an answer."""
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The token that fills up a batch."""
 
 
 @torch.no_grad()
 def generate_answers(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: SpecialTokens,
     rows: Sequence[Row],
     constrained: bool = False,
     max_new_tokens: int = 32,
     token_budget: int = 8192,
     label: str = "generating",
 ) -> list[list[int]]:
-    """The most likely next token, again and again, in batches of like length with a cache of keys and values.
+    """Generate the most likely next token, again and again, with a cache of keys and values.
 
     Args:
         model: A causal LM; dropout is off meanwhile.
-        tokenizer: Its end-of-sequence token ends an answer. Without one, a row's longest answer is the limit.
+        tokenizer: Its end-of-sequence token ends an answer. Without one, a row's longest answer is
+            the limit.
         rows: Prompts, and the answers that a constrained generation chooses from.
         constrained: Only tokens that lead to one of the row's answers are allowed.
-        max_new_tokens: A free answer is cut after this many tokens, or after the row's longest answer if that is more.
+        max_new_tokens: A free answer is cut after this many tokens, or after the row's longest
+            answer if that is more.
         token_budget: Prompt tokens generated from at once, padding included.
-        label: What progress calls it.
+        label: The name of the work in progress reports.
 
     Returns:
         For each row the tokens that were generated, the end-of-sequence token included.
 
     Raises:
-        DataError: An empty prompt or answer, or (constrained) an answer that another one starts with.
+        DataError: An empty prompt or answer, or (constrained) an answer that another one starts
+            with.
         ShapeError: Unequal numbers of answers.
     """
     check_rows(rows)
-    tries = [token_trie(row.answer_ids) for row in rows] if constrained else []
+    has_end = tokenizer.eos_token_id is not None
+    least_limit = max_new_tokens if has_end and not constrained else 0
+    requests = [_request(row, least_limit, constrained) for row in rows]
+    prompt_lengths = [len(row.prompt_ids) for row in rows]
     result: list[list[int]] = [[]] * len(rows)
     was_training = model.training
     model.eval()
     try:
         with Progress(label, len(rows)) as counter:
-            for part in batches([len(row.prompt_ids) for row in rows], token_budget, padded=True):
-                least = 0 if constrained or tokenizer.eos_token_id is None else max_new_tokens
-                limits = [max(least, *map(len, rows[place].answer_ids)) for place in part]
-                prompts = [rows[place].prompt_ids for place in part]
-                follow = [tries[place] for place in part] if constrained else None
-                said = _generate(model, tokenizer, prompts, max(limits), follow)
-                for place, tokens, limit in zip(part, said, limits, strict=True):
-                    result[place] = _ended(
-                        tokens[:limit],
-                        tokenizer.eos_token_id,
-                        tries[place] if constrained else None,
-                    )
-                counter.advance(len(part))
+            for batch in batches(prompt_lengths, token_budget, padded=True):
+                outputs = _generate(model, tokenizer, [requests[index] for index in batch])
+                for index, output in zip(batch, outputs, strict=True):
+                    result[index] = output
+                counter.advance(len(batch))
     finally:
         model.train(was_training)
     return result
 
 
-def token_trie(answers: Sequence[Sequence[int]]) -> Trie:
-    """The answers as a tree of tokens.
+class _Request(NamedTuple):
+    """What is generated for a row.
+
+    Attributes:
+        prompt: Token ids.
+        limit: Most tokens of the answer.
+        tree: The answers it must be one of; None: it is free.
+    """
+
+    prompt: Sequence[int]
+    limit: int
+    tree: PrefixTree | None
+
+
+def _request(row: Row, least_limit: int, constrained: bool) -> _Request:
+    longest_answer = max(map(len, row.answer_ids))
+    tree = prefix_tree(row.answer_ids) if constrained else None
+    return _Request(row.prompt_ids, max(least_limit, longest_answer), tree)
+
+
+def prefix_tree(answers: Sequence[Sequence[int]]) -> PrefixTree:
+    """Build a tree of tokens in which the answers are the paths to the leaves.
 
     Raises:
         DataError: An answer is the beginning of another, so that its end can't be told.
     """
-    root: Trie = {}
+    root: PrefixTree = {}
     for answer in answers:
         node = root
         for token in answer:
             node = node.setdefault(token, {})
     for answer in answers:
-        if _after(root, answer):
+        if _continuations(root, answer):
             raise DataError(
-                f"answers: none may be the beginning of another, {list(answer)} is. Append an end-of-sequence token."
+                f"answers: none may be the beginning of another, {list(answer)} is. "
+                "Append an end-of-sequence token."
             )
     return root
 
 
-def _after(trie: Trie, tokens: Sequence[int]) -> Trie:
-    """What may follow; nothing after a whole answer or tokens that belong to none."""
+def _continuations(tree: PrefixTree, tokens: Sequence[int]) -> PrefixTree:
+    """Walk along tokens; nothing follows a complete answer or tokens that belong to none."""
     for token in tokens:
-        trie = trie.get(token, {})
-    return trie
+        tree = tree.get(token, {})
+    return tree
 
 
 def _generate(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[int]],
-    limit: int,
-    tries: Sequence[Trie] | None,
+    model: nn.Module, tokenizer: SpecialTokens, requests: Sequence[_Request]
 ) -> list[list[int]]:
-    """Generated tokens of each prompt, up to `limit`, with whatever stands behind their end."""
-    width = max(map(len, prompts))
-    fill = (
-        tokenizer.pad_token_id
-        if tokenizer.pad_token_id is not None
-        else tokenizer.eos_token_id or 0
-    )
+    """Generate for a batch."""
+    end = tokenizer.eos_token_id
+    padding = _padding_token(tokenizer)
     device = next(model.parameters()).device
-    token_ids = torch.full((len(prompts), width), fill)
+    token_ids, mask = _pad_left([request.prompt for request in requests], padding)
+    prompt_length = token_ids.shape[1]
+    limit = max(request.limit for request in requests)
+    constraint = None
+    if requests[0].tree is not None:
+        constraint = _Constraint(
+            [request.tree or {} for request in requests], prompt_length, padding
+        )
+    sequences = _language_model(model).generate(
+        input_ids=token_ids.to(device),
+        attention_mask=mask.to(device),
+        generation_config=_greedy(limit, end, padding),
+        prefix_allowed_tokens_fn=constraint,
+    )
+    outputs: list[list[int]] = sequences[:, prompt_length:].tolist()
+    return [
+        _cut_after_end(output[: request.limit], end, request.tree)
+        for output, request in zip(outputs, requests, strict=True)
+    ]
+
+
+def _padding_token(tokenizer: SpecialTokens) -> int:
+    if tokenizer.pad_token_id is not None:
+        return tokenizer.pad_token_id
+    return tokenizer.eos_token_id or 0
+
+
+def _pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Lay prompts out, so that all of them end where generation starts: token ids and mask."""
+    width = max(map(len, prompts))
+    token_ids = torch.full((len(prompts), width), padding)
     mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for place, prompt in enumerate(prompts):
-        token_ids[place, width - len(prompt) :] = torch.tensor(prompt)
-        mask[place, width - len(prompt) :] = 1
-    settings = GenerationConfig(
+    for index, prompt in enumerate(prompts):
+        start = width - len(prompt)
+        token_ids[index, start:] = torch.tensor(prompt)
+        mask[index, start:] = 1
+    return token_ids, mask
+
+
+def _greedy(limit: int, end: int | None, padding: int) -> GenerationConfig:
+    # All of these are said, as a model's own generation settings hold for what isn't.
+    return GenerationConfig(
         max_new_tokens=limit,
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         use_cache=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=fill,
+        eos_token_id=end,
+        pad_token_id=padding,
     )
-    allowed: Callable[[int, Tensor], list[int]] | None = None
-    if tries is not None:
-        known = tries
-
-        def allowed(place: int, tokens: Tensor) -> list[int]:
-            return list(_after(known[place], tokens[width:].tolist())) or [fill]
-
-    tokens: Tensor = model.generate(
-        input_ids=token_ids.to(device),
-        attention_mask=mask.to(device),
-        generation_config=settings,
-        prefix_allowed_tokens_fn=allowed,
-    )
-    said: list[list[int]] = tokens[:, width:].tolist()
-    return said
 
 
-def _ended(tokens: list[int], end: int | None, trie: Trie | None) -> list[int]:
-    """The tokens up to the end of the answer."""
-    for place, token in enumerate(tokens):
-        if trie is not None:
-            trie = trie[token]
-        if token == end or (trie is not None and not trie):
-            return tokens[: place + 1]
+def _language_model(model: nn.Module) -> GenerationMixin:
+    """The model as what it is: PEFT's models generate, too, but share no class with the others."""
+    return model
+
+
+class _Constraint:
+    """The tokens that lead to one of a row's answers, as `generate` asks for them."""
+
+    def __init__(self, trees: Sequence[PrefixTree], prompt_length: int, padding: int) -> None:
+        self._trees = trees
+        self._prompt_length = prompt_length
+        self._padding = padding
+
+    def __call__(self, batch_index: int, tokens: Tensor) -> list[int]:
+        generated = tokens[self._prompt_length :].tolist()
+        allowed = list(_continuations(self._trees[batch_index], generated))
+        # Something must be allowed behind a complete answer, while others of the batch go on.
+        return allowed or [self._padding]
+
+
+def _cut_after_end(tokens: list[int], end: int | None, tree: PrefixTree | None) -> list[int]:
+    """Leave out what stands behind the end of the answer."""
+    for index, token in enumerate(tokens):
+        if tree is not None:
+            tree = tree[token]
+        is_complete = tree is not None and not tree
+        if token == end or is_complete:
+            return tokens[: index + 1]
     return tokens

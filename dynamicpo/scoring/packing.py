@@ -1,67 +1,122 @@
 """Rows to sequences that hold each prompt once.
 
-A row becomes: prompt, then the tokens of every answer but its last one (nothing is predicted from that one). Each
-answer starts at the position where the prompt ends, sees the prompt and itself. The first token of every answer is
-predicted from the prompt's last position, so an answer of one token adds nothing to the sequence.
+A row becomes: prompt, then the tokens of every answer but its last one (nothing is predicted from
+that one). Each answer starts at the position where the prompt ends, sees the prompt and itself. The
+first token of every answer is predicted from the prompt's last position, so an answer of one token
+adds nothing to the sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from dynamicpo.core.arrays import BoolArray, IntArray
 from dynamicpo.core.errors import DataError, ShapeError
 from dynamicpo.core.records.rows import Row
 
-PROMPT = 0
+PROMPT_SEGMENT = 0
+PADDING_ROW = -1
+
+
+class RowSpan(NamedTuple):
+    """Flat positions of a row: where its prompt starts, where its answers start, where it ends."""
+
+    start: int
+    prompt_end: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences of token ids, and where their answers' tokens are predicted.
+    """Sequences of token ids, and the positions from which their answers' tokens are predicted.
 
     Attributes:
-        token_ids: Shape (S, T): all rows one after the other (S = 1), or a padded sequence for each.
+        token_ids: Shape (S, T): all rows one after the other (S = 1), or a padded sequence each.
         position_ids: Positions, which restart at each answer and row. Shape (S, T).
-        segments: 0 in a prompt, n in a row's n-th answer. Shape (S, T).
-        owners: Which row a token belongs to; -1 in padding. Shape (S, T).
-        predicting: Flat places (sequence * T + token) from which a token is predicted, each once. Shape (P,).
-        source: For every answer token, its place in `predicting`. Shape (N,).
+        segment_ids: 0 in a prompt, n in a row's n-th answer. Shape (S, T).
+        row_index: The row that a token belongs to; -1 in padding. Shape (S, T).
+        prediction_positions: Flat positions (sequence * T + token) from which a token is predicted,
+            each once. Shape (P,).
+        prediction_index: For every answer token, its index in `prediction_positions`. Shape (N,).
         targets: For every answer token, its id. Shape (N,).
-        answers: For every answer token, its answer (row * A + answer). Shape (N,).
-        spans: Of each row: where its prompt starts, where its answers start, where it ends.
-        borders: Of each row: where each of its answers starts.
-        shape: Rows and answers, (B, A).
+        answer_index: For every answer token, its answer (row * A + answer). Shape (N,).
+        row_spans: The span of each row.
+        answer_starts: Of each row: the flat positions where its answers start.
+        shape: Numbers of rows and of answers, (B, A).
     """
 
     token_ids: Tensor
     position_ids: Tensor
-    segments: Tensor
-    owners: Tensor
-    predicting: Tensor
-    source: Tensor
+    segment_ids: Tensor
+    row_index: Tensor
+    prediction_positions: Tensor
+    prediction_index: Tensor
     targets: Tensor
-    answers: Tensor
-    spans: list[tuple[int, int, int]]
-    borders: list[list[int]]
+    answer_index: Tensor
+    row_spans: list[RowSpan]
+    answer_starts: list[list[int]]
     shape: tuple[int, int]
 
     def to(self, device: torch.device) -> "Packed":
-        """The same on another device."""
+        """Copy the tensors to a device."""
         moved: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
         return replace(self, **moved)
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Flat positions of rows in their sequences.
+
+    Attributes:
+        prompt_lengths: Shape (B,).
+        answer_lengths: Shape (B, A).
+        starts: Where each row starts. Shape (B,).
+        ends: Where each row ends. Shape (B,).
+        answer_starts: Where each answer starts. Shape (B, A).
+        shape: Sequences and their tokens, (S, T).
+    """
+
+    prompt_lengths: IntArray
+    answer_lengths: IntArray
+    starts: IntArray
+    ends: IntArray
+    answer_starts: IntArray
+    shape: tuple[int, int]
+
+    @property
+    def prompt_ends(self) -> IntArray:
+        """Where each prompt ends, which is where its answers start. Shape (B,)."""
+        return self.starts + self.prompt_lengths
+
+
+@dataclass(frozen=True)
+class _AnswerTokens:
+    """All tokens of all answers, one after the other.
+
+    Attributes:
+        answer_index: The answer of each (row * A + answer). Shape (N,).
+        offsets: Tokens of the same answer before it. Shape (N,).
+        are_inputs: Which stand in a sequence: all but the last of an answer. Shape (N,), bool.
+    """
+
+    answer_index: IntArray
+    offsets: IntArray
+    are_inputs: BoolArray
+
+
 def packed_length(row: Row) -> int:
-    """Tokens that a row takes when its prompt is shared."""
-    return len(row.prompt_ids) + sum(map(len, row.answer_ids)) - len(row.answer_ids)
+    """Count the tokens that a row takes when its prompt is shared."""
+    answer_tokens = sum(map(len, row.answer_ids))
+    return len(row.prompt_ids) + answer_tokens - len(row.answer_ids)
 
 
 def check_rows(rows: Sequence[Row]) -> None:
@@ -73,20 +128,21 @@ def check_rows(rows: Sequence[Row]) -> None:
     """
     if not rows:
         raise ShapeError("rows: need at least one, got none. Give rows to score.")
-    number = len(rows[0].answer_ids)
-    for place, row in enumerate(rows):
-        if len(row.answer_ids) != number or number == 0:
+    num_answers = len(rows[0].answer_ids)
+    for index, row in enumerate(rows):
+        if len(row.answer_ids) != num_answers or num_answers == 0:
             raise ShapeError(
-                f"rows[{place}]: must have {number or 'some'} answers, as the first row, got {len(row.answer_ids)}. "
+                f"rows[{index}]: must have {num_answers or 'some'} answers, as the first row, got "
+                f"{len(row.answer_ids)}. "
                 "Score rows with other numbers of answers in calls of their own."
             )
         if not len(row.prompt_ids):
             raise DataError(
-                f"rows[{place}]: the prompt must have a token, got none. Start it with one."
+                f"rows[{index}]: the prompt must have a token, got none. Start it with one."
             )
         if not all(map(len, row.answer_ids)):
             raise DataError(
-                f"rows[{place}]: every answer must have a token, got an empty one. Leave it out."
+                f"rows[{index}]: every answer must have a token, got an empty one. Leave it out."
             )
 
 
@@ -97,86 +153,131 @@ def pack(rows: Sequence[Row], *, padded: bool) -> Packed:
         rows: Rows with equally many answers.
         padded: A sequence for each row, as long as the longest; else one sequence of all rows.
     """
-    num_answers = len(rows[0].answer_ids)
-    prompt_sizes = np.array([len(row.prompt_ids) for row in rows])
-    sizes = np.array([list(map(len, row.answer_ids)) for row in rows])
-    lengths = prompt_sizes + (sizes - 1).sum(1)
-    shape = (len(rows), int(lengths.max())) if padded else (1, int(lengths.sum()))
-    starts = np.arange(len(rows)) * shape[1] if padded else np.cumsum(lengths) - lengths
-    ends = starts + prompt_sizes  # of the prompts
-
-    targets = _flat(list(chain.from_iterable(row.answer_ids for row in rows)))
-    answers = np.repeat(np.arange(sizes.size), sizes.reshape(-1))
-    within = _ranges(sizes.reshape(-1))
-    answer_starts = (ends[:, None] + np.cumsum(sizes - 1, axis=1) - (sizes - 1)).reshape(-1)
-    fed = within < sizes.reshape(-1)[answers] - 1  # all but an answer's last token
-    fed_answers, fed_within = answers[fed], within[fed]
-    fed_rows = fed_answers // num_answers
-
-    prompt_places = np.repeat(starts, prompt_sizes) + _ranges(prompt_sizes)
-    places = np.concatenate([prompt_places, answer_starts[fed_answers] + fed_within])
-    values = {
-        "token_ids": (0, _flat([row.prompt_ids for row in rows]), targets[fed]),
-        "position_ids": (0, _ranges(prompt_sizes), prompt_sizes[fed_rows] + fed_within),
-        "segments": (
-            PROMPT,
-            np.zeros(int(prompt_sizes.sum()), np.int64),
-            fed_answers % num_answers + 1,
-        ),
-        "owners": (-1, np.repeat(np.arange(len(rows)), prompt_sizes), fed_rows),
-    }
-    predicted_from = np.where(
-        within == 0, ends[answers // num_answers] - 1, answer_starts[answers] + within - 1
+    layout = _lay_out(rows, padded)
+    tokens = _answer_tokens(layout)
+    targets = _concatenate(answer for row in rows for answer in row.answer_ids)
+    positions, prediction_index = np.unique(
+        _predicting_positions(layout, tokens), return_inverse=True
     )
-    predicting, source = np.unique(predicted_from, return_inverse=True)
     return Packed(
-        **{name: _filled(shape, places, *value) for name, value in values.items()},
-        predicting=torch.from_numpy(predicting),
-        source=torch.from_numpy(source),
+        **_sequences(rows, layout, tokens, targets),
+        prediction_positions=torch.from_numpy(positions),
+        prediction_index=torch.from_numpy(prediction_index),
         targets=torch.from_numpy(targets),
-        answers=torch.from_numpy(answers),
-        spans=list(zip(starts.tolist(), ends.tolist(), (starts + lengths).tolist(), strict=True)),
-        borders=answer_starts.reshape(sizes.shape).tolist(),
-        shape=(len(rows), num_answers),
+        answer_index=torch.from_numpy(tokens.answer_index),
+        row_spans=_row_spans(layout),
+        answer_starts=layout.answer_starts.tolist(),
+        shape=(len(rows), len(rows[0].answer_ids)),
     )
 
 
-def _filled(
-    shape: tuple[int, int],
-    places: NDArray[np.int64],
-    rest: int,
-    prompts: NDArray[np.int64],
-    answers: NDArray[np.int64],
-) -> Tensor:
-    result = np.full(shape, rest, np.int64)
-    result.reshape(-1)[places] = np.concatenate([prompts, answers])
-    return torch.from_numpy(result)
+def _lay_out(rows: Sequence[Row], padded: bool) -> _Layout:
+    prompt_lengths = np.array([len(row.prompt_ids) for row in rows])
+    answer_lengths = np.array([list(map(len, row.answer_ids)) for row in rows])
+    input_lengths = answer_lengths - 1  # nothing is predicted from an answer's last token
+    lengths = prompt_lengths + input_lengths.sum(1)
+    if padded:
+        shape = (len(rows), int(lengths.max()))
+        starts = np.arange(len(rows)) * shape[1]
+    else:
+        shape = (1, int(lengths.sum()))
+        starts = np.cumsum(lengths) - lengths
+    within_answers = np.cumsum(input_lengths, axis=1) - input_lengths
+    prompt_ends = starts + prompt_lengths
+    return _Layout(
+        prompt_lengths=prompt_lengths,
+        answer_lengths=answer_lengths,
+        starts=starts,
+        ends=starts + lengths,
+        answer_starts=prompt_ends[:, None] + within_answers,
+        shape=shape,
+    )
 
 
-def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+def _answer_tokens(layout: _Layout) -> _AnswerTokens:
+    lengths = layout.answer_lengths.reshape(-1)
+    answer_index = np.repeat(np.arange(lengths.size), lengths)
+    offsets = _ranges(lengths)
+    are_inputs = offsets < lengths[answer_index] - 1
+    return _AnswerTokens(answer_index, offsets, are_inputs)
+
+
+def _sequences(
+    rows: Sequence[Row], layout: _Layout, tokens: _AnswerTokens, targets: IntArray
+) -> dict[str, Tensor]:
+    """Fill the tensors of shape (S, T)."""
+    num_answers = layout.answer_lengths.shape[1]
+    answer_index = tokens.answer_index[tokens.are_inputs]
+    offsets = tokens.offsets[tokens.are_inputs]
+    answer_rows = answer_index // num_answers
+    within_prompts = _ranges(layout.prompt_lengths)
+    prompt_rows = np.repeat(np.arange(len(rows)), layout.prompt_lengths)
+
+    prompt_positions = layout.starts[prompt_rows] + within_prompts
+    answer_positions = layout.answer_starts.reshape(-1)[answer_index] + offsets
+    positions = np.concatenate([prompt_positions, answer_positions])
+
+    def fill(padding: int, in_prompts: IntArray, in_answers: IntArray) -> Tensor:
+        result = np.full(layout.shape, padding, np.int64)
+        result.reshape(-1)[positions] = np.concatenate([in_prompts, in_answers])
+        return torch.from_numpy(result)
+
+    prompt_ids = _concatenate(row.prompt_ids for row in rows)
+    # Every answer goes on where the prompt ends, as if it were the only one.
+    answer_position_ids = layout.prompt_lengths[answer_rows] + offsets
+    prompt_segments = np.full(len(prompt_rows), PROMPT_SEGMENT)
+    answer_segments = answer_index % num_answers + 1
+    return {
+        "token_ids": fill(0, prompt_ids, targets[tokens.are_inputs]),
+        "position_ids": fill(0, within_prompts, answer_position_ids),
+        "segment_ids": fill(PROMPT_SEGMENT, prompt_segments, answer_segments),
+        "row_index": fill(PADDING_ROW, prompt_rows, answer_rows),
+    }
+
+
+def _predicting_positions(layout: _Layout, tokens: _AnswerTokens) -> IntArray:
+    """Flat position from which each answer token is predicted. Shape (N,)."""
+    num_answers = layout.answer_lengths.shape[1]
+    last_of_prompt = layout.prompt_ends[tokens.answer_index // num_answers] - 1
+    own_position = layout.answer_starts.reshape(-1)[tokens.answer_index] + tokens.offsets
+    return np.where(tokens.offsets == 0, last_of_prompt, own_position - 1)
+
+
+def _row_spans(layout: _Layout) -> list[RowSpan]:
+    columns = (layout.starts, layout.prompt_ends, layout.ends)
+    return [RowSpan(*span) for span in np.stack(columns, axis=1).tolist()]
+
+
+def _concatenate(lists: Iterable[Sequence[int]]) -> IntArray:
     return np.fromiter(chain.from_iterable(lists), dtype=np.int64)
 
 
-def _ranges(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0..n-1 for each size n, one after the other."""
-    return np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+def _ranges(lengths: IntArray) -> IntArray:
+    """0..n-1 for each length n, one after the other."""
+    starts = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
 
 
 def batches(lengths: Sequence[int], budget: int, *, padded: bool) -> list[list[int]]:
-    """Rows into batches of like length, the longest first, of at most `budget` tokens; a longer row is alone.
+    """Group rows into batches of similar length, the longest first.
 
     Args:
         lengths: Tokens of each row.
-        budget: Tokens of a batch.
-        padded: Whether every row of a batch takes as much as its longest.
+        budget: Most tokens of a batch; a longer row is alone.
+        padded: Every row of a batch takes as much as its longest.
+
+    Returns:
+        Indices of the rows of each batch.
     """
     result: list[list[int]] = []
     used = 0
-    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        size = lengths[result[-1][0]] if padded and result else lengths[place]
-        if not result or used + size > budget:
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        # The first row of a batch is its longest.
+        cost = lengths[result[-1][0]] if padded and result else lengths[index]
+        if not result or used + cost > budget:
             result.append([])
-            used, size = 0, lengths[place]
-        result[-1].append(place)
-        used += size
+            used = 0
+            cost = lengths[index]
+        result[-1].append(index)
+        used += cost
     return result

@@ -1,17 +1,18 @@
 """Reference log-probabilities: computed once, kept in a file, never stale.
 
-The file's name is a hash of what determines the numbers (fingerprints of model, data and prompts, and the token
-ids themselves); it carries that key and a checksum, which are verified when it is read.
+The file's name is a hash of what determines the numbers (fingerprints of model, data and prompts,
+and the token ids themselves); it carries that key and a checksum, which are verified when it is
+read.
 """
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,14 +22,24 @@ from torch import Tensor, nn
 from dynamicpo.core.locks import locked
 from dynamicpo.core.records.manifest import canonical
 from dynamicpo.core.records.rows import Row
-from dynamicpo.scoring.packing import check_rows
 from dynamicpo.scoring.shared_prefix import score_rows
 
 log = logging.getLogger(__name__)
 
 
+class ScoringSettings(TypedDict, total=False):
+    """Settings of `score_rows`."""
+
+    token_budget: int
+    backend: str
+
+
 def reference_logps(
-    model: nn.Module, rows: Sequence[Row], cache: Path, key: Mapping[str, str], **scoring: Any
+    model: nn.Module,
+    rows: Sequence[Row],
+    cache: Path,
+    key: Mapping[str, str],
+    **scoring: Unpack[ScoringSettings],
 ) -> Tensor:
     """Log-probabilities of the frozen reference, from the cache where it holds them.
 
@@ -42,36 +53,48 @@ def reference_logps(
     Returns:
         Shape (N, A), float32.
     """
-    check_rows(rows)
-    whole = full_key(rows, key)
-    path = cache / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.safetensors"
-    with ExitStack() as stack:
-        with suppress(OSError):  # where there are no locks, runs at the same time all compute it
-            cache.mkdir(parents=True, exist_ok=True)
-            busy = "reference log-probabilities: another run computes the same, waiting for it"
-            stack.enter_context(locked(path.with_suffix(".lock"), busy))
-        kept = _read(path, whole, (len(rows), len(rows[0].answer_ids)))
-        if kept is not None:
+    complete_key = full_key(rows, key)
+    path = cache / f"{hashlib.sha256(complete_key.encode()).hexdigest()[:32]}.safetensors"
+    # Scoring checks the rows; a file of the same rows exists only if they passed.
+    shape = (len(rows), len(rows[0].answer_ids) if rows else 0)
+    with _only_one_computes(path):
+        cached = _read(path, complete_key, shape)
+        if cached is not None:
             log.info("reference log-probabilities: from %s", path)
-            return kept
+            return cached
         logps = score_rows(model, rows, label="reference log-probabilities", **scoring)
-        _write(path, whole, logps)
+        _write(path, complete_key, logps)
         return logps
 
 
+@contextmanager
+def _only_one_computes(path: Path) -> Iterator[None]:
+    """Let runs at the same time wait for each other; without locks all of them compute it."""
+    busy = "reference log-probabilities: another run computes the same, waiting for it"
+    with ExitStack() as stack:
+        # A folder that can't be written, or a file system without locks.
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.with_suffix(".lock"), busy))
+        yield
+
+
 def full_key(rows: Sequence[Row], key: Mapping[str, str]) -> str:
-    """The caller's fingerprints and a checksum of the rows' token ids."""
+    """Join the caller's fingerprints and a checksum of the rows' token ids."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(
-            json.dumps([list(row.prompt_ids), [list(ids) for ids in row.answer_ids]]).encode()
-        )
+        answers = [list(answer) for answer in row.answer_ids]
+        digest.update(json.dumps([list(row.prompt_ids), answers]).encode())
     return canonical({**key, "rows": digest.hexdigest()})
 
 
-def facts(key: str, logps: Tensor) -> dict[str, str]:
-    """What a file says of itself: its key and the SHA-256 of its numbers, as one entry (several come in any order)."""
-    checksum = hashlib.sha256(np.ascontiguousarray(logps.numpy()).tobytes()).hexdigest()
+def file_metadata(key: str, logps: Tensor) -> dict[str, str]:
+    """Describe a file: its key and the SHA-256 of its numbers.
+
+    Both are one entry, as safetensors writes several in any order, which would change the bytes.
+    """
+    numbers = np.ascontiguousarray(logps.numpy()).tobytes()
+    checksum = hashlib.sha256(numbers).hexdigest()
     return {"facts": canonical({"key": key, "checksum": checksum})}
 
 
@@ -80,22 +103,23 @@ def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
         return None
     try:
         with safe_open(str(path), framework="pt") as file:
-            said = file.metadata()
+            metadata = file.metadata()
             logps: Tensor = file.get_tensor("logps")
     except (SafetensorError, OSError, ValueError) as error:
         log.warning("%s: can't be read (%s), computed anew", path, error)
         return None
-    if said != facts(key, logps) or tuple(logps.shape) != shape:
+    if metadata != file_metadata(key, logps) or tuple(logps.shape) != shape:
         log.warning("%s: does not hold what it should, computed anew", path)
         return None
     return logps
 
 
 def _write(path: Path, key: str, logps: Tensor) -> None:
+    # Readers see all of a file or none: it gets its name when it is complete.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"logps": logps.contiguous()}, str(partial), metadata=facts(key, logps))
+        save_file({"logps": logps.contiguous()}, str(partial), metadata=file_metadata(key, logps))
         partial.replace(path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from dynamicpo.core.arrays import Float32Array
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.records.rows import EXAMPLES, Row, read_items, read_rows
 from dynamicpo.data.prepare import prepare_data
@@ -28,8 +28,9 @@ from dynamicpo.models.backbones import BaseModelSpec
 from dynamicpo.models.base_models import load_base_model
 from dynamicpo.prompts.encoding import Prompts, PromptSettings
 from dynamicpo.prompts.loader import load_template
+from dynamicpo.scoring.catalogue_scoring import catalogue_scores
 from dynamicpo.scoring.shared_prefix import answer_logps
-from dynamicpo.scoring.token_trie import catalogue_scores, make_trie
+from dynamicpo.scoring.token_trie import make_trie
 from tests.benchmarks.measure import CLOCKS
 
 REPORT = Path("build/benchmarks/catalogue.json")
@@ -41,7 +42,6 @@ WAYS = {
     "packed": "shared prompt, packed answers",
     "separate": "separate answers",
 }
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         "titles": len(answers),
         "prompt_tokens": statistics.mean(map(len, prompts)),
         "answer_tokens": sum(map(len, answers)),
-        "tree_tokens": make_trie(answers).fed,
+        "tree_tokens": make_trie(answers).num_evaluated,
         "seconds": seconds,
         "rounds": rounds,
     }
@@ -122,7 +122,7 @@ def measure(
 @torch.no_grad()
 def alone(
     model: nn.Module, prompt: list[int], answers: Sequence[list[int]], backend: str
-) -> Floats:
+) -> Float32Array:
     """Without a tree; parts of as many answers as fit into one pass."""
     parts, room = [[]], TOKENS_AT_ONCE - len(prompt)
     for answer in answers:

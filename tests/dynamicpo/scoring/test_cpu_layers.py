@@ -1,4 +1,4 @@
-"""Layers in fewer passes: peft's and transformers' own values and gradients; layers that are more are left alone."""
+"""Fused layers: peft's and transformers' own values and gradients; other layers are left alone."""
 
 import sys
 
@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from transformers.models.llama import modeling_llama
 
 from dynamicpo.scoring import cpu_layers
-from dynamicpo.scoring.cpu_layers import adapted, fused_layers, gated, normed, turned
+from dynamicpo.scoring.cpu_kernels import fused_lora, fused_rms_norm, fused_rotary, fused_swiglu
+from dynamicpo.scoring.cpu_layers import fused_layers
 from dynamicpo.scoring.shared_prefix import answer_logps
 from tests.fixtures.scoring import defined_logps, random_rows, tiny_model
 
@@ -39,7 +40,7 @@ def wrapped(module: nn.Module, **settings) -> nn.Module:
     return model
 
 
-def watched(monkeypatch, function):
+def recorded_calls(monkeypatch, function):
     """Every call of one of our functions."""
     seen = []
     monkeypatch.setattr(
@@ -50,7 +51,7 @@ def watched(monkeypatch, function):
 
 @pytest.fixture
 def calls(monkeypatch):
-    return watched(monkeypatch, adapted)
+    return recorded_calls(monkeypatch, fused_lora)
 
 
 def test_values_and_gradients_are_those_of_peft(calls):
@@ -59,12 +60,12 @@ def test_values_and_gradients_are_those_of_peft(calls):
     wanted = [inputs, *(weight for weight in model.parameters() if weight.requires_grad)]
     expected = model(inputs)
     with fused_layers(model):
-        found = model(inputs)
+        actual = model(inputs)
     assert len(calls) == 2
-    assert_close(found, expected, atol=1e-12, rtol=1e-12)
-    weights = torch.randn_like(found)
+    assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+    weights = torch.randn_like(actual)
     gradients = [
-        torch.autograd.grad((values * weights).sum(), wanted) for values in (found, expected)
+        torch.autograd.grad((values * weights).sum(), wanted) for values in (actual, expected)
     ]
     assert len(wanted) == 5
     for ours, theirs in zip(*gradients, strict=True):
@@ -75,10 +76,10 @@ def test_gradients_of_lora_are_those_of_small_differences():
     torch.manual_seed(0)
     shapes = [(3, 2, 4), (5, 4), (5,), (2, 4), (5, 2)]
     values = [
-        torch.randn(shape, dtype=torch.float64, requires_grad=place in (0, 3, 4))
-        for place, shape in enumerate(shapes)
+        torch.randn(shape, dtype=torch.float64, requires_grad=index in (0, 3, 4))
+        for index, shape in enumerate(shapes)
     ]
-    assert torch.autograd.gradcheck(lambda *given: adapted(*given, 1.7), values)
+    assert torch.autograd.gradcheck(lambda *inputs: fused_lora(*inputs, 1.7), values)
 
 
 def test_products_are_in_bfloat16_under_autocast_and_gradients_in_the_weights_own_precision(calls):
@@ -87,11 +88,11 @@ def test_products_are_in_bfloat16_under_autocast_and_gradients_in_the_weights_ow
     with torch.autocast("cpu", torch.bfloat16):
         expected = model(inputs)
         with fused_layers(model):
-            found = model(inputs)
-    assert found.dtype == expected.dtype == torch.bfloat16
+            actual = model(inputs)
+    assert actual.dtype == expected.dtype == torch.bfloat16
     assert len(calls) == 2
-    assert_close(found, expected, atol=0.05, rtol=0.05)
-    found.float().square().sum().backward()
+    assert_close(actual, expected, atol=0.05, rtol=0.05)
+    actual.float().square().sum().backward()
     assert {
         weight.grad.dtype for weight in [inputs, *model.parameters()] if weight.requires_grad
     } == {torch.float32}
@@ -122,7 +123,7 @@ def test_contexts_may_end_in_any_order():
     first, second = fused_layers(model), fused_layers(model)
     first.__enter__()
     second.__enter__()
-    assert modeling_llama.apply_rotary_pos_emb is turned
+    assert modeling_llama.apply_rotary_pos_emb is fused_rotary
     first.__exit__(None, None, None)
     second.__exit__(None, None, None)
     assert modeling_llama.apply_rotary_pos_emb is before
@@ -141,7 +142,7 @@ def bias_trained_below(model: nn.Module) -> None:
     model.base_model.model.second.base_layer.register_forward_hook(lambda *_: None)
 
 
-def lora_watched(model: nn.Module) -> None:
+def hooks_on_lora(model: nn.Module) -> None:
     model.base_model.model.first.lora_A["default"].register_full_backward_pre_hook(lambda *_: None)
     model.base_model.model.second.lora_B["default"].register_forward_pre_hook(lambda *_: None)
 
@@ -173,7 +174,7 @@ def wrapped_below(model: nn.Module) -> None:
         switched_off,
         trained_below,
         bias_trained_below,
-        lora_watched,
+        hooks_on_lora,
         two_at_once,
         wrapped_below,
     ],
@@ -183,9 +184,9 @@ def test_layers_in_another_state_are_left_to_peft(calls, change):
     change(model)
     inputs = torch.randn(2, 6)
     with fused_layers(model):
-        found = model(inputs)
+        actual = model(inputs)
     assert not calls
-    assert_close(found, model(inputs))
+    assert_close(actual, model(inputs))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_dropout_is_left_to_peft_while_it_drops(calls):
 
 
 def test_scoring_uses_them_but_for_checkpointed_models(calls, monkeypatch):
-    others = [watched(monkeypatch, function) for function in (normed, turned)]
+    others = [recorded_calls(monkeypatch, function) for function in (fused_rms_norm, fused_rotary)]
     model = get_peft_model(
         tiny_model(), LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear")
     ).train()
@@ -233,41 +234,44 @@ def frozen(layer: nn.Module) -> nn.Module:
 
 CONFIG = transformers.LlamaConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
 NORM = frozen(modeling_llama.LlamaRMSNorm(8, eps=0.01))
-UNIT = frozen(modeling_llama.LlamaMLP(CONFIG))
+GATED_UNIT = frozen(modeling_llama.LlamaMLP(CONFIG))
 
 
-def by_us(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def computed_by_us(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     if layer is NORM:
-        return normed(inputs, NORM.weight.to(inputs.dtype), NORM.variance_epsilon)
-    return gated(
+        return fused_rms_norm(inputs, NORM.weight.to(inputs.dtype), NORM.variance_epsilon)
+    return fused_swiglu(
         inputs,
-        *(part.weight.to(inputs.dtype) for part in (UNIT.gate_proj, UNIT.up_proj, UNIT.down_proj)),
+        *(
+            part.weight.to(inputs.dtype)
+            for part in (GATED_UNIT.gate_proj, GATED_UNIT.up_proj, GATED_UNIT.down_proj)
+        ),
     )
 
 
-@pytest.mark.parametrize("layer", [NORM, UNIT])
+@pytest.mark.parametrize("layer", [NORM, GATED_UNIT])
 def test_layers_give_what_transformers_give(layer):
     inputs = torch.randn(2, 5, 8, requires_grad=True)
     weights = torch.randn(2, 5, 8)
-    values = by_us(layer, inputs), layer(inputs)
+    values = computed_by_us(layer, inputs), layer(inputs)
     gradients = [torch.autograd.grad((part * weights).sum(), inputs)[0] for part in values]
     assert_close(*values, atol=1e-5, rtol=1e-5)
     assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layer", [NORM, UNIT])
+@pytest.mark.parametrize("layer", [NORM, GATED_UNIT])
 def test_gradients_are_those_of_small_differences(layer):
     inputs = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda given: by_us(layer, given), inputs)
+    assert torch.autograd.gradcheck(lambda values: computed_by_us(layer, values), inputs)
 
 
 def test_the_gated_unit_is_in_bfloat16_under_autocast():
     inputs = torch.randn(2, 5, 8, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = by_us(UNIT, inputs), UNIT(inputs)
-    assert found.dtype == expected.dtype == torch.bfloat16
-    assert_close(found, expected, atol=0.1, rtol=0.05)
-    found.float().square().sum().backward()
+        actual, expected = computed_by_us(GATED_UNIT, inputs), GATED_UNIT(inputs)
+    assert actual.dtype == expected.dtype == torch.bfloat16
+    assert_close(actual, expected, atol=0.1, rtol=0.05)
+    actual.float().square().sum().backward()
     assert inputs.grad.dtype == torch.float32
 
 
@@ -279,21 +283,21 @@ def test_positions_turn_heads_as_in_transformers(heads_at, dtype):
     query, key = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
     exact = torch.promote_types(dtype, torch.float32)
     cosines, sines = torch.randn(2, 2, 4, 6, dtype=exact)
-    found = turned(query, key, cosines, sines, heads_at)
+    actual = fused_rotary(query, key, cosines, sines, heads_at)
     expected = modeling_llama.apply_rotary_pos_emb(query, key, cosines, sines, heads_at)
     gradients = [
         torch.autograd.grad(sum(part.square().sum() for part in each), [query, key])
-        for each in (found, expected)
+        for each in (actual, expected)
     ]
     tolerance = (
         {"atol": 0.05, "rtol": 0.02} if dtype == torch.bfloat16 else {"atol": 1e-12, "rtol": 1e-12}
     )
-    for ours, theirs in zip([*found, *gradients[0]], [*expected, *gradients[1]], strict=True):
+    for ours, theirs in zip([*actual, *gradients[0]], [*expected, *gradients[1]], strict=True):
         assert ours.dtype == theirs.dtype
         assert_close(ours, theirs, **tolerance)
     if dtype == torch.float64:
         assert torch.autograd.gradcheck(
-            lambda *heads: turned(*heads, cosines, sines, heads_at), [query, key]
+            lambda *heads: fused_rotary(*heads, cosines, sines, heads_at), [query, key]
         )
 
 
@@ -305,23 +309,26 @@ def test_scoring_uses_them_in_these_models(monkeypatch, name, norms):
     model = tiny_model(name).requires_grad_(False)
     names = vars(sys.modules[type(model).__module__])
     before = names.get("apply_rotary_pos_emb")
-    seen = [watched(monkeypatch, function) for function in (normed, gated, turned)]
-    found = answer_logps(model, random_rows(2, 3), "sdpa")
+    seen = [
+        recorded_calls(monkeypatch, function)
+        for function in (fused_rms_norm, fused_swiglu, fused_rotary)
+    ]
+    actual = answer_logps(model, random_rows(2, 3), "sdpa")
     assert [len(each) for each in seen] == ([norms, 2, 2] if norms else [0, 0, 0])
     assert names.get("apply_rotary_pos_emb") is before
-    assert_close(found, defined_logps(model, random_rows(2, 3)), atol=1e-4, rtol=1e-5)
+    assert_close(actual, defined_logps(model, random_rows(2, 3)), atol=1e-4, rtol=1e-5)
 
 
-def test_watched_parts_of_a_gated_unit_are_called(monkeypatch):
-    units = watched(monkeypatch, gated)
+def test_parts_of_a_gated_unit_with_hooks_are_called(monkeypatch):
+    units = recorded_calls(monkeypatch, fused_swiglu)
     model, seen = tiny_model().requires_grad_(False), []
-    model.model.layers[1].mlp.up_proj.register_forward_hook(lambda *given: seen.append(given))
+    model.model.layers[1].mlp.up_proj.register_forward_hook(lambda *values: seen.append(values))
     answer_logps(model, random_rows(2, 3), "sdpa")
     assert len(units) == len(seen) == 1
 
 
 def test_weights_that_are_trained_and_other_precisions_are_left_to_transformers(monkeypatch):
-    seen = [watched(monkeypatch, function) for function in (normed, gated)]
+    seen = [recorded_calls(monkeypatch, function) for function in (fused_rms_norm, fused_swiglu)]
     answer_logps(tiny_model(), random_rows(2, 3), "sdpa")
     answer_logps(
         get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM", target_modules=["up_proj"])),

@@ -1,4 +1,4 @@
-"""Tokens' log-probabilities by a frozen head: values and gradients of log_softmax, without its memory."""
+"""Log-probabilities by a frozen head: values and gradients of log_softmax, without its memory."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from dynamicpo.scoring import frozen_head
 from dynamicpo.scoring.frozen_head import frozen_head_logps
 
-SOURCE = torch.tensor([4, 0, 0, 1, 3, 4, 4])
+PREDICTION_INDEX = torch.tensor([4, 0, 0, 1, 3, 4, 4])
 TARGETS = torch.tensor([10, 3, 0, 7, 7, 10, 2])
 
 
@@ -22,36 +22,42 @@ def problem(dtype: torch.dtype = torch.float64, bias: bool = False) -> tuple[tor
 def test_log_softmax_and_its_gradient(monkeypatch, chunk, bias):
     monkeypatch.setattr(frozen_head, "CHUNK", chunk)
     hidden, weight, offset = problem(bias=bias)
-    expected = torch.nn.functional.linear(hidden, weight, offset).log_softmax(-1)[SOURCE, TARGETS]
-    found = frozen_head_logps(hidden, weight, offset, SOURCE, TARGETS)
-    assert_close(found, expected, atol=1e-12, rtol=1e-12)
-    given = torch.arange(1.0, 8.0, dtype=torch.float64)
-    (ours,) = torch.autograd.grad(found, hidden, given)
-    (theirs,) = torch.autograd.grad(expected, hidden, given)
+    expected = torch.nn.functional.linear(hidden, weight, offset).log_softmax(-1)[
+        PREDICTION_INDEX, TARGETS
+    ]
+    actual = frozen_head_logps(hidden, weight, offset, PREDICTION_INDEX, TARGETS)
+    assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+    grad_output = torch.arange(1.0, 8.0, dtype=torch.float64)
+    (ours,) = torch.autograd.grad(actual, hidden, grad_output)
+    (theirs,) = torch.autograd.grad(expected, hidden, grad_output)
     assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
     assert torch.autograd.gradcheck(
-        lambda states: frozen_head_logps(states, weight, offset, SOURCE, TARGETS), hidden
+        lambda states: frozen_head_logps(states, weight, offset, PREDICTION_INDEX, TARGETS), hidden
     )
 
 
 def test_large_logits_stay_finite():
     hidden, weight, _ = problem(torch.float32)
-    found = frozen_head_logps(hidden * 1e3, weight, None, SOURCE, TARGETS)
-    expected = ((hidden * 1e3) @ weight.T).log_softmax(-1)[SOURCE, TARGETS]
-    assert_close(found, expected)
+    actual = frozen_head_logps(hidden * 1e3, weight, None, PREDICTION_INDEX, TARGETS)
+    expected = ((hidden * 1e3) @ weight.T).log_softmax(-1)[PREDICTION_INDEX, TARGETS]
+    assert_close(actual, expected)
 
 
 def test_bfloat16_products_give_float32():
     hidden, weight, _ = problem(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = frozen_head_logps(hidden, weight, None, SOURCE, TARGETS)
-    assert found.dtype == torch.float32
-    assert (found <= 0).all()
-    assert_close(found, (hidden @ weight.T).log_softmax(-1)[SOURCE, TARGETS], atol=0.05, rtol=0.02)
-    (gradient,) = torch.autograd.grad(found.sum(), hidden)
+        actual = frozen_head_logps(hidden, weight, None, PREDICTION_INDEX, TARGETS)
+    assert actual.dtype == torch.float32
+    assert (actual <= 0).all()
+    assert_close(
+        actual, (hidden @ weight.T).log_softmax(-1)[PREDICTION_INDEX, TARGETS], atol=0.05, rtol=0.02
+    )
+    (gradient,) = torch.autograd.grad(actual.sum(), hidden)
     assert gradient.dtype == torch.float32
 
 
 def test_nothing_is_kept_without_a_gradient():
     hidden, weight, _ = problem()
-    assert not frozen_head_logps(hidden.detach(), weight, None, SOURCE, TARGETS).requires_grad
+    assert not frozen_head_logps(
+        hidden.detach(), weight, None, PREDICTION_INDEX, TARGETS
+    ).requires_grad

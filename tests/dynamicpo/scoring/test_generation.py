@@ -1,4 +1,4 @@
-"""Greedy generation: the definition token by token, the trie's promise, independence of the batch."""
+"""Greedy generation: its definition token by token, with and without a tree, in any batch."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import torch
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import Row
-from dynamicpo.scoring.generation import generate_answers, token_trie
+from dynamicpo.scoring.generation import generate_answers, prefix_tree
 from dynamicpo.scoring.shared_prefix import answer_logps
 from tests.fixtures.scoring import CONFIGS, random_rows, tiny_model
 
@@ -29,22 +29,22 @@ def rows_with_end(number: int, seed: int = 0) -> list[Row]:
 
 def greedy(model, prompt, limit, answers=None):
     """The definition: the most likely token, among those that lead to an answer."""
-    said = []
-    while len(said) < limit and END not in said:
-        logits = model(input_ids=torch.tensor([[*prompt, *said]])).logits[0, -1]
+    generated = []
+    while len(generated) < limit and END not in generated:
+        logits = model(input_ids=torch.tensor([[*prompt, *generated]])).logits[0, -1]
         if answers is not None:
             follow = {
-                ids[len(said)]
+                ids[len(generated)]
                 for ids in answers
-                if ids[: len(said)] == said and len(ids) > len(said)
+                if ids[: len(generated)] == generated and len(ids) > len(generated)
             }
             if not follow:
                 break
             logits = torch.tensor(
                 [value if token in follow else -1e9 for token, value in enumerate(logits.tolist())]
             )
-        said.append(int(logits.argmax()))
-    return said
+        generated.append(int(logits.argmax()))
+    return generated
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -57,9 +57,9 @@ def test_free_generation_is_greedy(name):
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_constrained_generation_is_greedy_among_the_answers(name):
     model, rows = tiny_model(name), rows_with_end(12)
-    found = generate_answers(model, TOKENIZER, rows, constrained=True)
-    assert found == [greedy(model, row.prompt_ids, 9, row.answer_ids) for row in rows]
-    assert all(said in row.answer_ids for said, row in zip(found, rows, strict=True))
+    actual = generate_answers(model, TOKENIZER, rows, constrained=True)
+    assert actual == [greedy(model, row.prompt_ids, 9, row.answer_ids) for row in rows]
+    assert all(generated in row.answer_ids for generated, row in zip(actual, rows, strict=True))
 
 
 def test_batches_change_nothing():
@@ -75,7 +75,7 @@ def test_one_token_answers_without_an_end_are_ranked():
     best = answer_logps(model, rows).argmax(1).tolist()
     expected = [row.answer_ids[place] for row, place in zip(rows, best, strict=True)]
     assert generate_answers(model, WITHOUT_END, rows, constrained=True) == expected
-    assert [len(said) for said in generate_answers(model, WITHOUT_END, rows)] == [1] * 6
+    assert [len(generated) for generated in generate_answers(model, WITHOUT_END, rows)] == [1] * 6
 
 
 def test_without_an_end_a_rows_longest_answer_is_the_limit():
@@ -97,7 +97,7 @@ def test_a_models_own_sampling_settings_are_ignored():
     assert model.training
 
 
-def test_trie_shares_beginnings_and_refuses_answers_without_an_end():
-    assert token_trie([[2, 3], [2, 4], [5]]) == {2: {3: {}, 4: {}}, 5: {}}
+def test_tree_shares_beginnings_and_refuses_answers_without_an_end():
+    assert prefix_tree([[2, 3], [2, 4], [5]]) == {2: {3: {}, 4: {}}, 5: {}}
     with pytest.raises(DataError, match=r"none may be the beginning of another, \[2\] is"):
-        token_trie([[2], [2, 4]])
+        prefix_tree([[2], [2, 4]])

@@ -1,4 +1,4 @@
-"""Where every token goes, by hand."""
+"""Positions of every token, by hand."""
 
 import pytest
 
@@ -13,27 +13,39 @@ def test_rows_lie_one_after_the_other_without_their_answers_last_tokens():
     packed = pack(ROWS, padded=False)
     assert packed.token_ids.tolist() == [[5, 6, 7, 1, 2, 8, 1, 3, 5]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 1]]
-    assert packed.segments.tolist() == [[0, 0, 0, 1, 1, 3, 0, 2, 3]]
-    assert packed.owners.tolist() == [[0, 0, 0, 0, 0, 0, 1, 1, 1]]
-    assert packed.spans == [(0, 3, 6), (6, 7, 9)]
-    assert packed.borders == [[3, 5, 5], [7, 7, 8]]
+    assert packed.segment_ids.tolist() == [[0, 0, 0, 1, 1, 3, 0, 2, 3]]
+    assert packed.row_index.tolist() == [[0, 0, 0, 0, 0, 0, 1, 1, 1]]
+    assert packed.row_spans == [(0, 3, 6), (6, 7, 9)]
+    assert packed.answer_starts == [[3, 5, 5], [7, 7, 8]]
     assert packed.shape == (2, 3)
 
 
 def test_padded_rows_have_a_sequence_each():
     packed = pack(ROWS, padded=True)
     assert packed.token_ids.tolist() == [[5, 6, 7, 1, 2, 8], [1, 3, 5, 0, 0, 0]]
-    assert packed.owners.tolist() == [[0] * 6, [1, 1, 1, -1, -1, -1]]
+    assert packed.row_index.tolist() == [[0] * 6, [1, 1, 1, -1, -1, -1]]
 
 
 def test_every_answer_token_is_predicted_from_the_token_before_it():
     packed = pack(ROWS, padded=False)
     assert packed.targets.tolist() == [1, 2, 3, 4, 8, 9, 2, 3, 4, 5, 6]
-    assert packed.answers.tolist() == [0, 0, 0, 1, 2, 2, 3, 4, 4, 5, 5]
-    assert packed.predicting[packed.source].tolist() == [2, 3, 4, 2, 2, 5, 6, 6, 7, 6, 8]
-    assert packed.predicting.tolist() == sorted(set(packed.predicting.tolist())), (
-        "the head sees each place once"
-    )
+    assert packed.answer_index.tolist() == [0, 0, 0, 1, 2, 2, 3, 4, 4, 5, 5]
+    assert packed.prediction_positions[packed.prediction_index].tolist() == [
+        2,
+        3,
+        4,
+        2,
+        2,
+        5,
+        6,
+        6,
+        7,
+        6,
+        8,
+    ]
+    assert packed.prediction_positions.tolist() == sorted(
+        set(packed.prediction_positions.tolist())
+    ), "the head sees each position once"
 
 
 def test_one_token_answers_cost_the_prompt_alone():
@@ -46,9 +58,9 @@ def test_batches_hold_every_row_once_within_the_budget():
     lengths = [7, 3, 9, 3, 40, 1, 8]
     for padded in (False, True):
         parts = batches(lengths, 20, padded=padded)
-        assert sorted(place for part in parts for place in part) == list(range(7))
+        assert sorted(index for part in parts for index in part) == list(range(7))
         for part in parts:
-            sizes = [lengths[place] for place in part]
+            sizes = [lengths[index] for index in part]
             used = len(sizes) * max(sizes) if padded else sum(sizes)
             assert used <= 20 or len(part) == 1
     assert batches(lengths, 20, padded=False) == [[4], [2, 6], [0, 1, 3, 5]]

@@ -1,4 +1,4 @@
-"""The cache of reference log-probabilities: used when it fits, never when it is stale or damaged."""
+"""The cache of reference log-probabilities: used when it fits, not when stale or damaged."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ KEY = {"model": "a", "preferences": "b", "prompts": "c"}
 
 @pytest.fixture
 def computed(monkeypatch):
-    """How many rows were scored, call by call."""
+    """Numbers of rows that were scored, call by call."""
     calls = []
 
     def counting(model, rows, **settings):
@@ -105,19 +105,19 @@ def test_a_damaged_file_is_computed_anew(tmp_path, computed, damage, caplog):
     model, rows = tiny_model(), random_rows(5, 3)
     expected = reference_logps(model, rows, tmp_path, KEY)
     (path,) = tmp_path.glob("*.safetensors")
-    whole = path.read_bytes()
+    content = path.read_bytes()
     if damage == "number":
-        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "key":
-        path.write_bytes(whole.replace(b"model", b"other"))
-        assert path.read_bytes() != whole
+        path.write_bytes(content.replace(b"model", b"other"))
+        assert path.read_bytes() != content
     elif damage == "shape":
-        facts = reference_cache.facts(reference_cache.full_key(rows, KEY), expected[:2])
-        save_file({"logps": expected[:2].clone()}, path, metadata=facts)
+        metadata = reference_cache.file_metadata(reference_cache.full_key(rows, KEY), expected[:2])
+        save_file({"logps": expected[:2].clone()}, path, metadata=metadata)
     elif damage == "other":
         save_file({"something": expected}, path)
     else:
-        path.write_bytes(whole[:-7] if damage == "cut" else b"")
+        path.write_bytes(content[:-7] if damage == "cut" else b"")
     with caplog.at_level(logging.WARNING):
         assert torch.equal(reference_logps(model, rows, tmp_path, KEY), expected)
     assert computed == [5, 5]

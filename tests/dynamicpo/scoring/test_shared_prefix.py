@@ -1,4 +1,4 @@
-"""The shared prompt gives what each answer alone gives: values, gradients, on every architecture."""
+"""A shared prompt gives what each answer alone gives: values, gradients, on every architecture."""
 
 import logging
 
@@ -13,8 +13,9 @@ from transformers.integrations import flex_attention as flex
 
 from dynamicpo.core.errors import ConfigError, DataError, ShapeError
 from dynamicpo.core.records.rows import Row
-from dynamicpo.scoring import sdpa_attention, shared_prefix
+from dynamicpo.scoring import backend_choice, sdpa_attention
 from dynamicpo.scoring.shared_prefix import answer_logps, score_rows, token_logps
+from dynamicpo.scoring.transformers_internals import ATTENTION_NAME
 from tests.fixtures.scoring import CONFIGS, VOCABULARY, defined_logps, random_rows, tiny_model
 
 
@@ -25,10 +26,10 @@ def gradients(model: nn.Module, logps: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((logps * weights).sum(), trained))
 
 
-def assert_same_gradients(found: list[Tensor], expected: list[Tensor]) -> None:
+def assert_same_gradients(actual: list[Tensor], expected: list[Tensor]) -> None:
     largest = max(float(gradient.norm()) for gradient in expected)
     assert largest > 0
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(actual, expected, strict=True):
         assert float((ours - theirs).norm()) <= 1e-4 * max(float(theirs.norm()), 1e-3 * largest)
 
 
@@ -49,28 +50,28 @@ def with_lora(model: nn.Module) -> nn.Module:
 def test_every_architecture_scores_as_defined(name, backend):
     model, rows = tiny_model(name), random_rows(4, 5)
     expected = defined_logps(model, rows)
-    found = answer_logps(model, rows, backend)
-    assert found.dtype == torch.float32
-    assert_close(found, expected, atol=1e-5, rtol=1e-6)
-    assert_same_gradients(gradients(model, found), gradients(model, expected))
+    actual = answer_logps(model, rows, backend)
+    assert actual.dtype == torch.float32
+    assert_close(actual, expected, atol=1e-5, rtol=1e-6)
+    assert_same_gradients(gradients(model, actual), gradients(model, expected))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_architecture_gives_lora_the_same_gradients(name):
     model, rows = with_lora(tiny_model(name)), random_rows(4, 5)
     expected = answer_logps(model, rows, "plain")
-    found = answer_logps(model, rows, "sdpa")
-    assert_close(found, expected, atol=1e-5, rtol=1e-6)
-    assert_same_gradients(gradients(model, found), gradients(model, expected))
+    actual = answer_logps(model, rows, "sdpa")
+    assert_close(actual, expected, atol=1e-5, rtol=1e-6)
+    assert_same_gradients(gradients(model, actual), gradients(model, expected))
 
 
 def test_long_rows_are_scored_by_fused_attention_with_the_same_gradients(monkeypatch):
-    monkeypatch.setattr(sdpa_attention, "MOST_WEIGHTS", 0)
+    monkeypatch.setattr(sdpa_attention, "MAX_PRODUCT_WEIGHTS", 0)
     model, rows = tiny_model(), random_rows(4, 5)
     expected = answer_logps(model, rows, "plain")
-    found = answer_logps(model, rows, "sdpa")
-    assert_close(found, expected, atol=1e-5, rtol=1e-6)
-    assert_same_gradients(gradients(model, found), gradients(model, expected))
+    actual = answer_logps(model, rows, "sdpa")
+    assert_close(actual, expected, atol=1e-5, rtol=1e-6)
+    assert_same_gradients(gradients(model, actual), gradients(model, expected))
 
 
 @pytest.mark.parametrize("num_answers", [1, 2, 65])
@@ -78,9 +79,9 @@ def test_long_rows_are_scored_by_fused_attention_with_the_same_gradients(monkeyp
 def test_any_number_of_answers(num_answers, sizes):
     model, rows = tiny_model(), random_rows(3, num_answers, sizes)
     expected = answer_logps(model, rows, "plain")
-    found = answer_logps(model, rows, "sdpa")
-    assert_close(found, expected, atol=1e-5, rtol=1e-6)
-    assert_same_gradients(gradients(model, found), gradients(model, expected))
+    actual = answer_logps(model, rows, "sdpa")
+    assert_close(actual, expected, atol=1e-5, rtol=1e-6)
+    assert_same_gradients(gradients(model, actual), gradients(model, expected))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -116,14 +117,14 @@ def test_4_bit_weights(tmp_path):
     assert any("4bit" in type(module).__name__ for module in model.modules())
     model, rows = with_lora(model), random_rows(3, 4)
     expected = answer_logps(model, rows, "plain")
-    found = answer_logps(model, rows, "sdpa")
-    assert_close(found, expected, atol=1e-5, rtol=1e-6)
-    assert_same_gradients(gradients(model, found), gradients(model, expected))
+    actual = answer_logps(model, rows, "sdpa")
+    assert_close(actual, expected, atol=1e-5, rtol=1e-6)
+    assert_same_gradients(gradients(model, actual), gradients(model, expected))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_flex_gives_the_same(name, monkeypatch):
-    # Not compiled, as that takes a C++ compiler and half a minute; what the block mask lets through is the same.
+    # Not compiled, as that takes a C++ compiler and half a minute; the block mask is the same.
     monkeypatch.setattr(flex, "WrappedFlexAttention", lambda training: lambda: flex_attention)
     model, rows = tiny_model(name), random_rows(4, 5)
     with torch.no_grad():
@@ -138,12 +139,12 @@ def test_flex_gives_the_same(name, monkeypatch):
 def test_bfloat16_products_stay_near_float32():
     model, rows = tiny_model(), random_rows(4, 5)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found, plain = answer_logps(model, rows, "sdpa"), answer_logps(model, rows, "plain")
+        actual, plain = answer_logps(model, rows, "sdpa"), answer_logps(model, rows, "plain")
     with torch.no_grad():
         expected = answer_logps(model, rows)
-    assert found.dtype == torch.float32
+    assert actual.dtype == torch.float32
     assert (
-        float((found - expected).norm())
+        float((actual - expected).norm())
         <= 1.5 * float((plain - expected).norm())
         <= 0.05 * float(expected.norm())
     )
@@ -162,8 +163,8 @@ def test_probabilities_of_continuations_sum_to_their_beginnings():
 
 def test_answers_do_not_see_each_other():
     model, row = tiny_model(), random_rows(1, 6, (3,))[0]
-    turned = Row(row.prompt_ids, list(reversed(row.answer_ids)))
-    assert_close(answer_logps(model, [turned]).flip(1), answer_logps(model, [row]))
+    reversed_row = Row(row.prompt_ids, list(reversed(row.answer_ids)))
+    assert_close(answer_logps(model, [reversed_row]).flip(1), answer_logps(model, [row]))
     assert_close(
         answer_logps(model, [Row(row.prompt_ids, row.answer_ids[2:3])])[0, 0],
         answer_logps(model, [row])[0, 2],
@@ -183,14 +184,14 @@ def test_model_does_as_before_when_no_prompt_is_shared():
     token_ids = torch.randint(0, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1] * 9, [0] * 4 + [1] * 5])
     before = model(input_ids=token_ids, attention_mask=mask).logits
-    said = model.generate(
+    generated = model.generate(
         input_ids=token_ids, attention_mask=mask, do_sample=False, max_new_tokens=5
     )
     answer_logps(model, rows, "sdpa")
     assert torch.equal(model(input_ids=token_ids, attention_mask=mask).logits, before)
     assert torch.equal(
         model.generate(input_ids=token_ids, attention_mask=mask, do_sample=False, max_new_tokens=5),
-        said,
+        generated,
     )
 
 
@@ -198,7 +199,7 @@ def test_trace_of_our_attention_is_not_saved(tmp_path):
     model = tiny_model()
     answer_logps(model, random_rows(2, 3), "sdpa")
     model.save_pretrained(tmp_path)
-    assert shared_prefix.SHARED not in (tmp_path / "config.json").read_text()
+    assert ATTENTION_NAME not in (tmp_path / "config.json").read_text()
 
 
 def test_a_wrapped_model_is_called_as_a_whole():
@@ -218,12 +219,12 @@ def test_a_wrapped_model_is_called_as_a_whole():
     assert Wrapper.calls == 1
 
 
-def test_short_sliding_window_is_scored_the_plain_way_and_said_once(caplog):
+def test_short_sliding_window_is_scored_the_plain_way_and_logged_once(caplog):
     model = tiny_model(
         config=transformers.MistralConfig(**{**CONFIGS["mistral"].to_dict(), "sliding_window": 8})
     )
     rows = [Row(list(range(2, 14)), [[3, 4, 5], [6]])]
-    shared_prefix._say_backend.cache_clear()
+    backend_choice._log_backend.cache_clear()
     with caplog.at_level(logging.INFO):
         first, second = answer_logps(model, rows), answer_logps(model, rows)
     assert_close(first, defined_logps(model, rows), atol=1e-5, rtol=1e-6)
@@ -269,14 +270,14 @@ def test_unusable_requests_are_refused():
 def test_score_rows_keeps_the_order_whatever_the_batches(caplog):
     model, rows = tiny_model().train(), random_rows(20, 4)
     with caplog.at_level(logging.INFO):
-        found = score_rows(model, rows, label="scoring the test")
+        actual = score_rows(model, rows, label="scoring the test")
     assert "scoring the test: 20 rows in" in caplog.text
     assert model.training
-    assert not found.requires_grad
-    assert found.shape == (20, 4)
+    assert not actual.requires_grad
+    assert actual.shape == (20, 4)
     for budget in (1, 100):
-        assert_close(score_rows(model, rows, budget), found, atol=1e-5, rtol=1e-6)
-    assert_close(score_rows(model, rows[7:9]), found[7:9], atol=1e-5, rtol=1e-6)
+        assert_close(score_rows(model, rows, budget), actual, atol=1e-5, rtol=1e-6)
+    assert_close(score_rows(model, rows[7:9]), actual[7:9], atol=1e-5, rtol=1e-6)
 
 
 def test_score_rows_turns_dropout_off():
@@ -292,20 +293,21 @@ def test_score_rows_turns_dropout_off():
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_token_logps_are_the_models_own_at_the_chosen_places(name, frozen):
+def test_token_logps_are_the_models_own_at_the_chosen_positions(name, frozen):
     model = tiny_model(name)
     model.get_output_embeddings().weight.requires_grad_(not frozen)
     token_ids = torch.randint(2, VOCABULARY, (2, 5), generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    places, source, targets = (
-        torch.tensor([1, 3, 5, 7]),
-        torch.tensor([0, 0, 1, 2, 3, 1]),
-        torch.arange(6) * 7,
-    )
+    positions = torch.tensor([1, 3, 5, 7])
+    prediction_index = torch.tensor([0, 0, 1, 2, 3, 1])
+    targets = torch.arange(6) * 7
     logits = model(input_ids=token_ids, attention_mask=mask).logits
-    expected = logits.flatten(0, 1).log_softmax(-1)[places[source], targets]
+    expected = logits.flatten(0, 1).log_softmax(-1)[positions[prediction_index], targets]
     assert_close(
-        token_logps(model, token_ids, mask, places, source, targets), expected, atol=1e-5, rtol=1e-6
+        token_logps(model, token_ids, mask, positions, prediction_index, targets),
+        expected,
+        atol=1e-5,
+        rtol=1e-6,
     )
     assert model(input_ids=token_ids).logits.shape == (2, 5, VOCABULARY), "the hook is gone"
 

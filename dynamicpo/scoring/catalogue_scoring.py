@@ -1,0 +1,274 @@
+"""Log-probabilities of every item of a catalogue after a prompt: shared beginnings run once.
+
+The prompt runs through the model once, too. All answers form one tree of tokens (see `token_trie`),
+which is worked through level by level: the tokens of a level go through the model together, each
+sees the prompt and its own ancestors (see `path_attention`), and gives the log-probabilities of its
+children. An answer's log-probability only falls along its path; so where just the items above some
+floor matter (a target's own score), a branch that has sunk below the floor is left out, and the
+ranks stay exact.
+
+Where every item is one token there is no tree: one softmax over the vocabulary at the prompt's end
+gives all.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dynamicpo.core.arrays import Float32Array, IntArray
+from dynamicpo.core.records.rows import Row
+from dynamicpo.scoring.backend_choice import choose_backend
+from dynamicpo.scoring.packing import pack
+from dynamicpo.scoring.path_attention import PathAttention
+from dynamicpo.scoring.shared_prefix import PackedInput, answer_logps, token_logps
+from dynamicpo.scoring.token_trie import TokenTrie, TrieLevel, make_trie
+
+# Tokens in one forward pass: their logits over a vocabulary of 50,000 take 100 MB.
+NODES_AT_ONCE = 512
+_PLAIN_ANSWERS_AT_ONCE = 64
+# Nats by which a branch must be below the floor; scores of the same tokens differ by less between
+# batches of other sizes.
+_ROUNDING = 1e-3
+_LEFT_OUT = -1
+
+
+@torch.no_grad()
+def catalogue_scores(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    targets: Sequence[int] | None = None,
+    *,
+    token_budget: int = 8192,
+    backend: str = "auto",
+) -> Iterator[Float32Array]:
+    """Log-probabilities of all answers after each prompt.
+
+    Args:
+        model: A causal LM; dropout is off meanwhile.
+        prompts: Token ids.
+        answers: Of every item of the catalogue.
+        targets: Each prompt's right answer. With it, answers that a part of already makes less
+            likely than the right one may get -inf, which leaves the right one's rank and all above
+            it as they are.
+        token_budget: Tokens of prompts in one forward pass, where items are one token each; and of
+            the plain way.
+        backend: As for `answer_logps`: "plain" gives each answer a prompt of its own.
+
+    Yields:
+        Blocks of shape (n, I), float32, in the order of the prompts.
+
+    Raises:
+        ConfigError: An unknown backend, or one the model can't take.
+        DataError: No answers, an empty one, or more tokens than the model has positions.
+    """
+    trie = make_trie(answers)
+    longest = max((*prompts, ()), key=len)
+    was_training = model.training
+    model.eval()
+    try:
+        if not len(longest):
+            return
+        chosen = choose_backend(model, [Row(longest, answers)], backend)
+        if len(trie.levels) == 1:
+            prompts_at_once = max(1, token_budget // len(longest))
+            yield from _one_token_scores(model, prompts, trie, prompts_at_once)
+        elif chosen == "plain":
+            for prompt in prompts:
+                yield _plain_scores(model, prompt, answers, token_budget)
+        else:
+            for index, prompt in enumerate(prompts):
+                target = None if targets is None else answers[targets[index]]
+                yield _trie_scores(model, prompt, trie, target)
+    finally:
+        model.train(was_training)
+
+
+def _one_token_scores(
+    model: nn.Module, prompts: Sequence[Sequence[int]], trie: TokenTrie, prompts_at_once: int
+) -> Iterator[Float32Array]:
+    """Scores of items of one token each, by one softmax a prompt."""
+    device = next(model.parameters()).device
+    level = trie.levels[0]
+    tokens = torch.from_numpy(level.tokens).to(device)
+    for start in range(0, len(prompts), prompts_at_once):
+        batch = prompts[start : start + prompts_at_once]
+        # Any answer of one token does: it is no input.
+        rows = [Row(prompt, [trie.answers[0]]) for prompt in batch]
+        packed = pack(rows, padded=True).to(device)
+        prediction_index = torch.arange(len(rows), device=device).repeat_interleave(len(tokens))
+        logps = token_logps(
+            model,
+            packed.token_ids,
+            None,
+            packed.prediction_positions,
+            prediction_index,
+            tokens.repeat(len(rows)),
+        )
+        scores = logps.float().view(len(rows), -1).cpu().numpy()
+        yield scores[:, level.ends]
+
+
+def _plain_scores(
+    model: nn.Module, prompt: Sequence[int], answers: Sequence[Sequence[int]], token_budget: int
+) -> Float32Array:
+    """Scores of every answer with a prompt of its own. Shape (1, I)."""
+    parts = []
+    for start in range(0, len(answers), _PLAIN_ANSWERS_AT_ONCE):
+        row = Row(prompt, answers[start : start + _PLAIN_ANSWERS_AT_ONCE])
+        parts.append(answer_logps(model, [row], "plain", token_budget)[0])
+    scores: Float32Array = torch.cat(parts)[None].cpu().numpy()
+    return scores
+
+
+def _trie_scores(
+    model: nn.Module, prompt: Sequence[int], trie: TokenTrie, target: Sequence[int] | None
+) -> Float32Array:
+    """Scores of every answer by the tree, above the target's own score. Shape (1, I)."""
+    cached = CachedPrompt(model, prompt, trie.levels[0].tokens)
+    floor = -np.inf
+    if target is not None:
+        floor = float(cached.scores(make_trie([target]))[0])
+    return cached.scores(trie, floor)[None]
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """The nodes of a level that go through the model, n of the level's N.
+
+    Attributes:
+        tokens: Their ids. Shape (n,).
+        index: For each node of the level its index among these, -1 for those left out. Shape (N,).
+        paths: The slots of their ancestors' keys and values and of their own. Shape (n, depth).
+    """
+
+    tokens: IntArray
+    index: IntArray
+    paths: IntArray
+
+
+# The prompt's end, above the first tokens: the parent of all of them, without a path.
+_ROOT = _Evaluated(
+    tokens=np.zeros(0, dtype=np.int64),
+    index=np.zeros(1, dtype=np.int64),
+    paths=np.zeros((1, 0), dtype=np.int64),
+)
+
+
+class CachedPrompt:
+    """A prompt that has gone through a model, to be followed by answers.
+
+    Args:
+        model: A causal LM that can share prompts (see `choose_backend`), in evaluation mode.
+        tokens: The prompt.
+        first: The tokens that answers may start with, in ascending order.
+    """
+
+    def __init__(self, model: nn.Module, tokens: Sequence[int], first: IntArray) -> None:
+        """Keep the prompt's keys and values, and the log-probabilities of first tokens."""
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._length = len(tokens)
+        self._attention = PathAttention()
+        self._first = first
+        last_position = torch.full((len(first),), len(tokens) - 1)
+        self._first_logps = self._token_logps(
+            torch.tensor(tokens), torch.arange(len(tokens)), last_position, first
+        )
+
+    def scores(self, trie: TokenTrie, floor: float = -np.inf) -> Float32Array:
+        """Log-probability of each answer; -inf where a part of it is already below the floor.
+
+        Args:
+            trie: The answers, or some of them.
+            floor: In nats.
+
+        Returns:
+            Shape (I,), float32. NaN where the model gives NaN.
+        """
+        result = np.full(len(trie.answers), -np.inf, dtype=np.float32)
+        self._attention.forget_paths()
+        logps = self._first_logps[np.searchsorted(self._first, trie.levels[0].tokens)]
+        evaluated = _ROOT
+        for depth, level in enumerate(trie.levels):
+            result[level.answers] = logps[level.ends]
+            # Comparing this way round keeps NaN, which must show, not be left out.
+            is_hopeless = logps < floor - _ROUNDING
+            nodes = np.flatnonzero(level.are_inner & ~is_hopeless)
+            if not len(nodes):
+                break
+            evaluated = self._evaluate(level, nodes, evaluated)
+            logps = self._child_logps(trie.levels[depth + 1], logps, evaluated)
+        return result
+
+    def _evaluate(self, level: TrieLevel, nodes: IntArray, above: _Evaluated) -> _Evaluated:
+        """Reserve slots for nodes of a level, and extend their parents' paths by them."""
+        slots = self._attention.allocate(len(nodes))
+        parent_paths = above.paths[above.index[level.parents[nodes]]]
+        index = np.full(len(level.tokens), _LEFT_OUT, dtype=np.int64)
+        index[nodes] = np.arange(len(nodes))
+        return _Evaluated(
+            tokens=level.tokens[nodes],
+            index=index,
+            paths=np.concatenate([parent_paths, slots[:, None]], axis=1),
+        )
+
+    def _child_logps(
+        self, below: TrieLevel, logps: Float32Array, evaluated: _Evaluated
+    ) -> Float32Array:
+        """Log-probabilities of a level, from the one above it.
+
+        Args:
+            below: The level, of m nodes.
+            logps: Log-probabilities of the nodes above. Shape (N,).
+            evaluated: Those of them that go through the model.
+
+        Returns:
+            Shape (m,); -inf for children of nodes that are left out.
+        """
+        result = np.full(len(below.tokens), -np.inf, dtype=np.float32)
+        parent_index = evaluated.index[below.parents]
+        depth = evaluated.paths.shape[1]
+        position = self._length + depth - 1
+        for start in range(0, len(evaluated.tokens), NODES_AT_ONCE):
+            stop = start + NODES_AT_ONCE
+            paths = torch.from_numpy(evaluated.paths[start:stop])
+            self._attention.paths = paths.to(self._device)
+            token_ids = torch.from_numpy(evaluated.tokens[start:stop])
+            position_ids = torch.full_like(token_ids, position)
+            is_child = (parent_index >= start) & (parent_index < stop)
+            children = np.flatnonzero(is_child)
+            predicting = torch.from_numpy(parent_index[children] - start)
+            last_logps = self._token_logps(
+                token_ids, position_ids, predicting, below.tokens[children]
+            )
+            result[children] = logps[below.parents[children]] + last_logps
+        return result
+
+    def _token_logps(
+        self, token_ids: Tensor, position_ids: Tensor, predicting: Tensor, targets: IntArray
+    ) -> Float32Array:
+        """Run tokens through the model; log-probability of each target.
+
+        Args:
+            token_ids: Shape (n,).
+            position_ids: Shape (n,).
+            predicting: For each target, the index of the token that predicts it. Shape (m,).
+            targets: Token ids. Shape (m,).
+        """
+        positions, prediction_index = torch.unique(predicting, return_inverse=True)
+        packed_input = PackedInput(position_ids[None].to(self._device), self._attention)
+        logps = token_logps(
+            self._model,
+            token_ids[None].to(self._device),
+            None,
+            positions.to(self._device),
+            prediction_index.to(self._device),
+            torch.from_numpy(targets).to(self._device),
+            packed_input,
+        )
+        result: Float32Array = logps.float().cpu().numpy()
+        return result
