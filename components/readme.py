@@ -8,7 +8,8 @@ from typing import Any
 import docstring_parser
 from kfp.dsl import base_component
 
-from dynamicpo.runs.pipelines import load_pipeline, pipeline_names
+from dynamicpo.runs.compile import load_pipeline
+from dynamicpo.runs.parameters import pipeline_names
 from dynamicpo_pipelines.placement import Placement
 
 FOLDER = Path(__file__).parent

@@ -7,10 +7,12 @@ from typing import Any
 import docstring_parser
 import pytest
 
-from dynamicpo.cli.commands.stages import STAGES
-from dynamicpo.cli.main import _flag, _parser
+from dynamicpo.cli.commands.stages import STAGE_COMMANDS
+from dynamicpo.cli.flags import flag_of, make_parser
 from dynamicpo.core.config import GridConfig
-from dynamicpo.runs import pipelines
+from dynamicpo.runs import compile as pipeline_compiler
+from dynamicpo.runs import parameter_files
+from dynamicpo.runs import parameters as pipeline_source
 from dynamicpo_components import readme
 
 # stage folder -> command, prefix of the pipelines' parameters, component parameters that are no fields
@@ -48,7 +50,9 @@ def fields(stage: str) -> dict[str, Any]:
     command = FACES[stage][0]
     return {
         item.name: item
-        for item in dataclasses.fields(STAGES[command].kind if command else GridConfig)
+        for item in dataclasses.fields(
+            STAGE_COMMANDS[command].config_class if command else GridConfig
+        )
     }
 
 
@@ -77,22 +81,22 @@ def test_flags_are_the_fields(stage: str):
     command = FACES[stage][0]
     if not command:
         return  # planning cells is a step of the pipeline alone
-    _, parsers = _parser()
+    _, parsers = make_parser()
     flags = {flag for action in parsers[command]._actions for flag in action.option_strings}
     for name, item in fields(stage).items():
-        assert _flag(name) in flags
+        assert flag_of(name) in flags
         assert (f"--no-{name.replace('_', '-')}" in flags) == (item.type is bool)
 
 
 def test_every_pipeline_is_compared():
-    assert set(pipelines.pipeline_names()) == set(LOOPED)
+    assert set(pipeline_source.pipeline_names()) == set(LOOPED)
 
 
 @everywhere
 def test_pipeline_parameters_are_the_fields(pipeline: str, stage: str):
     prefix, looped = FACES[stage][1], LOOPED[pipeline][0]
     expected = {f"{prefix}_{name}": item.default for name, item in fields(stage).items()}
-    given = pipelines.pipeline_parameters(pipeline)
+    given = pipeline_source.pipeline_parameters(pipeline)
     assert {name: given[name] for name in expected.keys() - looped} == {
         name: value for name, value in expected.items() if name not in looped
     }
@@ -102,9 +106,9 @@ def test_pipeline_parameters_are_the_fields(pipeline: str, stage: str):
 @pytest.mark.parametrize("pipeline", LOOPED)
 def test_pipeline_has_no_other_parameters(pipeline: str):
     prefixes = {prefix: stage for stage, (_, prefix, _) in FACES.items()}
-    for name in pipelines.pipeline_parameters(pipeline).keys() - {
+    for name in pipeline_source.pipeline_parameters(pipeline).keys() - {
         *LOOPED[pipeline][1],
-        *pipelines.PATHS,
+        *parameter_files.INPUT_PARAMETERS,
     }:
         prefix, _, field = name.partition("_")
         assert prefixes[prefix] in LOOPED[pipeline][2] and field in fields(prefixes[prefix])
@@ -114,7 +118,7 @@ def test_pipeline_has_no_other_parameters(pipeline: str):
 def test_texts_say_the_same(pipeline: str, stage: str):
     """Component and pipeline explain a parameter with the words of the flag."""
     component = readme.load(stage).python_func
-    whole = pipelines.load_pipeline(pipeline).pipeline_func
+    whole = pipeline_compiler.load_pipeline(pipeline).pipeline_func
     for name, item in fields(stage).items():
         for function, argument in ((component, name), (whole, f"{FACES[stage][1]}_{name}")):
             if argument not in LOOPED[pipeline][0]:
@@ -136,5 +140,5 @@ def test_every_parameter_and_artifact_is_documented(stage: str):
 
 @pytest.mark.parametrize("pipeline", LOOPED)
 def test_every_pipeline_parameter_is_documented(pipeline: str):
-    function = pipelines.load_pipeline(pipeline).pipeline_func
-    assert list(documented(function)) == list(pipelines.pipeline_parameters(pipeline))
+    function = pipeline_compiler.load_pipeline(pipeline).pipeline_func
+    assert list(documented(function)) == list(pipeline_source.pipeline_parameters(pipeline))

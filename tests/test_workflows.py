@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dynamicpo.cli.main import _parser
+from dynamicpo.cli.flags import make_parser
 from tests.conftest import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
@@ -138,7 +138,7 @@ def test_commands_and_flags_exist(place: str):
         assert (ROOT / program).is_file()
     for command, words in re.findall(r"bin/dynamicpo ([a-z-]+)(.*)", script):
         known = [
-            flag for action in _parser()[1][command]._actions for flag in action.option_strings
+            flag for action in make_parser()[1][command]._actions for flag in action.option_strings
         ]
         flags = re.findall(r"(?<= )--?[a-z][a-z-]*", words)
         assert flags and set(flags) <= set(known)

@@ -25,7 +25,8 @@ def summarize_run(
     """
     from pathlib import Path
 
-    from dynamicpo.runs.cluster.pods import summarize_run as run
+    from dynamicpo.runs.cluster.run_summary import RunStatus
+    from dynamicpo.runs.cluster.run_summary import summarize_run as run
 
-    facts = {"state": status.state, "error_message": status.error_message or ""}
-    run(run_id, facts, Path(summary.path), Path(logs.path), place=summary.uri)
+    end = RunStatus(state=status.state, error_message=status.error_message or "")
+    run(run_id, end, Path(summary.path), Path(logs.path), summary_uri=summary.uri)

@@ -1,4 +1,4 @@
-"""What every component does around its stage: parameters to a configuration, a manifest to KFP's artifacts."""
+"""Wiring that every component shares: arguments to a configuration, results to KFP's artifacts."""
 
 import dataclasses
 import math
@@ -6,15 +6,18 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dynamicpo.core.config_fields import from_mapping
 from dynamicpo.core.records.manifest import write_json
 
-C = TypeVar("C")
+if TYPE_CHECKING:
+    from kfp import dsl
+
+ConfigClass = TypeVar("ConfigClass")
 
 
-def config_of(kind: type[C], arguments: Mapping[str, Any]) -> C:
+def config_of(kind: type[ConfigClass], arguments: Mapping[str, object]) -> ConfigClass:
     """The stage's configuration from a component's arguments, by name.
 
     Args:
@@ -25,31 +28,36 @@ def config_of(kind: type[C], arguments: Mapping[str, Any]) -> C:
         ConfigError: A value can't be used.
     """
     names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    return from_mapping(kind, {name: arguments[name] for name in names}, kind.__name__)
+    values = {name: arguments[name] for name in names}
+    return from_mapping(kind, values, kind.__name__)
 
 
-def log_metrics(metrics: Any, values: Mapping[str, Any]) -> None:
-    """Log each number, and write them to the artifact's file (without a file KFP's local cache never hits).
+def log_metrics(metrics: "dsl.Metrics", values: Mapping[str, object]) -> None:
+    """Log each number as a metric of the task.
 
     Args:
-        metrics: A `dsl.Metrics`.
-        values: Names to values. What is not a finite number is left out; KFP can't hold it.
+        metrics: The task's artifact of metrics.
+        values: Names to values; those that are not finite numbers are left out, KFP can't hold
+            them.
     """
-    numbers = {
-        re.sub(r"\W", "_", name): float(value)
-        for name, value in values.items()
-        if isinstance(value, (int, float)) and math.isfinite(value)
-    }
-    for name, value in numbers.items():
-        metrics.log_metric(name, value)
+    numbers = {}
+    for name, value in values.items():
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            # KFP's compare page takes no other characters in a metric's name.
+            metric = re.sub(r"\W", "_", name)
+            numbers[metric] = float(value)
+    for name, number in numbers.items():
+        metrics.log_metric(name, number)
+    # The metrics stand in the artifact's metadata, but the local cache of kfp takes an artifact
+    # without a file for one that is lost, and never hits.
     write_json(Path(metrics.path), numbers)
 
 
-def copy_report(folder: Path, report: Any) -> None:
-    """Copy a stage's page to the path of a `dsl.HTML` artifact."""
+def copy_report(folder: Path, report: "dsl.HTML") -> None:
+    """Copy a stage's page to the path of an HTML artifact."""
     copy_file(folder / "report.html", report)
 
 
-def copy_file(path: Path, artifact: Any) -> None:
+def copy_file(path: Path, artifact: "dsl.Artifact") -> None:
     """Copy a file to the path of an artifact that is one, such as `dsl.Markdown`."""
     shutil.copyfile(path, artifact.path)

@@ -18,7 +18,8 @@ import pytest
 from dynamicpo.core.errors import ConfigError, RunFailedError
 from dynamicpo.runs.local import containers, run, summary
 from dynamicpo.runs.local.jobs import Container
-from dynamicpo.runs.local.task_runner import Task, Watch
+from dynamicpo.runs.local.task_runner import TaskRunner
+from dynamicpo.runs.local.tasks import Task
 from tests.fixtures.tables import write_tables
 from tests.pipelines.test_training import TINY
 
@@ -90,7 +91,7 @@ def test_no_task_ran_as_root(runs: dict[str, Path]):
     owners = {
         path.stat().st_uid for path in (runs["docker"] / "artifacts").rglob("*") if path.is_file()
     }
-    assert owners == {os.getuid() or containers.IMAGES_USER[0]}
+    assert owners == {os.getuid() or containers.IMAGE_USER[0]}
 
 
 LOOK = """
@@ -111,13 +112,15 @@ def test_a_container_has_no_rights_and_no_network(image: str, client: Any, tmp_p
     data = tmp_path / "interactions.csv"
     data.write_text("a row")
     data.chmod(0o666)
-    arguments = containers.runner({"data_interactions": str(data)}, tmp_path).container_run_args
+    arguments = containers.docker_runner(
+        {"data_interactions": str(data)}, tmp_path
+    ).container_run_args
     container = Container(
         client, image, ["python3", "-c", LOOK.replace("DATA", str(data))], **arguments
     )
     said = list(container.lines())
     assert container.wait() == 0
-    uid = os.getuid() or containers.IMAGES_USER[0]
+    uid = os.getuid() or containers.IMAGE_USER[0]
     assert said == [f"{uid} ['lo']\n", "['0000000000000000', '1']\n", "a row\n"]
 
 
@@ -129,10 +132,10 @@ def test_the_exit_code_is_the_containers_own(
     image: str, client: Any, tmp_path: Path, command: str, code: int, killed: bool
 ):
     """kfp takes a container that was removed before it asked for a success."""
-    watch = Watch(tmp_path, 1, 1, tmp_path, str(tmp_path), image)
-    task = watch._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
+    runner = TaskRunner(tmp_path, 1, 1, tmp_path, str(tmp_path), image)
+    task = runner._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
     words = ["sh", "-c", f"echo one; echo two; {command}"]
-    assert watch.run_container(client, "python:local", words, init=True) == code
+    assert runner.run_container(client, "python:local", words, init=True) == code
     assert (task.killed, task.log_path.read_text(), list(task.tail)) == (
         killed,
         "one\ntwo\n",

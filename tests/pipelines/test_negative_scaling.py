@@ -13,8 +13,10 @@ import yaml
 
 from dynamicpo.cli.main import main
 from dynamicpo.core.config import GridConfig
+from dynamicpo.runs.compile import load_pipeline
 from dynamicpo.runs.local import run, summary
-from dynamicpo.runs.pipelines import cells_of, check_parameters, load_pipeline, pipeline_parameters
+from dynamicpo.runs.objectives import planned_cells
+from dynamicpo.runs.parameters import check_parameters, pipeline_parameters
 from dynamicpo.study.grid import plan_cells
 from tests.fixtures.tables import write_tables
 from tests.pipelines.test_training import DIGEST, feeds
@@ -93,10 +95,10 @@ def test_only_models_take_gpus(compiled: dict[str, Any]):
 def test_shipped_parameters_are_valid(path: Path):
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     checked = check_parameters("negative_scaling", given)
-    cells = cells_of(checked)
+    cells = planned_cells(checked)
     assert len(cells) == {"reproduce": 30, "full": 192, "text": 4}[path.stem]
     assert checked["evaluation_split"] == "test"
-    total = run.count_tasks(load_pipeline("negative_scaling").pipeline_spec, checked)
+    total = run.task_count(load_pipeline("negative_scaling").pipeline_spec, checked)
     assert total == 6 + 2 * len(cells)
 
 

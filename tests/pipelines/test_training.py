@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dynamicpo.cli.main import main
-from dynamicpo.runs.pipelines import check_parameters, pipeline_names, pipeline_parameters
+from dynamicpo.runs.parameters import check_parameters, pipeline_names, pipeline_parameters
 from dynamicpo_components import IMAGE
 from tests.fixtures.tables import write_tables
 

@@ -1,135 +1,178 @@
 """The commands on pipelines and their runs, on this machine and on a Kubeflow installation."""
 
+import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dynamicpo.cli.commands.values import Values, pairs, read_yaml, result_of
+from dynamicpo.cli.commands.values import settings_of, stage_result
+from dynamicpo.cli.results import (
+    ComparisonContent,
+    ComparisonResult,
+    CompileResult,
+    RunList,
+    SubmitResult,
+)
 from dynamicpo.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from dynamicpo.runs.cluster.kubeflow import Kubeflow
+    from dynamicpo.runs.local.summary import FinishedRun, TaskEntry
+    from dynamicpo.runs.run_records import ComparedRun
 
-def compare(given: Values) -> dict[str, Any]:
+
+def compare(arguments: argparse.Namespace) -> ComparisonResult:
     """Compare runs, of this machine or of a Kubeflow installation, and evaluations."""
-    _check_host(given, "store", "namespace", "token_file")
-    folder = Path(given["folder"])
-    output = Path(
-        given["output"] or folder / f"compare-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    )
+    _check_host(arguments, "store", "namespace", "token_file")
+    folder = Path(arguments.folder)
+    output = Path(arguments.output or folder / _comparison_name())
     with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
-        found = _runs_to_compare(given, folder, Path(scratch))
+        runs = _compared_runs(arguments, folder, Path(scratch))
         from dynamicpo.evaluation.comparison import compare_evaluations
 
-        facts = {run.name: run.facts for run in found}
-        manifest = compare_evaluations({run.name: run.evaluations for run in found}, output, facts)
-    result = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
-    result["metrics"] = {name: result["metrics"][name] for name in result["models"]}
-    result["runs"] = {
-        setting: {name: values[name] for name in result["run_names"] if name in values}
-        for setting, values in result["runs"].items()
-    }
+        evaluations = {run.name: run.evaluations for run in runs}
+        settings = {run.name: run.settings for run in runs}
+        manifest = compare_evaluations(evaluations, output, settings)
+    content = _comparison_content(output)
     return {
-        **result_of(manifest, {"output": output}),
-        **result,
+        **stage_result(manifest, output),
+        **content,
         "report": str(output / "report.html"),
     }
 
 
-def _runs_to_compare(given: Values, folder: Path, scratch: Path) -> list[Any]:
-    if not given["host"]:
+def _comparison_name() -> str:
+    return f"compare-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+
+
+def _comparison_content(output: Path) -> ComparisonContent:
+    """The content of a comparison, with models and runs in the order in which it shows them."""
+    text = (output / "comparison.json").read_text(encoding="utf-8")
+    content: ComparisonContent = json.loads(text)
+    # The file has its keys sorted, so that the same content has the same bytes.
+    content["metrics"] = {name: content["metrics"][name] for name in content["models"]}
+    for setting, values in content["runs"].items():
+        names = [name for name in content["run_names"] if name in values]
+        content["runs"][setting] = {name: values[name] for name in names}
+    return content
+
+
+def _compared_runs(
+    arguments: argparse.Namespace, folder: Path, scratch: Path
+) -> "Sequence[ComparedRun]":
+    if not arguments.host:
         from dynamicpo.runs.local.run_finder import find_runs
 
-        return find_runs(given["run"], folder)
+        return find_runs(arguments.run, folder)
     from dynamicpo.runs.cluster.remote import fetch_runs
 
-    return fetch_runs(given["run"], _kubeflow(given), given["store"], scratch)
+    return fetch_runs(arguments.run, _kubeflow(arguments), arguments.store, scratch)
 
 
-def _check_host(given: Values, *flags: str) -> None:
+def _check_host(arguments: argparse.Namespace, *names: str) -> None:
     """Refuse flags of an installation without one."""
-    for flag in flags:
-        if given[flag] and not given["host"]:
-            raise ConfigError(
-                f"--{flag.replace('_', '-')}: is for runs of an installation. Give --host as well."
-            )
+    for name in names:
+        if getattr(arguments, name) and not arguments.host:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag}: is for runs of an installation. Give --host as well.")
 
 
-def _kubeflow(given: Values) -> Any:
+def _kubeflow(arguments: argparse.Namespace) -> "Kubeflow":
     """The installation that the flags name."""
     from dynamicpo.runs.cluster.kubeflow import Kubeflow
 
-    token = (
-        Path(given["token_file"]).read_text(encoding="utf-8").strip() if given["token_file"] else ""
-    )
-    return Kubeflow(given["host"], token, given["namespace"])
+    token = ""
+    # A file, because flags can be read by every process of the machine.
+    if arguments.token_file:
+        token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
+    return Kubeflow(arguments.host, token, arguments.namespace)
 
 
-def run(given: Values) -> dict[str, Any]:
+def run(arguments: argparse.Namespace) -> "FinishedRun":
     """Run a pipeline on this machine."""
-    if (given["runner"] == "docker") != bool(given["image"]):
+    is_docker = arguments.runner == "docker"
+    if is_docker != bool(arguments.image):
         raise ConfigError("run: --runner docker and --image NAME must be given together.")
     from dynamicpo.runs.local.run import run_pipeline
-    from dynamicpo.runs.local.summary import models_of
+    from dynamicpo.runs.local.summary import metrics_in_order
 
-    parameters = {**read_yaml(given["config"]), **pairs("--param", given["param"])}
-    output = Path(given["output"]) if given["output"] else None
-    summary = run_pipeline(given["pipeline"], parameters, output, given["workers"], given["image"])
-    result = {**summary, "metrics": models_of(summary)}
-    for task in summary["tasks"]:
-        for name, file, key in (
-            ("comparison", "comparison.json", "comparisons"),
-            ("study", "study.json", "sentences"),
-        ):
-            if name in task["outputs"]:
-                path = Path(summary["folder"]) / task["outputs"][name] / file
-                result[key] = json.loads(path.read_text(encoding="utf-8"))[key]
-    return result
+    parameters = settings_of(arguments.config, "--param", arguments.param)
+    output = Path(arguments.output) if arguments.output else None
+    finished = run_pipeline(
+        arguments.pipeline, parameters, output, arguments.workers, arguments.image
+    )
+    finished["metrics"] = metrics_in_order(finished)
+    folder = Path(finished["folder"])
+    for task in finished["tasks"]:
+        _add_results(finished, task, folder)
+    return finished
 
 
-def runs(given: Values) -> dict[str, Any]:
+def _add_results(finished: "FinishedRun", task: "TaskEntry", folder: Path) -> None:
+    """Add what a comparison or a study found to the result of the run."""
+    outputs = task["outputs"]
+    if "comparison" in outputs:
+        path = folder / str(outputs["comparison"]) / "comparison.json"
+        finished["comparisons"] = json.loads(path.read_text(encoding="utf-8"))["comparisons"]
+    if "study" in outputs:
+        path = folder / str(outputs["study"]) / "study.json"
+        finished["sentences"] = json.loads(path.read_text(encoding="utf-8"))["sentences"]
+
+
+def runs(arguments: argparse.Namespace) -> RunList:
     """List runs of this machine, or of a Kubeflow installation."""
-    _check_host(given, "namespace", "token_file")
-    if given["host"]:
-        from dynamicpo.runs.cluster import remote
+    _check_host(arguments, "namespace", "token_file")
+    if arguments.host:
+        from dynamicpo.runs.cluster.remote import list_cluster_runs
 
-        return {"runs": remote.list_runs(_kubeflow(given))}
-    from dynamicpo.runs.local.summary import list_runs
+        return {"runs": list_cluster_runs(_kubeflow(arguments))}
+    from dynamicpo.runs.local.summary import list_local_runs
 
-    return {"runs": list_runs(Path(given["folder"]))}
+    return {"runs": list_local_runs(Path(arguments.folder))}
 
 
-def compile_pipeline(given: Values) -> dict[str, Any]:
+def compile_pipeline(arguments: argparse.Namespace) -> CompileResult:
     """Write a pipeline for Kubeflow."""
-    from dynamicpo.runs import pipelines
+    from dynamicpo.runs import compile as pipeline_compiler
 
-    placement = {**read_yaml(given["placement"]), **pairs("--place", given["place"])}
-    pipelines.compile_pipeline(
-        given["pipeline"], Path(given["output"]), given["image"], placement, given["allow_tag"]
+    placement = settings_of(arguments.placement, "--place", arguments.place)
+    output = Path(arguments.output)
+    pipeline_compiler.compile_pipeline(
+        arguments.pipeline, output, arguments.image, placement, arguments.allow_tag
     )
-    return {"output": given["output"]}
+    return {"output": arguments.output}
 
 
-def submit(given: Values) -> dict[str, Any]:
+def submit(arguments: argparse.Namespace) -> SubmitResult:
     """Start a pipeline on a Kubeflow installation, and wait for its end if asked to."""
-    from dynamicpo.runs.cluster import submit as submission
+    from dynamicpo.runs.cluster.submit import Submission
+    from dynamicpo.runs.cluster.submit import submit as submit_run
+    from dynamicpo.runs.cluster.wait import wait_for_end
 
-    what = submission.Submission(
-        pipeline=given["pipeline"],
-        image=given["image"],
-        parameters={**read_yaml(given["config"]), **pairs("--param", given["param"])},
-        placement={**read_yaml(given["placement"]), **pairs("--place", given["place"])},
-        experiment=given["experiment"],
-        allow_tag=given["allow_tag"],
-        check_images=given["image_check"],
-        cron=given["cron"],
+    submission = Submission(
+        pipeline=arguments.pipeline,
+        image=arguments.image,
+        parameters=settings_of(arguments.config, "--param", arguments.param),
+        placement=settings_of(arguments.placement, "--place", arguments.place),
+        experiment=arguments.experiment,
+        allow_tag=arguments.allow_tag,
+        check_images=arguments.image_check,
+        cron=arguments.cron,
     )
-    if given["wait"] is not None and (given["cron"] or not given["wait"] > 0):
-        raise ConfigError(
-            f"--wait: must be > 0 minutes, and not with --cron, got {given['wait']:g}."
-        )
-    kubeflow = _kubeflow(given)
-    started = submission.submit(what, kubeflow)
-    if given["wait"] is None:
-        return started
-    return {**started, "state": submission.wait(kubeflow, started["run"], given["wait"])}
+    minutes = arguments.wait
+    # `not > 0` refuses a NaN as well.
+    if minutes is not None and (arguments.cron or not minutes > 0):
+        raise ConfigError(f"--wait: must be > 0 minutes, and not with --cron, got {minutes:g}.")
+    kubeflow = _kubeflow(arguments)
+    submitted = submit_run(submission, kubeflow)
+    result: SubmitResult = {
+        "run": submitted["run"],
+        "link": submitted["link"],
+        "pipeline_version": submitted["pipeline_version"],
+    }
+    if minutes is not None:
+        result["state"] = wait_for_end(kubeflow, submitted["run"], minutes)
+    return result

@@ -1,24 +1,48 @@
-"""What each command does: values from flags and files to a result, a mapping that JSON can hold.
+"""The table of all commands: arguments to a result, and a result to lines of text."""
 
-Nothing heavy is imported before the values have been checked, so that mistakes are answered at once.
-"""
-
+import argparse
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from dynamicpo.cli import output
 from dynamicpo.cli.commands import pipelines
-from dynamicpo.cli.commands.stages import SEVERAL, STAGES, Stage, audit, run_stage
-from dynamicpo.cli.commands.values import Values
+from dynamicpo.cli.commands.stages import STAGE_COMMANDS, audit, run_stage
 
-__all__ = ["COMMANDS", "SEVERAL", "STAGES", "Stage"]
+# Any: each command has a result of its own, which JSON can hold, and its lines are made from that.
+Run = Callable[[argparse.Namespace], Any]
+Lines = Callable[[Any, argparse.Namespace], list[str]]
 
-COMMANDS: dict[str, Callable[[Values], dict[str, Any]]] = {
-    **{name: functools.partial(run_stage, name) for name in STAGES},
-    "audit-candidates": audit,
-    "compare": pipelines.compare,
-    "run": pipelines.run,
-    "runs": pipelines.runs,
-    "compile": pipelines.compile_pipeline,
-    "submit": pipelines.submit,
+
+class Command(NamedTuple):
+    """A sub-command.
+
+    Attributes:
+        run: The command, from its arguments to its result.
+        lines: The result as text, for a person.
+    """
+
+    run: Run
+    lines: Lines
+
+
+_STAGE_LINES: Mapping[str, Lines] = {
+    "evaluate": output.evaluation_lines,
+    "judge-collapse": output.study_lines,
+}
+
+
+def _stage_command(name: str) -> Command:
+    lines = _STAGE_LINES.get(name, output.stage_lines)
+    return Command(functools.partial(run_stage, name), lines)
+
+
+COMMANDS: Mapping[str, Command] = {
+    **{name: _stage_command(name) for name in STAGE_COMMANDS},
+    "audit-candidates": Command(audit, output.audit_lines),
+    "compare": Command(pipelines.compare, output.comparison_lines),
+    "run": Command(pipelines.run, output.run_lines),
+    "runs": Command(pipelines.runs, output.run_list_lines),
+    "compile": Command(pipelines.compile_pipeline, output.compile_lines),
+    "submit": Command(pipelines.submit, output.submit_lines),
 }

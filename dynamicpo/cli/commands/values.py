@@ -1,16 +1,24 @@
-"""Values that commands are given, and what they give back."""
+"""Values of flags and files, and the result that the commands of all stages share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from dynamicpo.cli.results import StageResult
 from dynamicpo.core.errors import ConfigError, unknown_name
+from dynamicpo.core.json_values import JsonValue
+from dynamicpo.core.records.manifest import Manifest
 
-Values = Mapping[str, Any]
 
+def read_yaml(path: str | None, known: Collection[str] | None = None) -> dict[str, JsonValue]:
+    """The content of a YAML file of settings; nothing without a file.
 
-def read_yaml(path: str | None, known: Sequence[str] | None = None) -> dict[str, Any]:
-    """A YAML file of settings; with `known`, unknown keys are refused."""
+    Args:
+        path: The file.
+        known: The keys that it may hold (default: any).
+
+    Raises:
+        ConfigError: It is no YAML, no mapping, or holds an unknown key.
+    """
     if not path:
         return {}
     import yaml
@@ -27,18 +35,30 @@ def read_yaml(path: str | None, known: Sequence[str] | None = None) -> dict[str,
     return values
 
 
-def pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE texts as a dictionary."""
+def parse_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE texts as a dictionary.
+
+    Raises:
+        ConfigError: A text without "=".
+    """
+    values = {}
     for text in texts:
-        if "=" not in text:
+        name, separator, value = text.partition("=")
+        if not separator:
             raise ConfigError(f"{flag}: must be NAME=VALUE, got {text!r}.")
-    return dict((text.split("=", 1)[0], text.split("=", 1)[1]) for text in texts)
+        values[name] = value
+    return values
 
 
-def result_of(manifest: Any, paths: Values) -> dict[str, Any]:
-    """What a command says of a folder that it made."""
+def settings_of(path: str | None, flag: str, texts: Sequence[str]) -> Mapping[str, JsonValue]:
+    """Settings of a YAML file and of a repeated flag, which wins."""
+    return {**read_yaml(path), **parse_pairs(flag, texts)}
+
+
+def stage_result(manifest: Manifest, output: Path | str) -> StageResult:
+    """The result of a command that made a folder; text is printed as the user wrote it."""
     return {
-        "output": str(paths["output"]),
+        "output": str(output),
         "fingerprint": manifest.fingerprint,
         "counts": manifest.counts,
     }

@@ -1,7 +1,8 @@
-"""Drift figures for Prometheus: `python3 -m dynamicpo.runs.cluster.exporter gs://bucket/pipelines`.
+"""Drift metrics for Prometheus: `python3 -m dynamicpo.runs.cluster.exporter gs://bucket/pipelines`.
 
-A pipeline's tasks end before anything could scrape them. This stays, and serves what the newest drift task below a
-prefix has written. Every figure is a gauge; `dynamicpo_drift_result_time_seconds` says how old it is.
+A pipeline's tasks end before anything could scrape them. This process stays, and serves the metrics
+of the newest drift task below a prefix. Each is a gauge; `dynamicpo_drift_result_time_seconds` is
+the time of the result.
 """
 
 import argparse
@@ -10,132 +11,192 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.storage import is_remote
 
 log = logging.getLogger(__name__)
 
-METRICS = re.compile(r"(^|/)monitor-drift(-\d+)?/(.+/)?metrics$")
-Result = tuple[float, dict[str, Any]]
+# KFP numbers the tasks of one component, and in the store puts a random number behind the task.
+METRICS_FILE = re.compile(r"(^|/)monitor-drift(-\d+)?/(.+/)?metrics$")
+DEFAULT_PORT = 9090
+DEFAULT_INTERVAL_SECONDS = 300
 
 
-def newest(source: str) -> Result | None:
-    """When the newest drift task below a folder or prefix ended (epoch seconds), and its figures.
+class DriftResult(NamedTuple):
+    """The result of a drift task: its time, in epoch seconds, and its metrics."""
+
+    time: float
+    metrics: Mapping[str, float]
+
+
+class _File(NamedTuple):
+    """A file in a folder or in the store."""
+
+    name: str
+    time: float
+    read: Callable[[], bytes]
+
+
+def newest_result(source: str) -> DriftResult | None:
+    """The result of the newest drift task below a folder or prefix.
 
     Raises:
-        DataError: The store can't be read, or what was found is not the figures of a drift task.
+        DataError: The store can't be read, or a file that is not the metrics of a drift task.
     """
-    found = _remote(source) if is_remote(source) else _local(Path(source))
-    if found is None:
+    file = _newest_object(source) if is_remote(source) else _newest_file(Path(source))
+    if file is None:
         return None
-    name, ended, read = found
     try:
-        figures = json.loads(read())
-        return ended, {str(key): value for key, value in figures.items() if _is_number(value)}
+        content = json.loads(file.read())
+        # An AttributeError: JSON that is no object.
+        metrics = {str(name): value for name, value in content.items() if _is_number(value)}
     except (ValueError, AttributeError) as error:
         raise DataError(
-            f"{name}: must be a JSON object of numbers, but {error}. Run the drift task again."
+            f"{file.name}: must be a JSON object of numbers, but {error}. Run the drift task again."
         ) from error
+    return DriftResult(file.time, metrics)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (bool, int, float)) and math.isfinite(value)
 
 
-def _local(folder: Path) -> tuple[str, float, Callable[[], bytes]] | None:
-    files = [
-        path
-        for path in folder.rglob("metrics")
-        if path.is_file() and METRICS.search(path.as_posix())
-    ]
-    if not files:
+def _newest_file(folder: Path) -> _File | None:
+    paths = []
+    for path in folder.rglob("metrics"):
+        if path.is_file() and METRICS_FILE.search(path.as_posix()):
+            paths.append(path)
+    if not paths:
         return None
-    path = max(files, key=lambda file: (file.stat().st_mtime, str(file)))
-    return str(path), path.stat().st_mtime, path.read_bytes
+    # By name where times are equal, so that the answer does not depend on the folder's order.
+    newest = max(paths, key=lambda path: (path.stat().st_mtime, str(path)))
+    return _File(str(newest), newest.stat().st_mtime, newest.read_bytes)
 
 
-def _remote(uri: str) -> tuple[str, float, Callable[[], bytes]] | None:
+def _newest_object(uri: str) -> _File | None:
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import storage
 
     bucket, _, prefix = uri.removeprefix("gs://").partition("/")
     try:
-        blobs = storage.Client().list_blobs(bucket, prefix=prefix)
-        found = [blob for blob in blobs if METRICS.search(blob.name)]
+        listed = storage.Client().list_blobs(bucket, prefix=prefix)
+        blobs = [blob for blob in listed if METRICS_FILE.search(blob.name)]
     except (GoogleAPIError, GoogleAuthError, OSError) as error:
         raise DataError(
             f"{uri}: must be readable, but {error}. Check the bucket and the account's role."
         ) from error
-    if not found:
+    if not blobs:
         return None
-    blob = max(found, key=lambda item: (item.updated, item.name))
-    return f"gs://{bucket}/{blob.name}", blob.updated.timestamp(), blob.download_as_bytes
+    newest = max(blobs, key=lambda blob: (blob.updated, blob.name))
+    name = f"gs://{bucket}/{newest.name}"
+    return _File(name, newest.updated.timestamp(), newest.download_as_bytes)
 
 
-def exposition(result: Result | None, problem: str = "") -> str:
-    """Prometheus' text format."""
-    lines = ["# TYPE dynamicpo_drift_up gauge", f"dynamicpo_drift_up {int(not problem)}"]
-    ended, figures = result or (math.nan, {})
+def exposition(result: DriftResult | None, failed: bool = False) -> str:
+    """Prometheus' text format of a result, and of whether it could be read."""
+    gauges: list[tuple[str, float]] = [("dynamicpo_drift_up", int(not failed))]
     if result:
-        lines += [
-            "# TYPE dynamicpo_drift_result_time_seconds gauge",
-            f"dynamicpo_drift_result_time_seconds {ended}",
-        ]
-    for name, value in sorted(figures.items()):
-        metric = f"dynamicpo_drift_{re.sub(r'[^a-zA-Z0-9_]', '_', name)}"
-        lines += [f"# TYPE {metric} gauge", f"{metric} {float(value)}"]
+        gauges.append(("dynamicpo_drift_result_time_seconds", result.time))
+        for name, value in sorted(result.metrics.items()):
+            metric = re.sub(r"[^a-zA-Z0-9_]", "_", name)
+            gauges.append((f"dynamicpo_drift_{metric}", float(value)))
+    lines = []
+    for name, value in gauges:
+        lines.append(f"# TYPE {name} gauge")
+        lines.append(f"{name} {value}")
     return "\n".join(lines) + "\n"
 
 
-def server(source: str, port: int, every_seconds: float, host: str = "") -> ThreadingHTTPServer:
-    """The HTTP server. Looks at the source when it is scraped, but not more often than `every_seconds`."""
-    state: dict[str, Any] = {"until": 0.0, "text": ""}
+class _Page:
+    """The page `/metrics`, made anew when it is asked for, but not more often than each interval.
+
+    Prometheus scrapes more often than a drift task ends, and listing a bucket costs money.
+    """
+
+    def __init__(self, source: str, interval_seconds: float) -> None:
+        self._source = source
+        self._interval_seconds = interval_seconds
+        self._expires = 0.0
+        self._text = ""
+
+    def text(self) -> str:
+        if time.monotonic() >= self._expires:
+            self._text = _read_exposition(self._source)
+            self._expires = time.monotonic() + self._interval_seconds
+        return self._text
+
+
+def _read_exposition(source: str) -> str:
+    try:
+        return exposition(newest_result(source))
+    # The gauge `up` carries the failure: an exporter that ended could not tell of it.
+    except DataError as error:
+        log.warning("%s", error)
+        return exposition(None, failed=True)
+
+
+def make_server(
+    source: str, port: int, interval_seconds: float, host: str = ""
+) -> ThreadingHTTPServer:
+    """The HTTP server of `/metrics` and `/healthz`.
+
+    Args:
+        source: Folder or prefix of the pipelines' artifacts.
+        port: Its port (0: a free one).
+        interval_seconds: The source is read no more often than this.
+        host: Its address (default: all of the machine's).
+    """
+    page = _Page(source, interval_seconds)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == "/metrics" and time.monotonic() >= state["until"]:
-                state.update(text=_look(source), until=time.monotonic() + every_seconds)
-            texts = {"/metrics": state["text"], "/healthz": "ok\n"}
-            body = texts.get(self.path, "not found\n").encode()
-            self.send_response(200 if self.path in texts else 404)
+            if self.path == "/metrics":
+                self._reply(200, page.text())
+            elif self.path == "/healthz":
+                self._reply(200, "ok\n")
+            else:
+                self._reply(404, "not found\n")
+
+        def _reply(self, status: int, text: str) -> None:
+            body = text.encode()
+            self.send_response(status)
+            # The version of Prometheus' text format.
             self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *arguments: Any) -> None:
+        def log_message(self, format: str, *arguments: object) -> None:
+            # The standard library prints every request on stderr.
             log.debug(format, *arguments)
 
     return ThreadingHTTPServer((host, port), Handler)
 
 
-def _look(source: str) -> str:
-    try:
-        return exposition(newest(source))
-    except DataError as error:
-        log.warning("%s", error)
-        return exposition(None, str(error))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until stopped."""
+    description = str(__doc__).splitlines()[0]
     parser = argparse.ArgumentParser(
-        prog="dynamicpo.runs.cluster.exporter", description=str(__doc__).splitlines()[0]
+        prog="dynamicpo.runs.cluster.exporter", description=description
     )
     parser.add_argument("source", help="folder or gs:// prefix of the pipelines' artifacts")
-    parser.add_argument("--port", type=int, default=9090)
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument(
-        "--every-seconds", type=float, default=300, help="look no more often (default: 300)"
+        "--every-seconds",
+        type=float,
+        default=DEFAULT_INTERVAL_SECONDS,
+        help="read the source no more often (default: 300)",
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s")
-    server(arguments.source, arguments.port, arguments.every_seconds).serve_forever()
+    server = make_server(arguments.source, arguments.port, arguments.every_seconds)
+    server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -1,146 +1,149 @@
 """A Kubeflow Pipelines installation: its API, with errors that say what to do.
 
-The SDK's own client prints, keeps a namespace in the home folder, tells no failed run from a good one, and waits for
-ever for a cancelled one; so this talks to the API by its generated models.
+The SDK's own client prints, keeps a namespace in the home folder, does not tell a failed run from a
+good one, and waits for ever for a cancelled one; so this calls the API by its generated models.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from dynamicpo.core.errors import ConfigError, RunFailedError
 
-TIMEOUT_SECONDS = 60
+if TYPE_CHECKING:
+    from kfp_server_api import ApiException, V2beta1Run
+
+API_TIMEOUT_SECONDS = 60
+# Runs that are listed, and among which one is looked up by its name.
+NEWEST_RUNS = 100
+_MESSAGE_CHARACTERS = 500
+
+Response = TypeVar("Response")
 
 
 class NoAnswerError(RunFailedError):
-    """The installation can't be reached, or says that it can't answer now."""
+    """The installation can't be reached, or answers that it can't serve the request now."""
 
 
 class Kubeflow:
     """One installation.
 
     Args:
-        host: Where its API answers; the UI's address does as well.
-        token: A bearer token, where it asks for one.
-        namespace: Of the user, where it has several.
+        host: The URL of its API; the UI's URL does as well.
+        token: A bearer token, where the API asks for one.
+        namespace: The user's namespace, where each user has one.
     """
 
     def __init__(self, host: str, token: str = "", namespace: str = "") -> None:
-        """Make the clients; nothing is asked yet."""
+        """Make the clients; no request is sent yet."""
         import kfp_server_api as api
 
         if not host.startswith(("http://", "https://")):
             raise ConfigError(f"--host: must begin with http:// or https://, got {host!r}.")
-        self.host, self.namespace = host.rstrip("/"), namespace
-        settings = api.Configuration(host=self.host)
-        settings.retries = False
+        self.host = host.rstrip("/")
+        self.namespace = namespace
+        configuration = api.Configuration(host=self.host)
+        # An installation that does not answer is reported at once, not after urllib3's retries.
+        configuration.retries = False
         if token:
-            settings.api_key, settings.api_key_prefix = (
-                {"authorization": token},
-                {"authorization": "Bearer"},
-            )
-        client = api.ApiClient(settings)
-        self._health, self._uploads = (
-            api.HealthzServiceApi(client),
-            api.PipelineUploadServiceApi(client),
-        )
-        self._pipelines, self._experiments = (
-            api.PipelineServiceApi(client),
-            api.ExperimentServiceApi(client),
-        )
-        self._runs, self._recurring = api.RunServiceApi(client), api.RecurringRunServiceApi(client)
+            configuration.api_key = {"authorization": token}
+            configuration.api_key_prefix = {"authorization": "Bearer"}
+        client = api.ApiClient(configuration)
+        self._health = api.HealthzServiceApi(client)
+        self._uploads = api.PipelineUploadServiceApi(client)
+        self._pipelines = api.PipelineServiceApi(client)
+        self._experiments = api.ExperimentServiceApi(client)
+        self._runs = api.RunServiceApi(client)
+        self._recurring_runs = api.RecurringRunServiceApi(client)
 
     def check(self) -> None:
-        """Whether it answers, and has one user or several as the namespace says.
+        """Check that it answers, and has one user or several as the namespace says.
 
         Raises:
             ConfigError: Not so.
         """
         try:
-            many = bool(self._call(self._health.healthz_service_get_healthz).multi_user)
+            health = self._call(self._health.healthz_service_get_healthz)
         except NoAnswerError as error:
             raise ConfigError(str(error)) from error
-        if many and not self.namespace:
+        if health.multi_user and not self.namespace:
             raise ConfigError(
                 f"--namespace: must be given, because {self.host} has a namespace for each user."
             )
-        if self.namespace and not many:
+        if self.namespace and not health.multi_user:
             raise ConfigError(
-                f"--namespace: must not be given, because {self.host} has one user. Leave {self.namespace!r} out."
+                f"--namespace: must not be given, because {self.host} has one user. "
+                f"Leave {self.namespace!r} out."
             )
 
     def pipeline(self, name: str) -> str:
-        """The id of a pipeline, which is made if it is not there."""
+        """The id of a pipeline, which is created if there is none of this name."""
         from kfp_server_api import V2beta1Pipeline
 
-        found = self._call(
+        listed = self._call(
             self._pipelines.pipeline_service_list_pipelines,
             namespace=self.namespace,
-            filter=_named(name),
+            filter=_name_filter(name),
         )
-        if found.pipelines:
-            return str(found.pipelines[0].pipeline_id)
-        new = V2beta1Pipeline(name=name, display_name=name, namespace=self.namespace)
-        return str(self._call(self._pipelines.pipeline_service_create_pipeline, new).pipeline_id)
+        if listed.pipelines:
+            return str(listed.pipelines[0].pipeline_id)
+        pipeline = V2beta1Pipeline(name=name, display_name=name, namespace=self.namespace)
+        created = self._call(self._pipelines.pipeline_service_create_pipeline, pipeline)
+        return str(created.pipeline_id)
 
     def version(self, pipeline: str, name: str) -> tuple[str, str]:
-        """The id and the description of a pipeline's version, empty if it is not there."""
-        found = self._call(
+        """The id and the description of a pipeline's version, empty if there is none."""
+        listed = self._call(
             self._pipelines.pipeline_service_list_pipeline_versions,
             pipeline,
-            filter=_named(name),
+            filter=_name_filter(name),
         )
-        versions = found.pipeline_versions or []
-        return (
-            (str(versions[0].pipeline_version_id), versions[0].description or "")
-            if versions
-            else ("", "")
-        )
+        if not listed.pipeline_versions:
+            return "", ""
+        version = listed.pipeline_versions[0]
+        return str(version.pipeline_version_id), version.description or ""
 
     def version_name(self, pipeline: str, version: str) -> str:
         """The name of a pipeline's version: `submit` names them by the commit."""
-        return str(
-            self._call(
-                self._pipelines.pipeline_service_get_pipeline_version, pipeline, version
-            ).display_name
-            or version
-        )
+        get_version = self._pipelines.pipeline_service_get_pipeline_version
+        return str(self._call(get_version, pipeline, version).display_name or version)
 
     def upload(self, pipeline: str, name: str, description: str, file: Path) -> str:
         """Add a version to a pipeline. Returns its id."""
-        upload = self._uploads.upload_pipeline_version
-        made = self._call(
-            upload, str(file), name=name, pipelineid=pipeline, description=description
+        created = self._call(
+            self._uploads.upload_pipeline_version,
+            str(file),
+            name=name,
+            pipelineid=pipeline,
+            description=description,
         )
-        return str(made.pipeline_version_id)
+        return str(created.pipeline_version_id)
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, which is made if it is not there."""
+        """The id of an experiment, which is created if there is none of this name."""
         from kfp_server_api import V2beta1Experiment
 
-        found = self._call(
+        listed = self._call(
             self._experiments.experiment_service_list_experiments,
             namespace=self.namespace,
-            filter=_named(name),
+            filter=_name_filter(name),
         )
-        if found.experiments:
-            return str(found.experiments[0].experiment_id)
-        new = V2beta1Experiment(display_name=name, namespace=self.namespace)
-        return str(
-            self._call(self._experiments.experiment_service_create_experiment, new).experiment_id
-        )
+        if listed.experiments:
+            return str(listed.experiments[0].experiment_id)
+        experiment = V2beta1Experiment(display_name=name, namespace=self.namespace)
+        created = self._call(self._experiments.experiment_service_create_experiment, experiment)
+        return str(created.experiment_id)
 
-    def start(self, run: Any) -> str:
-        """Start a `V2beta1Run`. Returns its id."""
+    def start(self, run: "V2beta1Run") -> str:
+        """Start a run. Returns its id."""
         return str(self._call(self._runs.run_service_create_run, run).run_id)
 
-    def repeat(self, run: Any, cron: str) -> str:
-        """Start a `V2beta1Run` on a schedule, one at a time. Returns the id of the recurring run."""
+    def schedule(self, run: "V2beta1Run", cron: str) -> str:
+        """Start a run again and again, one at a time. Returns the id of the recurring run."""
         import kfp_server_api as api
 
-        recurring = api.V2beta1RecurringRun(
+        recurring_run = api.V2beta1RecurringRun(
             display_name=run.display_name,
             experiment_id=run.experiment_id,
             pipeline_version_reference=run.pipeline_version_reference,
@@ -149,62 +152,75 @@ class Kubeflow:
             trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
             max_concurrency="1",
             mode="ENABLE",
+            # After an outage the runs that were missed are not made up for, all at once.
             no_catchup=True,
         )
-        made = self._call(self._recurring.recurring_run_service_create_recurring_run, recurring)
-        return str(made.recurring_run_id)
+        create = self._recurring_runs.recurring_run_service_create_recurring_run
+        return str(self._call(create, recurring_run).recurring_run_id)
 
-    def run(self, run: str) -> Any:
-        """How a run is: a `V2beta1Run`."""
+    def run(self, run: str) -> "V2beta1Run":
+        """A run by its id, with its state."""
         return self._call(self._runs.run_service_get_run, run)
 
-    def newest_runs(self) -> list[Any]:
-        """The runs that were started last, at most a hundred, newest first."""
-        given = {"namespace": self.namespace, "page_size": 100, "sort_by": "created_at desc"}
-        return list(self._call(self._runs.run_service_list_runs, **given).runs or [])
+    def newest_runs(self) -> "list[V2beta1Run]":
+        """The runs that were started last, newest first."""
+        listed = self._call(
+            self._runs.run_service_list_runs,
+            namespace=self.namespace,
+            page_size=NEWEST_RUNS,
+            sort_by="created_at desc",
+        )
+        return list(listed.runs or [])
 
     def link(self, run: str, recurring: bool = False) -> str:
-        """The page of a run, or of a recurring one."""
-        return f"{self.host}/#/{'recurringrun' if recurring else 'runs'}/details/{run}"
+        """The URL of the page of a run, or of a recurring one."""
+        kind = "recurringrun" if recurring else "runs"
+        return f"{self.host}/#/{kind}/details/{run}"
 
-    def _call(self, call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        """Ask; what goes wrong is said in one line.
+    def _call(
+        self, function: Callable[..., Response], *arguments: object, **options: object
+    ) -> Response:
+        """Send a request; a failure becomes an error of one line.
 
         Raises:
-            ConfigError: It was asked for something that it refuses.
+            ConfigError: The API refuses the request.
             NoAnswerError: It does not answer, or not now.
         """
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
 
-        what = call.__name__.partition("_service_")[2] or call.__name__
         try:
-            return call(*arguments, **more, _request_timeout=TIMEOUT_SECONDS)
+            return function(*arguments, **options, _request_timeout=API_TIMEOUT_SECONDS)
         except ApiException as error:
-            text = f"{self.host}: {what}: {error.status} {error.reason}{_said(error.body)}"
-            if error.status in (401, 403):
-                raise ConfigError(
-                    f"{text}. Give a token that may do this (--token-file)."
-                ) from error
-            if error.status in (0, 429) or error.status >= 500:
-                raise NoAnswerError(text) from error
-            raise ConfigError(text) from error
+            # Generated names are such as `run_service_get_run`.
+            operation = function.__name__.partition("_service_")[2] or function.__name__
+            raise self._refusal(operation, error) from error
         except (HTTPError, OSError) as error:
             raise NoAnswerError(f"{self.host}: must answer, but {error}. Check --host.") from error
 
+    def _refusal(self, operation: str, error: "ApiException") -> ConfigError | NoAnswerError:
+        problem = f"{self.host}: {operation}: {error.status} {error.reason}{_detail(error.body)}"
+        if error.status in (401, 403):
+            return ConfigError(f"{problem}. Give a token that may do this (--token-file).")
+        # 0: TLS failed; 429: too many requests. These and the server's own failures pass.
+        if error.status in (0, 429) or error.status >= 500:
+            return NoAnswerError(problem)
+        return ConfigError(problem)
 
-def _named(name: str) -> str:
+
+def _name_filter(name: str) -> str:
     """The API's filter for one display name."""
-    return json.dumps(
-        {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
-    )
+    predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+    return json.dumps({"predicates": [predicate]})
 
 
-def _said(body: Any) -> str:
-    """The API's own words, where there are some."""
+def _detail(body: str | bytes | None) -> str:
+    """The API's explanation of a refusal, where it gives one."""
     try:
-        found = json.loads(body or "{}")
-        text = found.get("message") or found.get("error_message") or found.get("error") or ""
+        content = json.loads(body or "{}")
+        # Which key it is depends on what refuses: the API, its gateway, or a proxy before it.
+        message = content.get("message") or content.get("error_message") or content.get("error")
     except (ValueError, AttributeError):  # not JSON, or no object
         return ""
-    return f": {' '.join(str(text).split())[:500]}" if text else ""
+    text = " ".join(str(message or "").split())[:_MESSAGE_CHARACTERS]
+    return f": {text}" if text else ""

@@ -1,101 +1,66 @@
-"""The last word of a run on a cluster: how it and each of its pods ended, and the last lines of their logs.
+"""The pods of a run on a cluster: their ends, and the last lines of their logs."""
 
-Logs are lost with their pods (a spot node, Argo's clean-up), so the pipeline's exit handler keeps them as artifacts.
-"""
-
-import json
 import logging
-import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
-from dynamicpo import __version__
-from dynamicpo.core import storage
-from dynamicpo.core.errors import DynamicPOError
-from dynamicpo.core.records.manifest import write_json
+if TYPE_CHECKING:
+    from kubernetes.client import CoreV1Api, V1ContainerStateTerminated, V1Pod
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# Labels and annotations that KFP and its Argo Workflows put on a run's pods.
 RUN_LABEL = "pipeline/runid"
 TASK_ANNOTATION = "workflows.argoproj.io/node-name"
+# The container of a pod that the task runs in; others are KFP's own.
+_TASK_CONTAINER = "main"
 TAIL_LINES = 50
 TAIL_BYTES = 20_000
-_METRICS = re.compile(r".*/evaluation/[^/]+/metrics\.json")
+_MAX_PODS = 500
+_MESSAGE_CHARACTERS = 500
 
 
-def summarize_run(
-    run_id: str,
-    status: Mapping[str, str],
-    summary: Path,
-    tails: Path,
-    api: Any = None,
-    place: str = "",
-) -> None:
-    """Write `summary.json` into a folder, and the pods' last lines as Markdown.
+class PodEntry(TypedDict):
+    """A pod in the summary of a run."""
 
-    What can't be read is named there, not raised: this runs when something else has failed already.
+    pod: str
+    task: str
+    node: str
+    phase: str
+    reason: str
+    exit_code: int | None
+
+
+@dataclass(frozen=True)
+class PodRecord:
+    """A pod of a run.
+
+    Attributes:
+        entry: Its part in the summary.
+        image: The image of its task.
+        tail: The last lines of its log.
+    """
+
+    entry: PodEntry
+    image: str
+    tail: str
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether it failed, or was taken away."""
+        return bool(self.entry["reason"]) or self.entry["phase"] == "Failed"
+
+
+def read_pods(run_id: str, api: "CoreV1Api | None") -> tuple[list[PodRecord], str]:
+    """The run's pods, and the problem that kept them from being read.
 
     Args:
         run_id: The run's id.
-        status: What KFP says of the run: state and error message.
-        summary: Folder to make.
-        tails: File to write.
-        api: A Kubernetes CoreV1Api (default: that of the cluster this runs in).
-        place: Where the summary will be in the store, below the run's own prefix; the models' metrics are read there.
+        api: The Kubernetes API (default: that of the cluster this runs in).
     """
-    pods, problem = _pods(run_id, api)
-    metrics, lost = _metrics(run_id, place)
-    problem = "\n\n".join(text for text in (problem, lost) if text)
-    failed = [pod for pod in pods if pod["reason"] or pod["phase"] == "Failed"]
-    summary.mkdir(parents=True, exist_ok=True)
-    found = {
-        "run": run_id,
-        **status,
-        "package_version": __version__,
-        "images": sorted({pod["image"] for pod in pods if pod["image"]}),
-        "metrics": metrics,
-        "pods": [
-            {key: value for key, value in pod.items() if key not in ("tail", "image")}
-            for pod in pods
-        ],
-    }
-    write_json(summary / "summary.json", {**found, **({"problem": problem} if problem else {})})
-    parts = [
-        f"# Run {run_id}: {status.get('state', 'unknown')}",
-        status.get("error_message", ""),
-        problem,
-    ]
-    parts += [_tail(pod) for pod in [*failed, *(pod for pod in pods if pod not in failed)]]
-    tails.parent.mkdir(parents=True, exist_ok=True)
-    tails.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-
-
-def _metrics(run_id: str, place: str) -> tuple[dict[str, Any], str]:
-    """Every model's metrics from the evaluations in the store, and what went wrong in reading them."""
-    prefix, found, _ = place.partition(f"/{run_id}/")
-    if not found:
-        return {}, ""
-    metrics: dict[str, Any] = {}
-    try:
-        files = [file for file in storage.list_files(prefix + found) if _METRICS.fullmatch(file)]
-        with tempfile.TemporaryDirectory() as scratch:
-            for number, file in enumerate(files):
-                path = storage.fetch(file, Path(scratch) / str(number))
-                metrics.setdefault(
-                    file.split("/")[-2], json.loads(path.read_text(encoding="utf-8"))
-                )
-    except (DynamicPOError, OSError, ValueError) as error:
-        text = f"The metrics could not be read: {' '.join(str(error).split())[:500]}"
-        log.warning(text)
-        return metrics, text
-    return metrics, ""
-
-
-def _pods(run_id: str, api: Any) -> tuple[list[dict[str, Any]], str]:
-    """The run's pods with their last lines, and what went wrong in asking for them."""
     from kubernetes import client, config
     from urllib3.exceptions import HTTPError
 
@@ -103,60 +68,83 @@ def _pods(run_id: str, api: Any) -> tuple[list[dict[str, Any]], str]:
         if api is None:
             config.load_incluster_config()
             api = client.CoreV1Api()
-        namespace = (
-            NAMESPACE.read_text(encoding="utf-8").strip() if NAMESPACE.exists() else "default"
-        )
-        found = api.list_namespaced_pod(
-            namespace, label_selector=f"{RUN_LABEL}={run_id}", limit=500
-        )
-        return [
-            _pod(pod, api, namespace)
-            for pod in sorted(found.items, key=lambda pod: str(pod.metadata.name))
-        ], ""
+        namespace = _namespace()
+        selector = f"{RUN_LABEL}={run_id}"
+        listed = api.list_namespaced_pod(namespace, label_selector=selector, limit=_MAX_PODS)
+        pods = sorted(listed.items, key=lambda pod: str(pod.metadata.name))
+        return [_read_pod(pod, api, namespace) for pod in pods], ""
     except (client.ApiException, config.ConfigException, HTTPError, OSError) as error:
-        text = f"The pods could not be read: {' '.join(str(error).split())[:500]}"
-        log.warning(text)
-        return [], text
+        problem = f"The pods could not be read: {one_line(error)}"
+        log.warning(problem)
+        return [], problem
 
 
-def _pod(pod: Any, api: Any, namespace: str) -> dict[str, Any]:
-    states = {item.name: item.state.terminated for item in pod.status.container_statuses or []}
-    ended = states.get("main")
-    reason = pod.status.reason or (ended.reason if ended and ended.exit_code else "") or ""
-    return {
+def one_line(error: Exception) -> str:
+    """An error's text in one line of limited length."""
+    return " ".join(str(error).split())[:_MESSAGE_CHARACTERS]
+
+
+def _namespace() -> str:
+    if not NAMESPACE_FILE.exists():
+        return "default"
+    return NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+
+
+def _read_pod(pod: "V1Pod", api: "CoreV1Api", namespace: str) -> PodRecord:
+    terminated = _termination(pod)
+    # The pod's own reason (Evicted, preempted by a spot node's end) says more than its container's,
+    # which after a good end is `Completed`.
+    reason = pod.status.reason or ""
+    exit_code = None
+    if terminated:
+        exit_code = terminated.exit_code
+        if exit_code and not reason:
+            reason = terminated.reason or ""
+    annotations = pod.metadata.annotations or {}
+    entry: PodEntry = {
         "pod": pod.metadata.name,
-        "task": (pod.metadata.annotations or {}).get(TASK_ANNOTATION, ""),
+        "task": annotations.get(TASK_ANNOTATION, ""),
         "node": pod.spec.node_name or "",
-        "image": next((item.image for item in pod.spec.containers if item.name == "main"), ""),
         "phase": pod.status.phase,
         "reason": reason,
-        "exit_code": ended.exit_code if ended else None,
-        "tail": _log(pod.metadata.name, api, namespace),
+        "exit_code": exit_code,
     }
+    return PodRecord(entry, _task_image(pod), _read_tail(pod.metadata.name, api, namespace))
 
 
-def _log(pod: str, api: Any, namespace: str) -> str:
+def _termination(pod: "V1Pod") -> "V1ContainerStateTerminated | None":
+    """The end of a pod's task; None while it runs."""
+    for status in pod.status.container_statuses or []:
+        if status.name == _TASK_CONTAINER:
+            return status.state.terminated
+    return None
+
+
+def _task_image(pod: "V1Pod") -> str:
+    for container in pod.spec.containers:
+        if container.name == _TASK_CONTAINER:
+            return str(container.image)
+    return ""
+
+
+def _read_tail(pod: str, api: "CoreV1Api", namespace: str) -> str:
     from kubernetes import client
     from urllib3.exceptions import HTTPError
 
     try:
         text = api.read_namespaced_pod_log(
-            pod, namespace, container="main", tail_lines=TAIL_LINES, limit_bytes=TAIL_BYTES
+            pod,
+            namespace,
+            container=_TASK_CONTAINER,
+            tail_lines=TAIL_LINES,
+            limit_bytes=TAIL_BYTES,
         )
-        return str(text)
+    # A pod that is gone has no log; the others' are worth having all the same.
     except (client.ApiException, HTTPError) as error:
         return f"(no log: {getattr(error, 'reason', '') or error})"
+    return str(text)
 
 
-def _tail(pod: Mapping[str, Any]) -> str:
-    """A pod's section. Its lines are indented: no log can end a block of code or bring in HTML."""
-    facts = [
-        pod["phase"],
-        pod["reason"],
-        f"exit code {pod['exit_code']}" if pod["exit_code"] else "",
-        pod["node"],
-    ]
-    lines = "\n".join(f"    {line}" for line in pod["tail"].splitlines())
-    return (
-        f"## {pod['task'] or pod['pod']}\n\n{', '.join(fact for fact in facts if fact)}\n\n{lines}"
-    )
+def pod_images(pods: Sequence[PodRecord]) -> list[str]:
+    """The images of the tasks, each once, sorted."""
+    return sorted({pod.image for pod in pods if pod.image})

@@ -1,7 +1,7 @@
-"""The containers of a local run: one image, checked before anything starts, and what every container gets.
+"""Containers of a local run: one image, checked before anything starts, and their restrictions.
 
-They have no network, no more rights than the caller, and see of this machine only the run's artifacts and, read-only,
-the files that parameters name.
+Containers have no network and no more rights than the caller. Of this machine they see the run's
+artifacts and, read-only, the files that parameters name.
 """
 
 import logging
@@ -10,17 +10,26 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dynamicpo import __version__
 from dynamicpo.core.errors import ConfigError
-from dynamicpo.runs.images import REVISION
+from dynamicpo.runs.images import REVISION, warn_of_version
 from dynamicpo.runs.local.jobs import Container
+
+if TYPE_CHECKING:
+    import docker
+    from docker.models.images import Image as EngineImage
+    from docker.types import Mount
+    from kfp.local import DockerRunner
 
 log = logging.getLogger(__name__)
 
-IMAGES_USER = (10001, 0)
+# User and group of the images in images/.
+IMAGE_USER = (10001, 0)
+# Docker's default of 64 MB is too little for the workers of PyTorch's data loaders.
 SHARED_MEMORY = "1g"
+_MESSAGE_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,10 @@ class Image:
     """An image on this machine with dynamicpo inside.
 
     Attributes:
-        name: As it was given.
-        id: What it is; a name may move.
-        version: Of the dynamicpo inside.
-        revision: The commit it was built of, if it says so.
+        name: Its name, from the flag.
+        id: Its id: a name may later be that of another image.
+        version: Version of the dynamicpo inside.
+        revision: The commit it was built of; empty where it has no such label.
     """
 
     name: str
@@ -40,7 +49,7 @@ class Image:
     revision: str
 
 
-def connect() -> Any:
+def connect() -> "docker.DockerClient":
     """A client of this machine's Docker engine.
 
     Raises:
@@ -53,13 +62,14 @@ def connect() -> Any:
         client.ping()
     except docker.errors.DockerException as error:
         raise ConfigError(
-            f"docker: an engine must answer, but none does ({_short(error)}). Start one or set DOCKER_HOST."
+            f"docker: an engine must answer, but none does ({_short(error)}). "
+            "Start one or set DOCKER_HOST."
         ) from error
     return client
 
 
-def on_this_machine(name: str) -> bool:
-    """Whether an engine answers and has an image."""
+def is_on_this_machine(name: str) -> bool:
+    """Tell whether an engine answers and has an image."""
     import docker
 
     try:
@@ -69,106 +79,121 @@ def on_this_machine(name: str) -> bool:
     return True
 
 
-def find_image(client: Any, name: str, where: str = "--image") -> Image:
-    """Look into an image, which is fetched if it is not here. `where` is the setting that names it.
+def find_image(client: "docker.DockerClient", name: str, where: str = "--image") -> Image:
+    """Inspect an image, which is pulled if it is not on this machine.
+
+    Args:
+        client: A client of the engine.
+        name: The image's name.
+        where: The setting that names it.
 
     Raises:
-        ConfigError: It can't be had, or dynamicpo does not run in it.
+        ConfigError: It can't be pulled, or dynamicpo does not run in it.
     """
     import docker
 
     try:
-        found = client.images.get(name)
+        image = client.images.get(name)
     except docker.errors.ImageNotFound:
-        log.info("%s: not on this machine, fetching it", name)
-        found = _pull(client, name)
-    version = _version_inside(client, where, name, found.id)
-    return Image(name, found.id, version, found.labels.get(REVISION, ""))
+        log.info("%s: not on this machine, pulling it", name)
+        image = _pull(client, name)
+    version = _version_inside(client, where, name, image.id)
+    if version != __version__:
+        warn_of_version(name, version)
+    return Image(name, image.id, version, image.labels.get(REVISION, ""))
 
 
-def _pull(client: Any, name: str) -> Any:
+def _pull(client: "docker.DockerClient", name: str) -> "EngineImage":
     import docker
 
     try:
         return client.images.pull(name)
     except docker.errors.APIError as error:
         raise ConfigError(
-            f"--image: {name} must be on this machine or in a registry, but {_short(error)}. Build it (`make images`) "
-            "or log in to the registry."
+            f"--image: {name} must be on this machine or in a registry, but {_short(error)}. "
+            "Build it (`make images`) or log in to the registry."
         ) from error
 
 
-def _version_inside(client: Any, where: str, name: str, image: str) -> str:
-    """Ask dynamicpo itself, as a task would be run."""
+def _version_inside(client: "docker.DockerClient", where: str, name: str, image_id: str) -> str:
+    """The version that dynamicpo itself prints, run as a task would be."""
     import docker
 
+    command = ["dynamicpo", "--version"]
     try:
-        container = Container(
-            client, image, ["dynamicpo", "--version"], network_mode="none", user=_user()
-        )
-        said = "".join(container.lines()).strip()
-        problem = said if container.wait() else ""
+        container = Container(client, image_id, command, network_mode="none", user=_user())
+        output = "".join(container.lines()).strip()
+        failed = container.wait() != 0
+    # An image may lack the command, which the engine says when the container is started.
     except docker.errors.APIError as error:
-        said, problem = "", _short(error)
-    if problem or not said:
+        output = _short(error)
+        failed = True
+    if failed or not output:
+        problem = output[-_MESSAGE_CHARACTERS:] or "it says nothing"
         raise ConfigError(
             f"{where}: {name} must hold dynamicpo, but `dynamicpo --version` fails in it: "
-            f"{problem[-300:] or 'it says nothing'}. Build one with images/build.sh."
+            f"{problem}. Build one with images/build.sh."
         )
-    version = said.splitlines()[-1]
-    if version != __version__:
-        log.warning(
-            "%s holds dynamicpo %s, this is %s: the tasks run what is in the image",
-            name,
-            version,
-            __version__,
-        )
-    return version
+    # The last line: an entry point may print something before.
+    return output.splitlines()[-1]
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(getattr(error, "explanation", "") or error).split())[-300:]
+    """The engine's explanation, or the error's text, in one line."""
+    text = str(getattr(error, "explanation", "") or error)
+    return " ".join(text.split())[-_MESSAGE_CHARACTERS:]
 
 
-def runner(parameters: Mapping[str, Any], artifacts: Path) -> Any:
-    """The runner of kfp, for containers that can do no more than they must.
+def docker_runner(parameters: Mapping[str, object], artifacts: Path) -> "DockerRunner":
+    """The runner of kfp for containers that can do no more than they must.
 
     Args:
-        parameters: Of the run; files and folders that they name are mounted at their own places.
+        parameters: Those of the run; files and folders that they name are mounted under the same
+            path.
         artifacts: The folder where tasks write; kfp mounts it.
     """
-    from docker.types import Mount
     from kfp import local
 
     if os.getuid() == 0:
-        os.chown(artifacts, *IMAGES_USER)
-    named = {
-        os.path.abspath(value) for value in parameters.values() if isinstance(value, str) and value
-    }
-    mounts = [
-        Mount(path, path, type="bind", read_only=True)
-        for path in sorted(named)
-        if Path(path).exists()
-    ]
+        os.chown(artifacts, *IMAGE_USER)
     return local.DockerRunner(
         user=_user(),
         network_mode="none",
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
-        mounts=mounts,
+        mounts=_mounts(parameters),
+        # Parameters may hold relative paths.
         working_dir=os.getcwd(),
+        # A first process that reaps children and passes signals on.
         init=True,
         shm_size=SHARED_MEMORY,
         environment={"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
     )
 
 
+def _mounts(parameters: Mapping[str, object]) -> "list[Mount]":
+    """Read-only mounts of the files and folders that parameters name."""
+    from docker.types import Mount
+
+    texts = [value for value in parameters.values() if isinstance(value, str) and value]
+    mounts = []
+    for path in sorted({os.path.abspath(text) for text in texts}):
+        # Most texts are no paths, but names: `compact`, `movies`.
+        if Path(path).exists():
+            mounts.append(Mount(path, path, type="bind", read_only=True))
+    return mounts
+
+
 def _user() -> str:
-    """The caller, who then owns what the tasks make; for root the image's user: no task runs as root."""
-    uid, gid = (os.getuid(), os.getgid()) if os.getuid() else IMAGES_USER
-    return f"{uid}:{gid}"
+    """The caller, who then owns the tasks' outputs; for root the image's user instead."""
+    # No task runs as root.
+    user, group = (os.getuid(), os.getgid()) if os.getuid() else IMAGE_USER
+    return f"{user}:{group}"
 
 
-def description(image: Image) -> str:
-    """What a summary says of where the tasks ran."""
-    return f"{image.name} ({image.id}), dynamicpo {image.version}, {os.cpu_count()} processors, {platform.machine()}"
+def describe(image: Image) -> str:
+    """The environment of the tasks, for the summary of a run."""
+    return (
+        f"{image.name} ({image.id}), dynamicpo {image.version}, "
+        f"{os.cpu_count()} processors, {platform.machine()}"
+    )

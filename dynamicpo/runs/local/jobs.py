@@ -1,4 +1,4 @@
-"""What a task of a local run runs in: a process or a container; started, read, signalled and waited for alike."""
+"""Jobs that tasks of a local run run in: processes and containers, used alike."""
 
 import contextlib
 import io
@@ -6,24 +6,27 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import docker
 
 
 class Job(Protocol):
     """A started process or container."""
 
     def lines(self) -> Iterable[str]:
-        """What it says, line by line, to its end."""
+        """Its output, line by line, to its end."""
 
-    def signal(self, number: int) -> None:
-        """Send a signal; nothing happens where it has ended."""
+    def send_signal(self, number: int) -> None:
+        """Send a signal; nothing happens if it has ended."""
 
     def wait(self) -> int:
         """Its exit code; call it once, after the lines."""
 
 
 class Process:
-    """A process with a group of its own, so that a signal reaches its children too."""
+    """A process in a process group of its own, so that a signal reaches its children too."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start it."""
@@ -32,6 +35,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A task may print bytes that are no UTF-8; they must not end the run.
             errors="replace",
             env=environment,
             start_new_session=True,
@@ -41,7 +45,7 @@ class Process:
         """Standard output and error."""
         return self._popen.stdout or io.StringIO()
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Signal the group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, number)
@@ -53,34 +57,47 @@ class Process:
 
 
 class Container:
-    """A container. kfp's own lets the engine remove it and takes one that is gone for a success; this asks first."""
+    """A container that is removed only after its exit code has been read.
 
-    def __init__(self, client: Any, image: str, command: Sequence[str], **arguments: Any) -> None:
+    kfp has the engine remove it: the exit code of a short one is gone when kfp asks for it.
+    """
+
+    def __init__(
+        self,
+        client: "docker.DockerClient",
+        image: str,
+        command: Sequence[str],
+        **arguments: object,
+    ) -> None:
         """Start it.
 
         Args:
-            client: A `docker.DockerClient`.
-            image: Its id.
-            command: What runs in it.
-            **arguments: More arguments of `containers.create`.
+            client: A client of the engine.
+            image: The image's id.
+            command: The command that runs in it.
+            **arguments: More arguments of `docker.containers.create`.
         """
         self._container = client.containers.create(image, command, **arguments)
         try:
             self._container.start()
+        # Of any error, an interruption too: a container that was created stays until removed.
         except BaseException:
             self._container.remove(force=True)
             raise
 
     def lines(self) -> Iterator[str]:
         """Standard output and error."""
+        # The engine sends what it has, in the middle of a line or of a character of many bytes, so
+        # only complete lines are decoded.
         rest = b""
         for chunk in self._container.logs(stream=True, follow=True):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from (line.decode(errors="replace") + "\n" for line in whole)
+            *complete, rest = (rest + chunk).split(b"\n")
+            for line in complete:
+                yield line.decode(errors="replace") + "\n"
         if rest:
             yield rest.decode(errors="replace")
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Signal the first process of the container."""
         import docker
 

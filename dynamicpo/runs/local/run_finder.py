@@ -1,101 +1,74 @@
-"""Runs to compare: on this machine by folder or name, or the folder of one evaluation."""
+"""Runs of this machine to compare: by folder or name, or the folder of one evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from dynamicpo.core.errors import DataError, unknown_name
+from dynamicpo.core.errors import unknown_name
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import read_manifest
 from dynamicpo.runs.local import summary
+from dynamicpo.runs.run_records import (
+    ComparedRun,
+    check_evaluations,
+    check_succeeded,
+    evaluated_data,
+    number_equal_names,
+)
 
 
-class Run(NamedTuple):
-    """What a run left to compare.
-
-    Attributes:
-        name: What it is called.
-        evaluations: Folders of its evaluations.
-        facts: Parameters, data, image, commit: one value for each name.
-    """
-
-    name: str
-    evaluations: Sequence[Path]
-    facts: Mapping[str, Any]
-
-
-def find_runs(given: Sequence[str], folder: Path) -> list[Run]:
+def find_runs(names: Sequence[str], folder: Path) -> list[ComparedRun]:
     """Runs of this machine.
 
     Args:
-        given: Folders of runs or of evaluations, or names of runs in `folder`.
-        folder: Where runs are.
+        names: Folders of runs or of evaluations, or names of runs in `folder`.
+        folder: Folder of the runs.
 
     Raises:
         ConfigError: No run of that name; the message has the nearest.
         DataError: A run that has not succeeded, or made no evaluation.
     """
-    found: dict[Path, Run] = {}
-    for text in given:
-        place = Path(text) if Path(text).is_dir() else folder / text
-        if not place.is_dir():
-            raise unknown_name(
-                "compare: run", text, [path.parent.name for path in folder.glob("*/summary.json")]
-            )
-        found.setdefault(place.resolve(), _read(place))
-    return with_different_names([*found.values()])
+    runs: dict[Path, ComparedRun] = {}
+    for name in names:
+        path = _run_folder(name, folder)
+        runs.setdefault(path.resolve(), _read_folder(path))
+    return number_equal_names(list(runs.values()))
 
 
-def with_different_names(runs: Sequence[Run]) -> list[Run]:
-    """Runs of one name are numbered."""
-    names = [run.name for run in runs]
-    return [
-        run._replace(name=f"{run.name} {place + 1}") if names.count(run.name) > 1 else run
-        for place, run in enumerate(runs)
-    ]
+def _run_folder(name: str, folder: Path) -> Path:
+    for path in (Path(name), folder / name):
+        if path.is_dir():
+            return path
+    known = [path.parent.name for path in folder.glob("*/summary.json")]
+    raise unknown_name("compare: run", name, known)
 
 
-def check_state(name: str, state: str) -> None:
-    """Refuse a run that has not succeeded.
-
-    Raises:
-        DataError: It is at work, or has failed.
-    """
-    if state.lower() != "succeeded":
-        going = state.lower() in ("running", "pending")
-        what = "Wait for its end" if going else "Run it again"
-        raise DataError(
-            f"{name}: must be a run that succeeded, but it is {state.lower()!r}. {what}."
-        )
+def _read_folder(path: Path) -> ComparedRun:
+    is_run = (path / "summary.json").is_file()
+    return _read_run(path) if is_run else _read_evaluation(path)
 
 
-def check_evaluations(name: str, evaluations: Sequence[Path]) -> None:
-    """Refuse a run without metrics.
-
-    Raises:
-        DataError: It made no evaluation.
-    """
-    if not evaluations:
-        raise DataError(
-            f"{name}: must have evaluated at least one model, but has no evaluation. Compare other runs."
-        )
+def _read_evaluation(path: Path) -> ComparedRun:
+    manifest = read_manifest(path, "evaluate")
+    # As a pipeline names these settings, so that runs and single evaluations can be compared.
+    settings = {f"evaluation_{name}": value for name, value in manifest.config.items()}
+    return ComparedRun(path.resolve().name, [path], {**evaluated_data([path]), **settings})
 
 
-def data_of(evaluations: Sequence[Path]) -> dict[str, str]:
-    """What names the data that was evaluated."""
-    marks = [read_manifest(path, "evaluate").inputs["preferences"] for path in evaluations]
-    return {"preference rows": ", ".join(dict.fromkeys(marks))}
-
-
-def _read(place: Path) -> Run:
-    if not (place / "summary.json").is_file():
-        manifest = read_manifest(place, "evaluate")
-        settings = {f"evaluation_{name}": value for name, value in manifest.config.items()}
-        return Run(place.resolve().name, [place], {**data_of([place]), **settings})
-    found = summary.read(place)
-    name = place.resolve().name
-    check_state(name, str(found.get("state")))
-    outputs = [task["outputs"] for task in found["tasks"]]
-    evaluations = [place / made["evaluation"] for made in outputs if "evaluation" in made]
+def _read_run(path: Path) -> ComparedRun:
+    name = path.resolve().name
+    run = summary.read(path)
+    check_succeeded(name, str(run.get("state")))
+    evaluations = []
+    for task in run["tasks"]:
+        evaluation = task["outputs"].get("evaluation")
+        if isinstance(evaluation, str):
+            evaluations.append(path / evaluation)
     check_evaluations(name, evaluations)
-    origin = {key: found.get(key) for key in ("pipeline", "commit", "image", "package_version")}
-    return Run(name, evaluations, {**origin, **data_of(evaluations), **found["parameters"]})
+    origin: JsonObject = {
+        "pipeline": run.get("pipeline"),
+        "commit": run.get("commit"),
+        "image": run.get("image"),
+        "package_version": run.get("package_version"),
+    }
+    settings = {**origin, **evaluated_data(evaluations), **run["parameters"]}
+    return ComparedRun(name, evaluations, settings)

@@ -1,170 +1,287 @@
-"""What a run leaves in its folder: `summary.json`, `report.html` and its artifacts; and the list of runs."""
+"""Summaries of local runs: `summary.json`, `report.html` and the artifacts, in a run's folder."""
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.locks import is_locked, locked
-from dynamicpo.runs.local.task_runner import Task, plain
+from dynamicpo.runs.local.tasks import Artifact, Task, TaskState, file_name_of
+from dynamicpo.runs.run_records import ListedRun
+
+if TYPE_CHECKING:
+    from dynamicpo.reports.pages.comparisons import PairedComparison
+
+RunState = Literal["running", "succeeded", "failed", "cancelled", "killed"]
+Metrics = dict[str, dict[str, float]]
 
 _LOCK = ".at-work"
 
 
+class TaskEntry(TypedDict):
+    """A task in a summary.
+
+    Attributes:
+        task: Its name.
+        state: Its state.
+        seconds: Its duration.
+        cached: Whether its outputs are those of an earlier run.
+        log: Its log, relative to the run's folder; empty where it has none.
+        outputs: Its output parameters, and its artifacts by their paths in the run's folder.
+        metrics: The metrics that it logged.
+        error: The message of a task that failed.
+    """
+
+    task: str
+    state: TaskState
+    seconds: float
+    cached: bool
+    log: str
+    outputs: dict[str, object]
+    metrics: dict[str, float]
+    error: NotRequired[str]
+
+
+class RunSettings(TypedDict):
+    """A run as it was asked for.
+
+    Attributes:
+        pipeline: The pipeline's name.
+        parameters: All its parameters.
+        runner: `subprocess` or `docker`.
+        package_version: Version of the dynamicpo that the tasks ran.
+        commit: Its commit; empty where that is not known.
+        image: The environment of the tasks, in words.
+    """
+
+    pipeline: str
+    parameters: JsonObject
+    runner: str
+    package_version: str
+    commit: str
+    image: str
+
+
+class StartedRun(RunSettings):
+    """A run that was started, with its state."""
+
+    state: RunState
+
+
+class RunSummary(StartedRun):
+    """The content of `summary.json`.
+
+    Attributes:
+        started: When it began, UTC.
+        seconds: Its duration so far.
+        tasks: Its tasks, in the order in which they began.
+        metrics: Every model's metrics.
+        report: Its page, relative to the run's folder; empty where it has none.
+    """
+
+    started: str
+    seconds: float
+    tasks: list[TaskEntry]
+    metrics: Metrics
+    report: str
+
+
+class FinishedRun(RunSummary):
+    """A run as whoever started it gets it: the summary, and its results at a glance.
+
+    Attributes:
+        folder: The run's folder.
+        comparisons: The paired comparisons of its models.
+        sentences: The verdict of its study.
+    """
+
+    folder: str
+    comparisons: NotRequired["list[PairedComparison]"]
+    sentences: NotRequired[list[str]]
+
+
 def at_work(folder: Path) -> AbstractContextManager[None]:
-    """Mark a run as going on. The mark is a lock, so that it goes with the process, however that ends."""
+    """Mark a run as going on.
+
+    The mark is a lock: the kernel takes it back when the process ends, however that ends.
+    """
     return locked(folder / _LOCK)
 
 
-def write(
-    folder: Path, facts: Mapping[str, Any], started: float, tasks: Sequence[Task]
-) -> dict[str, Any]:
-    """Write `summary.json`, and take over what the tasks made: artifacts as hard links, the report as a copy.
+def write(folder: Path, run: StartedRun, started: float, tasks: Sequence[Task]) -> RunSummary:
+    """Write `summary.json`, and take over the tasks' artifacts and the run's page.
 
     Args:
         folder: The run's folder.
-        facts: What is known of the run: pipeline, parameters, state, versions.
-        started: When the run began, epoch seconds.
+        run: The run's settings and state.
+        started: The time when the run began, epoch seconds.
         tasks: The tasks so far.
-
-    Returns:
-        The summary.
     """
     from dynamicpo.core.records.manifest import write_json
 
-    entries = [_entry(folder, task) for task in tasks]
-    summary = {
-        **facts,
+    entries = [_task_entry(folder, task) for task in tasks]
+    summary: RunSummary = {
+        **run,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
         "tasks": entries,
-        "metrics": _models(folder, entries),
-        "report": _report(folder, entries),
+        "metrics": _evaluated_metrics(folder, entries),
+        "report": _copy_report(folder, entries),
     }
     write_json(folder / "summary.json", summary)
     return summary
 
 
-def _entry(folder: Path, task: Task) -> dict[str, Any]:
-    outputs, metrics = {}, {}
-    place = folder / "artifacts" / plain(task.name)
-    for name, value in task.outputs.items():
-        if not hasattr(value, "uri"):
-            outputs[name] = value
-            continue
-        if type(value).__name__ == "Metrics":
-            metrics = dict(value.metadata)
-        if Path(value.uri).exists():
-            outputs[name] = str(_link(Path(value.uri), place / name).relative_to(folder))
-    return {
+def _task_entry(folder: Path, task: Task) -> TaskEntry:
+    metrics: dict[str, float] = {}
+    for output in task.outputs.values():
+        # By its name, because kfp is not imported to list runs.
+        if isinstance(output, Artifact) and type(output).__name__ == "Metrics":
+            metrics = dict(output.metadata)
+    entry: TaskEntry = {
         "task": task.name,
         "state": task.state,
         "seconds": round(task.seconds, 2),
         "cached": task.cached and task.state == "succeeded",
         "log": str(task.log_path.relative_to(folder)) if task.log_path.exists() else "",
-        "outputs": outputs,
+        "outputs": _link_outputs(folder, task),
         "metrics": metrics,
-        **({"error": task.error} if task.state == "failed" else {}),
     }
+    if task.state == "failed":
+        entry["error"] = task.error
+    return entry
 
 
-def _link(source: Path, target: Path) -> Path:
-    """The same files under another name: they outlast the cache and cost no space (a copy on another disk)."""
+def _link_outputs(folder: Path, task: Task) -> dict[str, object]:
+    """A task's output parameters, and the paths of its artifacts in the run's folder."""
+    outputs: dict[str, object] = {}
+    target = folder / "artifacts" / file_name_of(task.name)
+    for name, output in task.outputs.items():
+        if not isinstance(output, Artifact):
+            outputs[name] = output
+        elif Path(output.uri).exists():
+            _link(Path(output.uri), target / name)
+            outputs[name] = str((target / name).relative_to(folder))
+    return outputs
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give files another name as well: they outlast the cache and take no space."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_file, dirs_exist_ok=True)
     else:
         _link_file(str(source), str(target))
-    return target
 
 
 def _link_file(source: str, target: str) -> None:
     try:
         os.link(source, target)
+    # The cache is on another disk, or its file system has no hard links.
     except OSError:
         shutil.copyfile(source, target)
 
 
-def _report(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str:
-    """Put the run's page at a plain path: the comparison's, or else the last one that was made."""
-    pages = [entry for entry in entries if "report" in entry["outputs"]]
-    pages.sort(key=lambda entry: entry["task"].startswith("compare"))
-    if not pages:
+def _copy_report(folder: Path, entries: Sequence[TaskEntry]) -> str:
+    """Copy the run's page to the top of its folder: the comparison's, or else the last one."""
+    reports = [entry for entry in entries if "report" in entry["outputs"]]
+    if not reports:
         return ""
-    shutil.copyfile(folder / pages[-1]["outputs"]["report"], folder / "report.html")
+    # The sort is stable: without a comparison the last task stays last.
+    reports.sort(key=lambda entry: entry["task"].startswith("compare"))
+    source = folder / str(reports[-1]["outputs"]["report"])
+    shutil.copyfile(source, folder / "report.html")
     return "report.html"
 
 
-def _models(folder: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _evaluated_metrics(folder: Path, entries: Sequence[TaskEntry]) -> Metrics:
     """Every model's metrics, from the evaluations."""
-    models: dict[str, dict[str, float]] = {}
+    metrics: Metrics = {}
     for entry in entries:
-        place = folder / entry["outputs"].get("evaluation", "none")
-        for path in sorted(place.glob("*/metrics.json")):
-            models.setdefault(path.parent.name, json.loads(path.read_text(encoding="utf-8")))
-    return models
+        evaluation = entry["outputs"].get("evaluation")
+        if not isinstance(evaluation, str):
+            continue
+        for path in sorted((folder / evaluation).glob("*/metrics.json")):
+            # Baselines are in the first evaluation only.
+            content = json.loads(path.read_text(encoding="utf-8"))
+            metrics.setdefault(path.parent.name, content)
+    return metrics
 
 
-def models_of(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Every model's metrics: the baselines first, then SFT, then the objectives as they were given."""
+def metrics_in_order(summary: RunSummary) -> Metrics:
+    """Every model's metrics: baselines first, then SFT, then the objectives in the order given."""
     objectives = summary.get("parameters", {}).get("objectives", [])
+    assert isinstance(objectives, list)
     first = [*BASELINES, "sft", *(entry["objective"] for entry in objectives)]
-    metrics: dict[str, dict[str, float]] = summary.get("metrics", {})
-    order = sorted(
-        metrics, key=lambda name: (first.index(name) if name in first else len(first), name)
-    )
-    return {name: metrics[name] for name in order}
+    metrics = summary.get("metrics", {})
+
+    def rank(name: str) -> tuple[int, str]:
+        return (first.index(name) if name in first else len(first), name)
+
+    return {name: metrics[name] for name in sorted(metrics, key=rank)}
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> RunSummary:
     """The summary of a run; the state of one whose process is gone before its end is "killed".
 
     Raises:
         DataError: The folder holds none, or one that can't be read.
     """
-    going = is_locked(folder / _LOCK)  # before the summary is read: it may end in between
+    # Asked before the summary is read: a run that ends in between is not taken for a killed one.
+    is_at_work = is_locked(folder / _LOCK)
     path = folder / "summary.json"
     try:
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        summary: RunSummary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: must be the summary of a run, but it can't be read ({error})."
         ) from error
-    if summary.get("state") == "running" and not going:
+    if summary.get("state") == "running" and not is_at_work:
         summary["state"] = "killed"
     return summary
 
 
-def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """The runs in a folder, oldest first: name, state, start, seconds and HitRatio@1 of each model.
+def list_local_runs(folder: Path) -> list[ListedRun]:
+    """The runs in a folder, oldest first.
 
     Raises:
         DataError: There is no such folder.
     """
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: must be a folder of runs, but it does not exist. Start a run or name another folder."
+            f"{folder}: must be a folder of runs, but it does not exist. "
+            "Start a run or name another folder."
         )
-    runs = []
-    for path in sorted(folder.glob("*/summary.json")):
-        found = read(path.parent)
-        runs.append(
-            {
-                "run": path.parent.name,
-                **{name: found.get(name) for name in ("pipeline", "state", "started", "seconds")},
-                "hit_ratio_at_1": {
-                    model: value
-                    for model, values in models_of(found).items()
-                    for name, value in values.items()
-                    if name.endswith("hit_ratio_at_1")
-                    and "valid" not in name.removeprefix("validation_")
-                },
-            }
-        )
+    runs = [_listed_run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
     return sorted(runs, key=lambda run: (run["started"] or "", run["run"]))
+
+
+def _listed_run(folder: Path) -> ListedRun:
+    summary = read(folder)
+    hit_ratios = {}
+    for model, metrics in metrics_in_order(summary).items():
+        for name, value in metrics.items():
+            if _is_headline(name):
+                hit_ratios[model] = value
+    return {
+        "run": folder.name,
+        # By `get`: a run that was killed at once may have written less.
+        "pipeline": summary.get("pipeline"),
+        "state": summary.get("state"),
+        "started": summary.get("started"),
+        "seconds": summary.get("seconds"),
+        "hit_ratio_at_1": hit_ratios,
+    }
+
+
+def _is_headline(metric: str) -> bool:
+    """Tell whether a metric is HitRatio@1 by scores, of whichever split."""
+    # Measures of valid answers alone are left out; the split `validation` is none of them.
+    return metric.endswith("hit_ratio_at_1") and "valid" not in metric.removeprefix("validation_")

@@ -1,12 +1,5 @@
-"""The tasks of a local run as they go: their logs, their progress, their end.
+"""The task runner of a local run: starts processes and containers, and accounts for every task."""
 
-kfp.local 2.17 tells a run's story by printing, through process-wide state that is not safe with two
-tasks at once, and takes no callbacks. So `watched` puts functions of ours in the place of a few of its own
-for as long as a run lasts; kfp still decides what runs when, with which arguments, and what the cache holds.
-"""
-
-import contextlib
-import io
 import logging
 import os
 import re
@@ -14,304 +7,248 @@ import signal
 import sys
 import threading
 import time
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-from unittest import mock
+from typing import IO, TYPE_CHECKING
 
 from dynamicpo.runs.local.jobs import Container, Job, Process
+from dynamicpo.runs.local.kfp_internals import TaskCall, TaskResult
+from dynamicpo.runs.local.tasks import Task, TaskState, file_name_of, missing_outputs
+
+if TYPE_CHECKING:
+    import docker
 
 log = logging.getLogger(__name__)
 
 KILL_AFTER_SECONDS = 10
+# Log lines of a task: KFP's executor sets up the logging that our stages log through.
 _STAGE_LINE = re.compile(r"\[KFP Executor [^\]]*\]: (.*)")
+# Those of the executor itself, and of matplotlib on its first import.
 _NOISE = re.compile(
-    r"--component_module_path|Looking for component|Loading KFP component|Got executor_input|Wrote exec"
-    r"|generated new fontManager"
+    r"--component_module_path|Looking for component|Loading KFP component|Got executor_input"
+    r"|Wrote exec|generated new fontManager"
 )
-_OUR_ERROR = re.compile(r"\Adynamicpo\.errors\.\w+: ")
+# An exit code of a shell or a container says by 128 and more which signal ended it.
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
-@dataclass
-class Task:
-    """One task of a run.
-
-    Attributes:
-        name: The task's name, and what the loop around it is at: `evaluate dmpo`.
-        log_path: Everything the task said.
-        in_loop: Whether others of a loop may run beside it; it then takes its share of the processors.
-        state: running, succeeded, failed, skipped (an earlier task failed) or cancelled.
-        cached: Whether an earlier run's outputs were taken.
-        seconds: How long it took.
-        outputs: What it gave, as kfp has it.
-        tail: The last lines it said.
-        killed: Whether something ended its process from outside.
-    """
-
-    name: str
-    log_path: Path
-    in_loop: bool = False
-    state: str = "running"
-    cached: bool = True
-    seconds: float = 0.0
-    outputs: dict[str, Any] = field(default_factory=dict)
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=200))
-    killed: bool = False
-
-    @property
-    def error(self) -> str:
-        """Why it failed: the message of the error that ended it, or else the last lines it said."""
-        if self.killed:
-            return "its process was killed, as happens when memory runs out. Lower batch sizes or the number of workers."
-        lines = [line for line in self.tail if line.strip()]
-        starts = [place for place, line in enumerate(lines) if line.startswith("Traceback ")]
-        last = (
-            [line for line in lines[starts[-1] + 1 :] if not line.startswith(" ")]
-            if starts
-            else lines[-10:]
-        )
-        return _OUR_ERROR.sub("", "\n".join(last), count=1) or "it said nothing"
-
-
-class Watch:
-    """Starts the tasks' processes, and keeps an account of them.
+class TaskRunner:
+    """Runs the tasks that kfp gives it, and keeps an account of them.
 
     Args:
         logs: Folder for the tasks' logs.
-        total: How many tasks there will be.
-        workers: How many may run at once.
-        root: Folder for what the tasks make; progress lines leave it out.
+        total: The number of tasks to come.
+        workers: The number of tasks that may run at once.
+        artifacts: Folder for the tasks' outputs; progress lines leave it out.
         scratch: Folder for the processes' temporary files.
         image: Id of the image of the containers, where tasks run in some.
     """
 
     def __init__(
-        self, logs: Path, total: int, workers: int, root: Path, scratch: str, image: str = ""
+        self, logs: Path, total: int, workers: int, artifacts: Path, scratch: str, image: str = ""
     ) -> None:
         """Start with no task."""
-        self.image = image
-        self._root = re.compile(rf"{re.escape(str(root))}/[^/\s]+/")
         self.tasks: list[Task] = []
         self.stopped = False
         self.total = total
-        self._logs, self._slots = logs, threading.Semaphore(workers)
+        self.image = image
+        self._logs = logs
+        self._slots = threading.Semaphore(workers)
+        # kfp runs the tasks of a loop in threads: each has a current task of its own.
         self._current = threading.local()
         self._lock = threading.Lock()
         self._jobs: set[Job] = set()
-        self._share = (
-            {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
-            if workers > 1
-            else {}
-        )
-        path = os.pathsep.join(
-            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-        )
-        self._environment = {
-            **os.environ,
-            "PATH": path,
-            "TMPDIR": scratch,
-            "PYTHONUNBUFFERED": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
+        # Below the folder of artifacts kfp has one for each run; its name means nothing to a user.
+        self._artifact_prefix = re.compile(rf"{re.escape(str(artifacts))}/[^/\s]+/")
+        self._process_environment = _process_environment(scratch)
+        self._loop_environment = _loop_environment(workers)
 
     @property
     def failed(self) -> list[Task]:
-        """The tasks that failed, in the order they began."""
+        """The tasks that failed, in the order in which they began."""
         return [task for task in self.tasks if task.state == "failed"]
 
-    def execute(self, original: Callable[..., Any], **call: Any) -> Any:
-        """In place of kfp's `execute_single_task`: the same, watched; after a failure only exit handlers start."""
-        from kfp.local.status import Status
+    def execute(self, call: TaskCall) -> TaskResult:
+        """Execute a task and account for it.
 
+        After a failure, kfp goes on with tasks that don't depend on the one that failed. They are
+        skipped: only exit handlers run then.
+        """
         with self._slots:
             task = self._begin(call)
             if task.state == "skipped":
-                return {}, Status.FAILURE
-            started = time.monotonic()
-            try:
-                outputs, status = original(**call)
-            except Exception as error:  # kfp's own; in a loop kfp would log it and go on
-                task.tail.append(f"{type(error).__name__}: {error}")
-                outputs, status = {}, Status.FAILURE
-            task.seconds = time.monotonic() - started
-            missing = [
-                name
-                for name, value in outputs.items()
-                if hasattr(value, "uri") and not Path(value.uri).exists()
-            ]
-            if missing:
-                task.tail.append(f"it ended well, but did not make {', '.join(sorted(missing))}")
-                outputs, status = {}, Status.FAILURE
-            task.outputs = outputs
-            self._end(task, status == Status.SUCCESS)
-            return outputs, status
+                return TaskResult({}, succeeded=False)
+            result = self._execute(call, task)
+            self._end(task, result.succeeded)
+            return result
 
-    def _begin(self, call: Mapping[str, Any]) -> Task:
-        name, in_loop = _task_name(call), "-iteration-" in call["pipeline_resource_name"]
+    def _execute(self, call: TaskCall, task: Task) -> TaskResult:
+        started = time.monotonic()
+        try:
+            result = call.execute()
+        # kfp's own errors, of any kind. In a loop kfp would log them and go on.
+        except Exception as error:
+            task.tail.append(f"{type(error).__name__}: {error}")
+            result = TaskResult({}, succeeded=False)
+        task.seconds = time.monotonic() - started
+        # kfp takes the exit code alone for the truth, and puts what is not there into its cache.
+        missing = missing_outputs(result.outputs)
+        if missing:
+            task.tail.append(f"it ended well, but did not make {', '.join(missing)}")
+            result = TaskResult({}, succeeded=False)
+        task.outputs = result.outputs
+        return result
+
+    def _begin(self, call: TaskCall) -> Task:
+        name = task_name(call)
+        task = Task(name, self._logs / f"{file_name_of(name)}.log", call.in_loop)
         with self._lock:
-            task = Task(name, self._logs / f"{plain(name)}.log", in_loop)
-            task.state = (
-                "skipped" if (self.failed and not _is_exit(call)) or self.stopped else "running"
-            )
+            is_pointless = bool(self.failed) and not call.is_exit_handler
+            if is_pointless or self.stopped:
+                task.state = "skipped"
             self.tasks.append(task)
-            self._current.task = task
-            return task
+        self._current.task = task
+        return task
 
-    def _end(self, task: Task, good: bool) -> None:
-        task.state = "succeeded" if good else "cancelled" if self.stopped else "failed"
-        done = sum(task.state == "succeeded" for task in self.tasks)
-        how = (
-            "taken from the cache"
-            if task.cached and good
-            else f"{task.state} after {task.seconds:.1f} s"
-        )
-        log.info("[%d/%d] %s: %s", done, self.total, task.name, how)
+    def _end(self, task: Task, succeeded: bool) -> None:
+        task.state = self._end_state(succeeded)
+        num_succeeded = sum(task.state == "succeeded" for task in self.tasks)
+        if task.cached and succeeded:
+            outcome = "taken from the cache"
+        else:
+            outcome = f"{task.state} after {task.seconds:.1f} s"
+        log.info("[%d/%d] %s: %s", num_succeeded, self.total, task.name, outcome)
 
-    def run_process(
-        self, full_command: list[str], env_vars: Mapping[str, str] | None = None
+    def _end_state(self, succeeded: bool) -> TaskState:
+        if succeeded:
+            return "succeeded"
+        return "cancelled" if self.stopped else "failed"
+
+    def run_process(self, command: list[str], environment: Mapping[str, str]) -> int:
+        """Run the current task's command in a process. Returns its exit code."""
+        variables = {**self._shared_environment(), **self._process_environment, **environment}
+        return self._run_job(lambda: Process(command, variables))
+
+    def run_container(
+        self,
+        client: "docker.DockerClient",
+        image: str,
+        command: list[str],
+        environment: Mapping[str, str] | None = None,
+        **arguments: object,
     ) -> int:
-        """In place of kfp's `run_local_subprocess`."""
-        environment = {**self._shared(), **self._environment, **(env_vars or {})}
-        return self._attend(lambda: Process(full_command, environment))
+        """Run the current task's command in a container. Returns its exit code.
 
-    def run_container(self, client: Any, image: str, command: list[str], **arguments: Any) -> int:
-        """In place of kfp's `run_docker_container`; the image is the watch's."""
-        del image  # the one that stands in the pipeline until it is compiled
-        environment = {**self._shared(), **arguments.pop("environment", {})}
-        return self._attend(
-            lambda: Container(client, self.image, command, environment=environment, **arguments)
+        Args:
+            client: A client of the engine.
+            image: Not used: it is the one that stands in the pipeline until that is compiled.
+            command: The command.
+            environment: Variables of the container.
+            **arguments: More arguments of `docker.containers.create`.
+        """
+        variables = {**self._shared_environment(), **(environment or {})}
+        return self._run_job(
+            lambda: Container(client, self.image, command, environment=variables, **arguments)
         )
 
-    def _shared(self) -> dict[str, str]:
-        return self._share if self._current.task.in_loop else {}
+    def _shared_environment(self) -> Mapping[str, str]:
+        return self._loop_environment if self._current.task.in_loop else {}
 
-    def _attend(self, start: Callable[[], Job]) -> int:
-        """Run the current task to its end: its lines go to its log, its progress to ours."""
+    def _run_job(self, start: Callable[[], Job]) -> int:
+        """Run a job of the current task to its end: its output to its log, its progress to ours."""
         task: Task = self._current.task
         task.cached = False
         log.info("%s: started", task.name)
         job = start()
         self._jobs.add(job)
+        # The signal may have come between the start and the line above, when `stop` saw no job.
         if self.stopped:
-            job.signal(signal.SIGINT)
+            job.send_signal(signal.SIGINT)
         try:
-            with task.log_path.open("a", encoding="utf-8") as stream:
-                self._follow(task, job.lines(), stream)
+            with task.log_path.open("a", encoding="utf-8") as log_file:
+                self._read_output(task, job.lines(), log_file)
         finally:
-            code = job.wait()
+            exit_code = job.wait()
             self._jobs.discard(job)
-        task.killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-        return code
+        task.killed = exit_code in _KILLED
+        return exit_code
 
-    def _follow(self, task: Task, lines: Iterable[str], stream: IO[str]) -> None:
+    def _read_output(self, task: Task, lines: Iterable[str], log_file: IO[str]) -> None:
         for line in lines:
-            stream.write(line)
-            stream.flush()
+            log_file.write(line)
+            log_file.flush()  # for whoever follows the log
             task.tail.append(line.rstrip("\n"))
-            said = _STAGE_LINE.match(line)
-            if said and not _NOISE.match(said[1]):
-                log.info("%s: %s", task.name, self._root.sub("", said[1]))
+            stage_line = _STAGE_LINE.match(line)
+            if stage_line and not _NOISE.match(stage_line[1]):
+                log.info("%s: %s", task.name, self._artifact_prefix.sub("", stage_line[1]))
 
     def stop(self) -> None:
-        """Interrupt every task, so that it can clean up; kill what is still there after a while.
+        """Interrupt every task, so that it can clean up; kill after a while those that go on.
 
         Called again, it kills at once.
         """
-        self._signal(signal.SIGKILL if self.stopped else signal.SIGINT)
+        self._send_to_all(signal.SIGKILL if self.stopped else signal.SIGINT)
         self.stopped = True
-        killer = threading.Timer(KILL_AFTER_SECONDS, self._signal, [signal.SIGKILL])
+        killer = threading.Timer(KILL_AFTER_SECONDS, self._send_to_all, [signal.SIGKILL])
         killer.daemon = True
         killer.start()
 
-    def _signal(self, number: int) -> None:
+    def _send_to_all(self, number: int) -> None:
+        # A copy: the tasks' threads change the set meanwhile.
         for job in list(self._jobs):
-            job.signal(number)
+            job.send_signal(number)
 
 
-def plain(name: str) -> str:
-    """A task's name as a file's name."""
-    return re.sub(r"[^\w.-]", "-", name)
+def _process_environment(scratch: str) -> dict[str, str]:
+    # A command begins with "python3": the interpreter's own folder comes first.
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join(folders),
+        "TMPDIR": scratch,
+        # Lines are to arrive as they are written, not when a buffer is full.
+        "PYTHONUNBUFFERED": "1",
+        # Threads of tokenizers don't survive the fork of data loaders, and warn of it.
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
-def _task_name(call: Mapping[str, Any]) -> str:
-    """The task's name, with what the loops around it are at."""
-    given = call["task_spec"].inputs.parameters.values()
-    channels = sorted({item.component_input_parameter for item in given})
-    items = [
-        call["io_store"].get_parent_input(name) for name in channels if name.endswith("-loop-item")
-    ]
-    labels = [
-        str(item.get("objective", item.get("cell", item)) if isinstance(item, dict) else item)
-        for item in items
-    ]
-    return " ".join([call["task_spec"].task_info.name or call["task_name"], *labels])
+def _loop_environment(workers: int) -> dict[str, str]:
+    """Variables of tasks that run beside others: each takes its share of the processors.
+
+    With all processors each, PyTorch's threads wait for one another far longer than they compute.
+    """
+    if workers == 1:
+        return {}
+    num_processors = os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, num_processors // workers))}
 
 
-def _is_exit(call: Mapping[str, Any]) -> bool:
-    """Whether the task is an exit handler, which runs whatever happened."""
-    return any(
-        given.HasField("task_final_status")
-        for given in call["task_spec"].inputs.parameters.values()
-    )
+def task_name(call: TaskCall) -> str:
+    """The task's name, with the items of the loops around it."""
+    return " ".join([call.name, *(_item_label(item) for item in call.loop_items)])
 
 
-@contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Have kfp.local report to `watch`, in silence; interrupt the tasks on SIGINT and SIGTERM."""
-    from kfp.local import docker_task_handler, logging_utils, subprocess_task_handler
-    from kfp.local.orchestrator import task_executor
-
-    original = task_executor.execute_single_task
-    replaced: list[tuple[Any, str, Any]] = [
-        (task_executor, "execute_single_task", lambda **call: watch.execute(original, **call)),
-        (subprocess_task_handler, "run_local_subprocess", watch.run_process),
-        (docker_task_handler, "run_docker_container", watch.run_container),
-        # kfp puts the interpreter's path for every "python3", also inside the values of parameters
-        (subprocess_task_handler, "replace_python_executable", lambda command, _: command),
-        (logging_utils, "indented_print", contextlib.nullcontext),
-        (logging_utils, "local_logger_context", contextlib.nullcontext),
-    ]
-    with ExitStack() as stack:
-        for module, name, function in replaced:
-            stack.enter_context(mock.patch.object(module, name, function))
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", module=r"kfp\b")
-        stack.enter_context(_quiet_root_logger())
-        stack.enter_context(_on_signals(watch.stop))
-        yield
+def _item_label(item: object) -> str:
+    """An item's name: of an objective, of a cell of a study, or the item itself."""
+    if not isinstance(item, dict):
+        return str(item)
+    return str(item.get("objective", item.get("cell", item)))
 
 
 @contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Drop what is logged on the root logger itself; only kfp.local does that."""
-
-    def drop(_: logging.LogRecord) -> bool:
-        return False
-
-    logging.getLogger().addFilter(drop)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeFilter(drop)
-
-
-@contextmanager
-def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGINT and SIGTERM (only the main thread can). The tasks then end, and so does the run."""
+def stopped_by_signals(runner: TaskRunner) -> Iterator[None]:
+    """Stop the runner's tasks on SIGINT and SIGTERM. They then end, and so does the run."""
+    # Python lets only the main thread handle signals.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
-        number: signal.signal(number, lambda *_: stop())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, lambda *_: runner.stop())
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

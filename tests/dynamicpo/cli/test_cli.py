@@ -29,7 +29,7 @@ HEAVY = (
 )
 PROBE = f"""
 import resource, sys
-from dynamicpo.cli import main
+from dynamicpo.cli.main import main
 code = main(sys.argv[1:])
 found = [name for name in {HEAVY!r} if name in sys.modules]
 print(code, found, resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)
@@ -277,7 +277,9 @@ def test_an_output_of_other_settings_is_refused(tmp_path: Path, capsys: Capture)
 def test_models_of_a_file_may_be_a_mapping_or_texts():
     expected = {"sft": Path("a"), "dmpo": Path("b")}
     assert (
-        stages._models({"sft": "a", "dmpo": "b"}) == stages._models(["sft=a", "dmpo=b"]) == expected
+        stages._named_models({"sft": "a", "dmpo": "b"})
+        == stages._named_models(["sft=a", "dmpo=b"])
+        == expected
     )
 
 

@@ -19,7 +19,7 @@ from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.records.manifest import read_manifest
 from dynamicpo.evaluation.evaluate import evaluate
 from dynamicpo.runs.local import summary
-from dynamicpo.runs.local.task_runner import Task
+from dynamicpo.runs.local.tasks import Task
 from tests.fixtures.folders import NUM_CANDIDATES, preference_rows, write_model, write_preferences
 from tests.fixtures.kubeflow import Installation, earlier_run
 
@@ -180,12 +180,12 @@ def test_a_run_goes_on_as_long_as_its_process(root: Path, tmp_path: Path, capsys
     code = f"import pathlib, time\nfrom dynamicpo.runs.local import summary\n{enter}\n print(flush=True)\n time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()
-    assert [run["state"] for run in summary.list_runs(tmp_path)] == ["running"]
+    assert [run["state"] for run in summary.list_local_runs(tmp_path)] == ["running"]
     said = refused(capsys, "long", "--folder", str(tmp_path))
     assert "long: must be a run that succeeded, but it is 'running'. Wait for its end." in said
     process.kill()
     process.wait()
-    assert [run["state"] for run in summary.list_runs(tmp_path)] == ["killed"]
+    assert [run["state"] for run in summary.list_local_runs(tmp_path)] == ["killed"]
     assert "but it is 'killed'. Run it again." in refused(capsys, "long", "--folder", str(tmp_path))
     with summary.at_work(folder):
         assert summary.read(folder)["state"] == "running"

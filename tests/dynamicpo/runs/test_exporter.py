@@ -12,7 +12,7 @@ import pytest
 
 from dynamicpo.core import storage
 from dynamicpo.core.errors import DataError
-from dynamicpo.runs.cluster.exporter import exposition, newest, server
+from dynamicpo.runs.cluster.exporter import DriftResult, exposition, make_server, newest_result
 
 FIRST, SECOND = (
     '{"drifted": 0.0, "drifted_share": 0.2}',
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_newest_drift_task_counts(folder: Path):
-    result = newest(str(folder))
+    result = newest_result(str(folder))
     assert result is not None
     assert result[1] == {"drifted": 1.0, "popularity_distance": 0.25}
     assert abs(result[0] - time.time()) < 60
@@ -44,15 +44,15 @@ def test_the_newest_drift_task_counts(folder: Path):
 
 def test_the_same_from_the_object_store(object_store: str, folder: Path, tmp_path: Path):
     prefix = f"{object_store}/exporter-{tmp_path.name}"
-    assert newest(prefix) is None
+    assert newest_result(prefix) is None
     for run in ("run-b", "run-c", "run-a"):  # the store's time is that of the upload
         storage.put(folder / "training" / run, f"{prefix}/training/{run}")
-    result = newest(prefix)
+    result = newest_result(prefix)
     assert result is not None and result[1] == {"drifted": 1.0, "popularity_distance": 0.25}
 
 
 def test_text_format():
-    assert exposition((5.5, {"drifted": True, "a-b": 0.25})) == (
+    assert exposition(DriftResult(5.5, {"drifted": True, "a-b": 0.25})) == (
         "# TYPE dynamicpo_drift_up gauge\ndynamicpo_drift_up 1\n"
         "# TYPE dynamicpo_drift_result_time_seconds gauge\ndynamicpo_drift_result_time_seconds 5.5\n"
         "# TYPE dynamicpo_drift_a_b gauge\ndynamicpo_drift_a_b 0.25\n"
@@ -63,16 +63,16 @@ def test_text_format():
 def test_a_file_that_is_no_figures_is_named(tmp_path: Path):
     write(tmp_path, "run-a", "[1]")
     with pytest.raises(DataError, match=r"run-a/monitor-drift/17/metrics: must be a JSON object"):
-        newest(str(tmp_path))
+        newest_result(str(tmp_path))
 
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    running = server(str(tmp_path), 0, 0, host="127.0.0.1")
-    threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}"
-    running.shutdown()
-    running.server_close()
+    exporter = make_server(str(tmp_path), 0, 0, host="127.0.0.1")
+    threading.Thread(target=exporter.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{exporter.server_port}"
+    exporter.shutdown()
+    exporter.server_close()
 
 
 def get(url: str) -> str:

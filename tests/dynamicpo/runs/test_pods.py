@@ -12,7 +12,7 @@ import pytest
 from kubernetes import client
 
 from dynamicpo import __version__
-from dynamicpo.runs.cluster.pods import summarize_run
+from dynamicpo.runs.cluster.run_summary import summarize_run
 
 
 def pod(name: str, phase: str, task: str, **ended: Any) -> dict[str, Any]:

@@ -17,17 +17,15 @@ from kfp.local.status import Status
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
 from dynamicpo.core.errors import ConfigError, DataError, RunFailedError
-from dynamicpo.runs.local import containers, summary
+from dynamicpo.runs.compile import compile_pipeline, load_pipeline
+from dynamicpo.runs.local import cache, containers, summary
 from dynamicpo.runs.local import run as local_run
 from dynamicpo.runs.local.jobs import Container
-from dynamicpo.runs.local.task_runner import Task, Watch
-from dynamicpo.runs.pipelines import (
-    check_parameters,
-    compile_pipeline,
-    load_pipeline,
-    objective,
-    pipeline_parameters,
-)
+from dynamicpo.runs.local.kfp_internals import TaskCall
+from dynamicpo.runs.local.task_runner import TaskRunner
+from dynamicpo.runs.local.tasks import Task
+from dynamicpo.runs.objectives import objective_of
+from dynamicpo.runs.parameters import check_parameters, pipeline_parameters
 from tests.fixtures.tables import write_tables
 
 MOVIELENS = {"data_source": "movielens"}
@@ -113,19 +111,19 @@ def test_a_missing_file_is_found_before_anything_starts(tmp_path: Path):
 
 
 def test_objectives_have_short_names():
-    assert objective("sdpo") == {"objective": "sdpo", "loss": "sdpo", "dynamic": False}
-    assert objective("dynamicpo-sdpo") == {
+    assert objective_of("sdpo") == {"objective": "sdpo", "loss": "sdpo", "dynamic": False}
+    assert objective_of("dynamicpo-sdpo") == {
         "objective": "dynamicpo-sdpo",
         "loss": "sdpo",
         "dynamic": True,
     }
     (default,) = pipeline_parameters("training")["objectives"]
-    assert default == objective("dynamicpo-dmpo")
+    assert default == objective_of("dynamicpo-dmpo")
 
 
 def test_a_loop_counts_as_often_as_its_list_has_entries():
     spec = load_pipeline("training").pipeline_spec
-    assert local_run.count_tasks(spec, {"objectives": [1, 2, 3]}) == 6 + 3 * 2
+    assert local_run.task_count(spec, {"objectives": [1, 2, 3]}) == 6 + 3 * 2
 
 
 @pytest.mark.parametrize("image", ["", "a b", "name@sha256:123", "name@md5:1", "NAME:"])
@@ -162,20 +160,18 @@ def test_a_tag_is_refused_with_the_reason_unless_it_is_allowed(
 def test_cache_name_follows_what_kfp_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     table = tmp_path / "interactions.csv"
     table.write_text("a")
-    before = local_run.cache_name({"data_interactions": str(table)})
-    assert before == local_run.cache_name({"data_interactions": str(table), "sft_epochs": 3.0})
+    before = cache.cache_name({"data_interactions": str(table)})
+    assert before == cache.cache_name({"data_interactions": str(table), "sft_epochs": 3.0})
     table.write_text("b")
-    changed = local_run.cache_name({"data_interactions": str(table)})
+    changed = cache.cache_name({"data_interactions": str(table)})
     package = tmp_path / "package"
     package.mkdir()
     (package / "losses.py").write_text("x = 1")
-    monkeypatch.setattr(local_run, "PACKAGE", package)
-    other_source = local_run.cache_name({"data_interactions": str(table)})
+    monkeypatch.setattr(cache, "PACKAGE", package)
+    other_source = cache.cache_name({"data_interactions": str(table)})
     (package / "losses.py").write_text("x = 2")
     assert (
-        len(
-            {before, changed, other_source, local_run.cache_name({"data_interactions": str(table)})}
-        )
+        len({before, changed, other_source, cache.cache_name({"data_interactions": str(table)})})
         == 4
     )
 
@@ -187,7 +183,7 @@ TRACE = ["Traceback (most recent call last):", '  File "x.py", line 3, in f', " 
     ("said", "error"),
     [
         (
-            [*TRACE, "dynamicpo.errors.ConfigError: rows: must be 1.", "beta: must be 2."],
+            [*TRACE, "dynamicpo.core.errors.ConfigError: rows: must be 1.", "beta: must be 2."],
             "rows: must be 1.\nbeta: must be 2.",
         ),
         (
@@ -222,10 +218,10 @@ def test_a_process_is_followed(
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     root = tmp_path / "artifacts"
-    watch = Watch(tmp_path, 1, os.cpu_count() or 1, root, str(tmp_path))
-    task = watch._current.task = Task("fine-tune", tmp_path / "fine-tune.log", in_loop)
+    runner = TaskRunner(tmp_path, 1, os.cpu_count() or 1, root, str(tmp_path))
+    task = runner._current.task = Task("fine-tune", tmp_path / "fine-tune.log", in_loop)
     with caplog.at_level("INFO", logger="dynamicpo"):
-        code = watch.run_process(["sh", "-c", SAYS], {"PLACE": f"{root}/training-1/sft/model"})
+        code = runner.run_process(["sh", "-c", SAYS], {"PLACE": f"{root}/training-1/sft/model"})
     assert (code, task.cached) == (3, False)
     progress = "fine-tune: SFT: 10 of 20 steps, 5 a second, 2 s left, from sft/model"
     assert [record.getMessage() for record in caplog.records] == ["fine-tune: started", progress]
@@ -260,7 +256,7 @@ def test_a_container_runs_as_the_caller_but_never_as_root(
         "data_items": "",
         "sft_backbone": "compact",
     }
-    arguments = containers.runner(parameters, tmp_path / "artifacts").container_run_args
+    arguments = containers.docker_runner(parameters, tmp_path / "artifacts").container_run_args
     assert (arguments["user"], arguments["network_mode"], arguments["cap_drop"]) == (
         user,
         "none",
@@ -283,9 +279,9 @@ def test_a_container_that_can_not_start_is_removed():
 
 
 def test_a_killed_task_is_said_to_be_killed(tmp_path: Path):
-    watch = Watch(tmp_path, 1, 1, tmp_path, str(tmp_path))
-    task = watch._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
-    assert watch.run_process(["sh", "-c", "echo 1 of 9; kill -9 $$"]) != 0
+    runner = TaskRunner(tmp_path, 1, 1, tmp_path, str(tmp_path))
+    task = runner._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
+    assert runner.run_process(["sh", "-c", "echo 1 of 9; kill -9 $$"], {}) != 0
     assert task.error.startswith("its process was killed")
 
 
@@ -295,16 +291,17 @@ def test_a_task_that_did_not_make_its_outputs_has_failed(tmp_path: Path, made: b
     model = dsl.Artifact(name="model", uri=str(tmp_path / "model"))
     if made:
         (tmp_path / "model").mkdir()
-    watch = Watch(tmp_path, 1, 1, tmp_path, str(tmp_path))
+    runner = TaskRunner(tmp_path, 1, 1, tmp_path, str(tmp_path))
     call = {
         "task_name": "fine-tune",
         "task_spec": PipelineTaskSpec(),
         "pipeline_resource_name": "p",
         "io_store": None,
     }
-    outputs, status = watch.execute(lambda **_: ({"model": model}, Status.SUCCESS), **call)
-    assert (status == Status.SUCCESS, bool(outputs), watch.tasks[0].state) == (made, made, state)
-    assert made or watch.tasks[0].error == "it ended well, but did not make model"
+    result = runner.execute(TaskCall(lambda **_: ({"model": model}, Status.SUCCESS), call))
+    assert (result.succeeded, bool(result.outputs)) == (made, made)
+    assert runner.tasks[0].state == state
+    assert made or runner.tasks[0].error == "it ended well, but did not make model"
 
 
 def bad_tables(folder: Path) -> dict[str, str]:
@@ -326,7 +323,7 @@ def test_a_failed_task_ends_the_run_with_its_own_message(
     assert found["tasks"][0]["error"] in str(caught.value)
     assert "Traceback" in (tmp_path / "runs" / "bad" / found["tasks"][0]["log"]).read_text()
     assert capfd.readouterr().out == ""
-    (run,) = summary.list_runs(tmp_path / "runs")
+    (run,) = summary.list_local_runs(tmp_path / "runs")
     assert (run["run"], run["state"], run["hit_ratio_at_1"]) == ("bad", "failed", {})
 
 
@@ -390,4 +387,4 @@ def test_a_summary_that_cannot_be_read_is_named(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.json").write_text("{")
     with pytest.raises(DataError, match="run/summary.json: must be the summary of a run"):
-        summary.list_runs(tmp_path)
+        summary.list_local_runs(tmp_path)

@@ -12,8 +12,9 @@ import yaml
 from dynamicpo import __version__
 from dynamicpo.cli.main import main
 from dynamicpo.core import git_commit
-from dynamicpo.runs.cluster import submit
-from dynamicpo.runs.pipelines import compile_pipeline, pipeline_parameters
+from dynamicpo.runs.cluster import wait
+from dynamicpo.runs.compile import compile_pipeline
+from dynamicpo.runs.parameters import pipeline_parameters
 from tests.fixtures.kubeflow import Installation
 from tests.fixtures.registry import Registry
 
@@ -32,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A known commit, no waiting, and nobody's credentials."""
     monkeypatch.setattr(git_commit, "commit", lambda: COMMIT)
     monkeypatch.setattr(git_commit, "changed", lambda: False)
-    monkeypatch.setattr(submit, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(wait, "POLL_SECONDS", 0.01)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
 
 

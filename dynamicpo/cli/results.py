@@ -1,0 +1,91 @@
+"""Results of the commands on stages, comparisons and lists, as `--json` prints them.
+
+The result of `run` is `dynamicpo.runs.local.summary.FinishedRun`, that of `audit-candidates`
+`dynamicpo.negatives.audit.audit.CandidateAudit`.
+"""
+
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+from dynamicpo.core.json_values import JsonObject, JsonValue
+
+if TYPE_CHECKING:
+    from dynamicpo.reports.pages.comparisons import PairedComparison
+    from dynamicpo.runs.run_records import ListedRun
+
+Metrics = dict[str, dict[str, float | None]]
+Settings = dict[str, dict[str, JsonValue]]
+
+
+class StageResult(TypedDict):
+    """The result of a stage.
+
+    Attributes:
+        output: The folder that it made.
+        fingerprint: A name for the folder's content.
+        counts: Numbers of rows, or metrics.
+    """
+
+    output: str
+    fingerprint: str
+    counts: dict[str, float]
+
+
+class EvaluationResult(StageResult):
+    """The result of `evaluate`: also each model's metrics."""
+
+    metrics: Metrics
+
+
+class StudyResult(StageResult):
+    """The result of `judge-collapse`: also the verdict, sentence by sentence."""
+
+    sentences: list[str]
+
+
+class ComparisonContent(TypedDict):
+    """The content of `comparison.json`.
+
+    Attributes:
+        protocol: The protocol that all evaluations share.
+        models: The models' names in order.
+        run_names: The runs' names in order.
+        metrics: Each model's metrics.
+        comparisons: Paired comparisons of models.
+        differences: Settings in which models differ.
+        runs: Settings in which runs differ.
+    """
+
+    protocol: JsonObject
+    models: list[str]
+    run_names: list[str]
+    metrics: Metrics
+    comparisons: "list[PairedComparison]"
+    differences: Settings
+    runs: Settings
+
+
+class ComparisonResult(StageResult, ComparisonContent):
+    """The result of `compare`: also its page."""
+
+    report: str
+
+
+class RunList(TypedDict):
+    """The result of `runs`."""
+
+    runs: "list[ListedRun]"
+
+
+class CompileResult(TypedDict):
+    """The result of `compile`: the file."""
+
+    output: str
+
+
+class SubmitResult(TypedDict):
+    """The result of `submit`: the run, and its state where its end was awaited."""
+
+    run: str
+    link: str
+    pipeline_version: str
+    state: NotRequired[str]

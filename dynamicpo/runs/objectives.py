@@ -1,0 +1,153 @@
+"""Preference trainings that a pipeline runs side by side: objectives, or the cells of a study."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TypedDict, cast
+
+from dynamicpo.core.choices import BASELINES, LOSSES
+from dynamicpo.core.config import GridConfig, PreferenceConfig
+from dynamicpo.core.config_fields import from_mapping
+from dynamicpo.core.errors import ConfigError, unknown_name
+from dynamicpo.core.json_values import JsonValue
+from dynamicpo.study.grid import PlannedCell, plan_cells
+
+# An objective's name becomes a model's name: a folder, a column of tables, part of a chart.
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
+RESERVED_NAMES = sorted((*BASELINES, "sft"))
+_DYNAMIC_PREFIX = "dynamicpo-"
+
+
+class Objective(TypedDict):
+    """One preference training of the training pipeline.
+
+    Attributes:
+        objective: The model's name.
+        loss: The base objective.
+        dynamic: Whether DynamicPO is on.
+    """
+
+    objective: str
+    loss: str
+    dynamic: bool
+
+
+def parse_list(key: str, value: object) -> list[JsonValue]:
+    """A parameter that is a list: as it is, as JSON, or as text with commas.
+
+    Raises:
+        ConfigError: It is none of these, or empty.
+    """
+    entries = _split_text(key, value) if isinstance(value, str) else value
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{key}: must be a list with at least one entry, got {entries!r}.")
+    return entries
+
+
+def _split_text(key: str, text: str) -> object:
+    if not text.lstrip().startswith("["):
+        return text.split(",")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{key}: must be a JSON list or names with commas, got {text!r}."
+        ) from error
+
+
+def objective_of(name: str) -> Objective:
+    """The objective of a short name: a loss, or `dynamicpo-` and a loss.
+
+    Raises:
+        ConfigError: There is no such loss.
+    """
+    loss = name.removeprefix(_DYNAMIC_PREFIX)
+    if loss not in LOSSES:
+        with_dynamicpo = [f"{_DYNAMIC_PREFIX}{loss}" for loss in LOSSES]
+        raise unknown_name("objectives", name, [*LOSSES, *with_dynamicpo])
+    return {"objective": name, "loss": loss, "dynamic": loss != name}
+
+
+def parse_objectives(parameters: Mapping[str, object]) -> list[Objective]:
+    """The objectives of a run, each checked together with the settings of all trainings.
+
+    Args:
+        parameters: Those of the run; `objectives` holds short names or complete objectives.
+
+    Raises:
+        ConfigError: An objective that can't be trained, or two of the same name.
+    """
+    entries = cast(list[object], parameters["objectives"])
+    shared = _shared_settings(parameters)
+    objectives = [_parse_objective(entry) for entry in entries]
+    for objective in objectives:
+        _check_objective(objective, shared)
+    names = [objective["objective"] for objective in objectives]
+    # Case is ignored: on some file systems `DMPO` and `dmpo` are the same folder.
+    if len({name.casefold() for name in names}) < len(names):
+        raise ConfigError(f"objectives: names must differ, got {', '.join(names)}.")
+    return objectives
+
+
+def _parse_objective(entry: object) -> Objective:
+    return objective_of(entry.strip()) if isinstance(entry, str) else cast(Objective, entry)
+
+
+def _check_objective(objective: Objective, shared: Mapping[str, object]) -> None:
+    if not isinstance(objective, dict) or set(objective) != set(Objective.__annotations__):
+        raise ConfigError(
+            f'objectives: an entry must have "objective", "loss" and "dynamic", got {objective!r}.'
+        )
+    name = objective["objective"]
+    is_reserved = str(name).casefold() in RESERVED_NAMES
+    if is_reserved or not _NAME.fullmatch(str(name)):
+        reserved = ", ".join(RESERVED_NAMES)
+        raise ConfigError(
+            "objectives: a name must be up to 64 letters, digits, '-', '_', '.' and not one of "
+            f"{reserved}, got {name!r}."
+        )
+    settings = {**shared, "loss": objective["loss"], "dynamic": objective["dynamic"]}
+    try:
+        _check_training(settings)
+    except ConfigError as error:
+        raise ConfigError(f"objectives: {name}: {error}") from error
+
+
+def planned_cells(parameters: Mapping[str, object]) -> list[PlannedCell]:
+    """The cells that a study of these parameters trains."""
+    fields = GridConfig.__dataclass_fields__
+    settings = {field: parameters[f"grid_{field}"] for field in fields}
+    return plan_cells(from_mapping(GridConfig, settings, "grid"))
+
+
+def check_cells(parameters: Mapping[str, object]) -> int:
+    """Check the settings of a study's cells, as preference training will.
+
+    Returns:
+        The largest number of negatives of a cell.
+
+    Raises:
+        ConfigError: A cell can't be trained.
+    """
+    shared = _shared_settings(parameters)
+    cells = planned_cells(parameters)
+    for cell in cells:
+        settings = {name: value for name, value in cell.items() if name != "cell"}
+        _check_training({**shared, **settings})
+    return max(cell["num_negatives"] for cell in cells)
+
+
+def _check_training(settings: Mapping[str, object]) -> None:
+    # Not by `from_mapping`, which takes the text "1" for a number: in an objective it is a mistake,
+    # because KFP hands the entry to the task as it stands. The config checks its types itself.
+    PreferenceConfig(**settings)  # type: ignore[arg-type]
+
+
+def _shared_settings(parameters: Mapping[str, object]) -> dict[str, object]:
+    """The settings of preference training that all trainings of a run have in common."""
+    settings = {}
+    for field in PreferenceConfig.__dataclass_fields__:
+        key = f"preference_{field}"
+        if key in parameters:
+            settings[field] = parameters[key]
+    return settings
