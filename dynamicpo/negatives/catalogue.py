@@ -106,11 +106,12 @@ def encode_rows(table: pa.Table, split: str, catalogue: Catalogue) -> EncodedRow
 
 def _positions(example_ids: Sequence[str], split: str) -> IntArray:
     """The positions that example ids of the form `user_id:position` end with."""
-    last_parts = pd.Series(example_ids, dtype=str).str.split(":").str[-1]
-    positions = pd.to_numeric(last_parts, errors="coerce")
-    missing = positions.isna().to_numpy()
-    if missing.any():
-        first = example_ids[int(missing.argmax())]
+    parts = pd.Series(example_ids, dtype=str).str.split(":")
+    positions = pd.to_numeric(parts.str[-1], errors="coerce")
+    is_missing = positions.isna().to_numpy()
+    if is_missing.any():
+        first_missing = int(is_missing.argmax())
+        first = example_ids[first_missing]
         raise DataError(
             f"{split}: every example_id must be user_id:position, got {first!r}. "
             "Prepare the data again."
@@ -126,7 +127,8 @@ def encode_lists(table: pa.Table, column: str, split: str, catalogue: Catalogue)
     """
 
     def row_name(row: int) -> str:
-        return f"{split} row {table['example_id'][row].as_py()!r}"
+        example_id = table["example_id"][row]
+        return f"{split} row {example_id.as_py()!r}"
 
     return encode_column(table[column], catalogue.item_ids, row_name)
 
@@ -146,24 +148,31 @@ def encode_column(
     """
     values = column.combine_chunks()
     if pa.types.is_list(values.type):
-        rows = pc.list_parent_indices(values).to_numpy().astype(np.int64)
+        parents = pc.list_parent_indices(values)
+        rows = parents.to_numpy().astype(np.int64)
         values = pc.list_flatten(values)
     else:
         rows = np.arange(len(values), dtype=np.int64)
     codes = pc.index_in(values, value_set=item_ids)
     if codes.null_count:
-        unknown = int(pc.index(pc.is_null(codes), True).as_py())
+        is_unknown = pc.is_null(codes)
+        first = pc.index(is_unknown, True).as_py()
+        item_id = values[first].as_py()
+        where = row_name(int(rows[first]))
         raise DataError(
-            f"{row_name(int(rows[unknown]))}: every item must be in items.parquet, got "
-            f"{values[unknown].as_py()!r}. Prepare the data again."
+            f"{where}: every item must be in items.parquet, got {item_id!r}. "
+            "Prepare the data again."
         )
-    return EncodedColumn(np.asarray(codes.to_numpy(), dtype=np.int64), rows)
+    code_array = np.asarray(codes.to_numpy(), dtype=np.int64)
+    return EncodedColumn(code_array, rows)
 
 
 def decode_lists(codes: IntArray, catalogue: Catalogue) -> pa.Array:
     """Turn an (N, M) array of codes into N lists of M item ids."""
     num_rows, length = codes.shape
     # Offsets are 32-bit because the columns' type is `list`, not `large_list`.
-    offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * length)
-    item_ids = catalogue.item_ids.take(pa.array(codes.ravel()))
+    row_numbers = np.arange(num_rows + 1, dtype=np.int32)
+    offsets = pa.array(row_numbers * length)
+    flat_codes = pa.array(codes.ravel())
+    item_ids = catalogue.item_ids.take(flat_codes)
     return pa.ListArray.from_arrays(offsets, item_ids)

@@ -44,11 +44,14 @@ def cooccurring_pairs(
     items = np.concatenate([history_targets, history])
     neighbours = np.concatenate([history, history_targets])
     # A pair as one integer: sorting and counting those is many times faster than of rows of two.
-    pair_codes = (items * num_items + neighbours)[items != neighbours]
-    pair_codes, counts = np.unique(pair_codes, return_counts=True)
+    pair_codes = items * num_items + neighbours
+    is_pair = items != neighbours
+    pair_codes, counts = np.unique(pair_codes[is_pair], return_counts=True)
     items, neighbours = np.divmod(pair_codes, max(num_items, 1))
     totals = np.bincount(items, weights=counts, minlength=num_items)
-    cosines = counts / np.sqrt(totals[items] * totals[neighbours])
+    item_totals = totals[items]
+    neighbour_totals = totals[neighbours]
+    cosines = counts / np.sqrt(item_totals * neighbour_totals)
     return ItemPairs(items, neighbours, cosines)
 
 
@@ -67,8 +70,12 @@ def nearest_items(train: EncodedRows, num_items: int, num_nearest: int) -> IntAr
     order = np.lexsort((pairs.neighbours, -pairs.cosines, pairs.items))
     items = pairs.items[order]
     neighbours = pairs.neighbours[order]
-    ranks = np.arange(len(items)) - np.searchsorted(items, items)
+    # The pairs of an item follow each other, from the first index that a search finds.
+    first_of_item = np.searchsorted(items, items)
+    ranks = np.arange(len(items)) - first_of_item
     is_near = ranks < num_nearest
+    near_items = items[is_near]
+    near_ranks = ranks[is_near]
     nearest = np.full((num_items, num_nearest), -1, dtype=np.int64)
-    nearest[items[is_near], ranks[is_near]] = neighbours[is_near]
+    nearest[near_items, near_ranks] = neighbours[is_near]
     return nearest

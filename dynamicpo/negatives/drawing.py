@@ -13,7 +13,7 @@ from dynamicpo.core.config import NegativesConfig
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
 from dynamicpo.negatives.catalogue import Catalogue, EncodedRows, encode_rows
-from dynamicpo.negatives.exclusions import Exclusions, make_exclusions
+from dynamicpo.negatives.exclusions import Exclusions, RowExclusions, make_exclusions
 from dynamicpo.negatives.row_orders import shuffle_candidates, shuffle_rejected
 from dynamicpo.negatives.weighted_sampler import RowBatch, WeightedSampler
 
@@ -81,7 +81,9 @@ def fill_rows(sampler: WeightedSampler, num_negatives: int) -> RowSampler:
     """Draw all negatives of a row with one sampler."""
 
     def sample(batch: RowBatch) -> Draws:
-        return Draws(sampler.fill(batch, batch.unfilled(num_negatives)), {})
+        empty = batch.unfilled(num_negatives)
+        negatives = sampler.fill(batch, empty)
+        return Draws(negatives, {})
 
     return sample
 
@@ -109,36 +111,61 @@ def draw_lists(
         DataError: The catalogue is too small.
     """
     splits = [encode_rows(table, split, catalogue) for split, table in tables.items()]
-    excluded, owners, timestamps = make_exclusions(config.exclude, splits, catalogue)
-    batches: dict[str, RowBatch] = {}
-    for rows, row_owners, row_timestamps in zip(splits, owners, timestamps, strict=True):
-        keys = row_keys(config, rows.split, rows.example_ids)
-        batch = RowBatch(keys, rows.targets, row_owners, row_timestamps)
-        _check_catalogue_size(rows, batch, excluded, catalogue, config)
-        batches[rows.split] = batch
-    samplers = make_samplers(SamplingContext(config, splits[0], catalogue, excluded))
-    num_rows = sum(len(batch.keys) for batch in batches.values())
+    exclusions = make_exclusions(config.exclude, splits, catalogue)
+    batches = _make_batches(splits, exclusions, config)
+    for rows in splits:
+        _check_catalogue_size(rows, batches[rows.split], exclusions.excluded, catalogue, config)
+    context = SamplingContext(
+        config=config,
+        train=splits[0],
+        catalogue=catalogue,
+        excluded=exclusions.excluded,
+    )
+    samplers = make_samplers(context)
+    num_rows = sum(len(rows.targets) for rows in splits)
     rows_at_once = max(1, _CELLS_AT_ONCE // config.num_candidates)
+    lists = {}
     with Progress("negatives", num_rows) as progress:
-        return {
-            split: _draw_split(samplers[split], batch, rows_at_once, progress)
-            for split, batch in batches.items()
-        }
+        for split, batch in batches.items():
+            sampler = samplers[split]
+            lists[split] = _draw_split(sampler, batch, rows_at_once, progress)
+    return lists
+
+
+def _make_batches(
+    splits: Sequence[EncodedRows], exclusions: RowExclusions, config: NegativesConfig
+) -> dict[str, RowBatch]:
+    """Collect what the draws of each split need to know of its rows."""
+    batches = {}
+    for index, rows in enumerate(splits):
+        batches[rows.split] = RowBatch(
+            keys=row_keys(config, rows.split, rows.example_ids),
+            targets=rows.targets,
+            owners=exclusions.owners[index],
+            timestamps=exclusions.timestamps[index],
+        )
+    return batches
 
 
 def _draw_split(
     sampler: RowSampler, batch: RowBatch, rows_at_once: int, progress: Progress
 ) -> SplitLists:
     """Draw for all rows of a split, some after the other."""
-    parts: list[Draws] = []
+    parts: list[IntArray] = []
+    counts: dict[str, int] = {}
     # A split without rows is drawn for once, too: its arrays need their width.
-    for start in range(0, max(1, len(batch.keys)), rows_at_once):
-        part = batch.take(slice(start, start + rows_at_once))
-        parts.append(sampler(part))
+    num_rows = max(1, len(batch.keys))
+    for start in range(0, num_rows, rows_at_once):
+        end = start + rows_at_once
+        part = batch.take(slice(start, end))
+        draws = sampler(part)
+        parts.append(draws.negatives)
+        for name, count in draws.counts.items():
+            counts[name] = counts.get(name, 0) + count
         progress.advance(len(part.keys))
-    negatives = np.concatenate([part.negatives for part in parts])
-    candidates = np.concatenate([batch.targets[:, None], negatives], axis=1)
-    counts = {name: sum(part.counts[name] for part in parts) for name in parts[0].counts}
+    negatives = np.concatenate(parts)
+    targets = batch.targets[:, None]
+    candidates = np.concatenate([targets, negatives], axis=1)
     return SplitLists(
         candidates=shuffle_candidates(batch.keys, candidates),
         rejected=shuffle_rejected(batch.keys, negatives),
@@ -160,14 +187,20 @@ def _check_catalogue_size(
     # The target takes a title of its own, unless the row excludes that anyway.
     is_target_extra = ~excluded.contains(batch.owners, batch.timestamps, target_titles)
     num_free = catalogue.num_titles - num_excluded - is_target_extra
-    if not len(num_free) or num_free.min() >= num_negatives:
+    has_too_few = num_free < num_negatives
+    if not has_too_few.any():
         return
-    worst = int(num_free.argmin())
+    worst = num_free.argmin()
+    example_id = rows.example_ids[worst]
     least = int(num_free[worst])
-    remedy = f"Lower num_candidates to {least + 1}" if least > 0 else "Give more items"
-    hint = "" if config.exclude == "window" else ", or exclude less ('window')"
+    remedy = "Give more items"
+    if least > 0:
+        remedy = f"Lower num_candidates to {least + 1}"
+    if config.exclude != "window":
+        remedy += ", or exclude less ('window')"
+    exclusion = _EXCLUSION_NAMES[config.exclude]
     raise DataError(
-        f"{rows.split} row {rows.example_ids[worst]!r}: needs {num_negatives} negatives, but a "
+        f"{rows.split} row {example_id!r}: needs {num_negatives} negatives, but a "
         f"catalogue of {catalogue.num_titles} titles offers {least} besides its target and "
-        f"{_EXCLUSION_NAMES[config.exclude]}. {remedy}{hint}."
+        f"{exclusion}. {remedy}."
     )

@@ -41,16 +41,22 @@ class Exclusions:
         wanted = owners * self.num_titles + title_ids
         if not len(self.keys):
             return np.zeros(wanted.shape, dtype=bool)
-        index = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        index = np.searchsorted(self.keys, wanted)
+        # A key behind all others would be looked up outside.
+        last = len(self.keys) - 1
+        index = np.minimum(index, last)
         is_known = self.keys[index] == wanted
         is_earlier = self.timestamps[index] < timestamps
         return np.asarray(is_known & is_earlier)
 
     def count(self, owners: IntArray, timestamps: IntArray) -> IntArray:
         """Count the titles that are excluded for each owner at its timestamp."""
-        first = np.searchsorted(self.count_keys, owners * self.span)
-        end_keys = owners * self.span + np.minimum(timestamps + 1, self.span)
-        return np.searchsorted(self.count_keys, end_keys) - first
+        first_keys = owners * self.span
+        steps = np.minimum(timestamps + 1, self.span)
+        end_keys = first_keys + steps
+        first = np.searchsorted(self.count_keys, first_keys)
+        end = np.searchsorted(self.count_keys, end_keys)
+        return end - first
 
     def pairs(self, owners: IntArray, timestamps: IntArray) -> tuple[IntArray, IntArray]:
         """List all that is excluded for each owner at its timestamp.
@@ -58,11 +64,14 @@ class Exclusions:
         Returns:
             Indices into `owners`, and as many title ids.
         """
-        first = np.searchsorted(self.keys, owners * self.num_titles)
-        end = np.searchsorted(self.keys, (owners + 1) * self.num_titles)
+        first_keys = owners * self.num_titles
+        first = np.searchsorted(self.keys, first_keys)
+        end = np.searchsorted(self.keys, first_keys + self.num_titles)
         index, rows = concatenated_ranges(first, end - first)
-        counts = self.timestamps[index] < timestamps[rows]
-        return rows[counts], self.keys[index[counts]] % self.num_titles
+        is_earlier = self.timestamps[index] < timestamps[rows]
+        keys = self.keys[index[is_earlier]]
+        title_ids = keys % self.num_titles
+        return rows[is_earlier], title_ids
 
 
 class RowExclusions(NamedTuple):
@@ -86,10 +95,11 @@ def concatenated_ranges(starts: IntArray, lengths: IntArray) -> tuple[IntArray, 
         The numbers of all ranges, and for each number the index of its range.
     """
     range_index = np.repeat(np.arange(len(starts)), lengths)
-    # What to add to a running number to get to the range's own: its start less all before it.
-    shifts = starts - (np.cumsum(lengths) - lengths)
-    numbers = np.arange(len(range_index)) + np.repeat(shifts, lengths)
-    return numbers, range_index
+    # A running number over all ranges becomes one of its own range by a shift.
+    num_before = np.cumsum(lengths) - lengths
+    shifts = np.repeat(starts - num_before, lengths)
+    running_numbers = np.arange(len(range_index))
+    return running_numbers + shifts, range_index
 
 
 def effective_exclusion(config: Mapping[str, object]) -> str:
@@ -113,36 +123,58 @@ def make_exclusions(
         splits: The rows of every split.
         catalogue: The items.
     """
-    offsets = np.cumsum([0, *(len(rows.example_ids) for rows in splits)])
+    sizes = [len(rows.example_ids) for rows in splits]
+    split_ends = np.cumsum(sizes)
+    split_starts = split_ends - sizes
     owners = _owners(exclude, splits)
-    timestamps = 2 * np.concatenate([rows.positions for rows in splits])
-    history = np.concatenate([rows.history for rows in splits])
-    history_rows = np.concatenate(
-        [rows.history_rows + offset for rows, offset in zip(splits, offsets[:-1], strict=True)]
+    positions = np.concatenate([rows.positions for rows in splits])
+    timestamps = 2 * positions
+    history_rows = []
+    for rows, start in zip(splits, split_starts, strict=True):
+        history_rows.append(rows.history_rows + start)
+    excluded = _index_items(
+        exclude, splits, catalogue, owners, timestamps, np.concatenate(history_rows)
     )
-    items = history
+    boundaries = split_ends[:-1]
+    return RowExclusions(
+        excluded=excluded,
+        owners=np.split(owners, boundaries),
+        timestamps=np.split(timestamps, boundaries),
+    )
+
+
+def _index_items(
+    exclude: str,
+    splits: Sequence[EncodedRows],
+    catalogue: Catalogue,
+    owners: IntArray,
+    timestamps: IntArray,
+    history_rows: IntArray,
+) -> Exclusions:
+    """Collect the items that are excluded for each owner, with the timestamps they count from."""
+    items = np.concatenate([rows.history for rows in splits])
     item_owners = owners[history_rows]
     item_timestamps = timestamps[history_rows] - 1
     if exclude != "window":
         targets = np.concatenate([rows.targets for rows in splits])
-        items = np.concatenate([history, targets])
+        items = np.concatenate([items, targets])
         item_owners = np.concatenate([item_owners, owners])
         item_timestamps = np.concatenate([item_timestamps, timestamps])
     if exclude != "past":
         item_timestamps = np.full_like(item_timestamps, _ALWAYS)
     title_ids = catalogue.title_ids[items]
-    excluded = _index(item_owners, title_ids, item_timestamps, catalogue.num_titles)
-    return RowExclusions(
-        excluded, np.split(owners, offsets[1:-1]), np.split(timestamps, offsets[1:-1])
-    )
+    return _index(item_owners, title_ids, item_timestamps, catalogue.num_titles)
 
 
 def _owners(exclude: str, splits: Sequence[EncodedRows]) -> IntArray:
     """Number the rows of all splits, or their users where these own the exclusions."""
     if exclude == "window":
-        return np.arange(sum(len(rows.example_ids) for rows in splits), dtype=np.int64)
-    users = np.concatenate([np.asarray(rows.users, dtype=object) for rows in splits])
-    user_ids, _ = pd.factorize(users)
+        num_rows = sum(len(rows.example_ids) for rows in splits)
+        return np.arange(num_rows, dtype=np.int64)
+    users: list[str] = []
+    for rows in splits:
+        users += rows.users
+    user_ids, _ = pd.factorize(np.asarray(users, dtype=object))
     return user_ids.astype(np.int64)
 
 
@@ -152,8 +184,17 @@ def _index(
     """Sort exclusions for binary search, each owner's title with its earliest timestamp only."""
     keys = owners * num_titles + title_ids
     order = np.lexsort((timestamps, keys))
-    is_first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    is_first = np.diff(keys[order], prepend=-1) != 0
     first = order[is_first]
-    span = int(timestamps.max(initial=0)) + 3
-    count_keys = np.sort(owners[first] * span + timestamps[first] + 1)
-    return Exclusions(keys[first], timestamps[first], count_keys, span, num_titles)
+    first_timestamps = timestamps[first]
+    latest = int(timestamps.max(initial=0))
+    span = latest + 3
+    # Plus one, as "always" is the timestamp -1.
+    count_keys = owners[first] * span + first_timestamps + 1
+    return Exclusions(
+        keys=keys[first],
+        timestamps=first_timestamps,
+        count_keys=np.sort(count_keys),
+        span=span,
+        num_titles=num_titles,
+    )

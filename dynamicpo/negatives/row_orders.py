@@ -3,7 +3,7 @@
 import numpy as np
 
 from dynamicpo.core import random_keys
-from dynamicpo.core.arrays import IntArray, KeyArray
+from dynamicpo.core.arrays import FloatArray, IntArray, KeyArray
 
 # A row has one stream of draws. Each use has a range of its own, so that no two share a draw;
 # the range from 0 on belongs to the draws of `WeightedSampler`.
@@ -21,27 +21,35 @@ def shuffle_proposals(keys: KeyArray, codes: IntArray, tiers: IntArray | None = 
         codes: Shape (N, P).
         tiers: All of a lower tier come before those of a higher one. Shape (N, P).
     """
-    draws = PROPOSAL_DRAWS + np.arange(codes.shape[1], dtype=np.uint64)
-    sort_keys = random_keys.uniform(keys[:, None], draws)
+    sort_keys = _draw_each(keys, codes, PROPOSAL_DRAWS)
     if tiers is not None:
         sort_keys = sort_keys + tiers  # draws are below 1, so tiers never mix
-    sort_keys = np.where(codes >= 0, sort_keys, np.inf)
-    order = np.argsort(sort_keys, axis=1, kind="stable")
-    return np.take_along_axis(codes, order, axis=1)
+    is_code = codes >= 0
+    sort_keys = np.where(is_code, sort_keys, np.inf)
+    return _sorted_by(sort_keys, codes)
 
 
 def shuffle_candidates(keys: KeyArray, codes: IntArray) -> IntArray:
     """Shuffle each row's candidates, so that the target stands anywhere. Shape (N, A)."""
-    return _shuffle(keys, codes, _CANDIDATE_DRAWS)
+    sort_keys = _draw_each(keys, codes, _CANDIDATE_DRAWS)
+    return _sorted_by(sort_keys, codes)
 
 
 def shuffle_rejected(keys: KeyArray, codes: IntArray) -> IntArray:
     """Shuffle each row's rejected items, independently of its candidates. Shape (N, K)."""
-    return _shuffle(keys, codes, _REJECTED_DRAWS)
+    sort_keys = _draw_each(keys, codes, _REJECTED_DRAWS)
+    return _sorted_by(sort_keys, codes)
 
 
-def _shuffle(keys: KeyArray, codes: IntArray, first_draw: np.uint64) -> IntArray:
-    draws = first_draw + np.arange(codes.shape[1], dtype=np.uint64)
-    sort_keys = random_keys.uniform(keys[:, None], draws)
+def _draw_each(keys: KeyArray, codes: IntArray, first_draw: np.uint64) -> FloatArray:
+    """Draw a uniform number for each code of each row."""
+    num_draws = codes.shape[1]
+    offsets = np.arange(num_draws, dtype=np.uint64)
+    draws = first_draw + offsets
+    return random_keys.uniform(keys[:, None], draws)
+
+
+def _sorted_by(sort_keys: FloatArray, codes: IntArray) -> IntArray:
+    """Sort each row's codes; equal keys leave them in their order."""
     order = np.argsort(sort_keys, axis=1, kind="stable")
     return np.take_along_axis(codes, order, axis=1)

@@ -72,11 +72,13 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
         audits = _audit_held_out(tables, items, config)
         warnings = _check_audits(audits, config.allow_leak)
         manifest.counts |= _audit_counts(audits)
-        manifest.extra = source.extra | {"protocol": sampling_protocol(config), "audit": audits}
+        manifest.extra |= source.extra
+        manifest.extra["protocol"] = sampling_protocol(config)
+        manifest.extra["audit"] = audits
         if warnings:
             manifest.extra["warnings"] = warnings
-    counts = ", ".join(f"{name} {count}" for name, count in manifest.counts.items())
-    log.info("%s: %s", output, counts)
+    counts = [f"{name} {count}" for name, count in manifest.counts.items()]
+    log.info("%s: %s", output, ", ".join(counts))
     return manifest
 
 
@@ -94,17 +96,20 @@ def _write_preferences(
     """
     catalogue = make_catalogue(items)
     tables = {split: read_rows(examples, split, EXAMPLES) for split in SPLITS}
-    lists_by_split = STRATEGY_FUNCTIONS[config.strategy](tables, catalogue, config)
+    make_lists = STRATEGY_FUNCTIONS[config.strategy]
+    lists_by_split = make_lists(tables, catalogue, config)
     for split, lists in lists_by_split.items():
         for name, count in lists.counts.items():
             manifest.counts[f"{split}_{name}"] = count
     for split, lists in lists_by_split.items():
         # Published rows come with a column of candidates already, which is written anew.
-        rows = tables[split].select(EXAMPLES.names)
-        rows = rows.append_column("candidates", decode_lists(lists.candidates, catalogue))
-        tables[split] = rows
+        candidates = decode_lists(lists.candidates, catalogue)
         rejected = decode_lists(lists.rejected, catalogue)
-        write_rows(folder, split, rows.append_column("rejected", rejected))
+        rows = tables[split].select(EXAMPLES.names)
+        rows = rows.append_column("candidates", candidates)
+        tables[split] = rows
+        rows = rows.append_column("rejected", rejected)
+        write_rows(folder, split, rows)
         manifest.counts[f"{split}_rows"] = len(rows)
     write_items(folder, items)
     manifest.counts["items"] = len(items)

@@ -60,8 +60,10 @@ class WeightedSampler:
         """Prepare the inverse of the cumulated weights."""
         self._catalogue = catalogue
         self._excluded = excluded
-        self._weights = weights if weights.any() else np.ones_like(weights)
-        self._cumulated = np.cumsum(self._weights)
+        if not weights.any():
+            weights = np.ones_like(weights)
+        self._weights = weights
+        self._cumulated = np.cumsum(weights)
 
     def fill(self, batch: RowBatch, chosen: IntArray) -> IntArray:
         """Fill the empty slots of each row.
@@ -81,12 +83,13 @@ class WeightedSampler:
         """
         chosen = chosen.copy()
         first_draw = 0
-        num_draws = chosen.shape[1] + _SPARE_DRAWS
+        num_slots = chosen.shape[1]
+        num_draws = num_slots + _SPARE_DRAWS
         for _ in range(_ROUNDS):
             rows = _open_rows(chosen)
             part = batch.take(rows)
             proposals = self._draw(part, first_draw, num_draws)
-            chosen[rows] = self.accept(part, chosen[rows], proposals, chosen.shape[1])
+            chosen[rows] = self.accept(part, chosen[rows], proposals, num_slots)
             first_draw += num_draws
             num_draws *= 2
         self._fill_by_reservoir(batch, chosen)
@@ -94,32 +97,41 @@ class WeightedSampler:
 
     def _fill_by_reservoir(self, batch: RowBatch, chosen: IntArray) -> None:
         """Fill, in place, the rows that are still open."""
-        rows_at_once = max(1, _RESERVOIR_CELLS // len(self._weights))
+        num_items = len(self._weights)
+        num_slots = chosen.shape[1]
+        rows_at_once = max(1, _RESERVOIR_CELLS // num_items)
         open_rows = _open_rows(chosen)
         for start in range(0, len(open_rows), rows_at_once):
-            rows = open_rows[start : start + rows_at_once]
+            end = start + rows_at_once
+            rows = open_rows[start:end]
             part = batch.take(rows)
             proposals = self._weighted_order(part)
-            chosen[rows] = self.accept(part, chosen[rows], proposals, chosen.shape[1])
+            filled = self.accept(part, chosen[rows], proposals, num_slots)
+            chosen[rows] = filled
 
     def _draw(self, batch: RowBatch, first_draw: int, num_draws: int) -> IntArray:
         """Draw items with replacement, by the inverse of the cumulated weights."""
-        draws = np.arange(first_draw, first_draw + num_draws, dtype=np.uint64)
+        end = first_draw + num_draws
+        draws = np.arange(first_draw, end, dtype=np.uint64)
         shares = random_keys.uniform(batch.keys[:, None], draws)
-        thresholds = shares * self._cumulated[-1]
-        codes: IntArray = np.searchsorted(self._cumulated, thresholds, side="right")
+        total = self._cumulated[-1]
+        codes: IntArray = np.searchsorted(self._cumulated, shares * total, side="right")
         # A share just below 1 may be rounded up to the sum itself, beyond the last item.
-        return np.minimum(codes, len(self._weights) - 1)
+        last_code = len(self._weights) - 1
+        return np.minimum(codes, last_code)
 
     def _weighted_order(self, batch: RowBatch) -> IntArray:
         """Order all items at random by weight: of exponential waiting times, the shortest first.
 
         Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006).
         """
-        items = np.arange(len(self._weights), dtype=np.uint64)
-        shares = random_keys.uniform(batch.keys[:, None], RESERVOIR_DRAWS + items)
-        rates = np.where(self._weights > 0, self._weights, _TINY_WEIGHT)
-        waiting_times = -np.log1p(-shares) / rates
+        num_items = len(self._weights)
+        draws = RESERVOIR_DRAWS + np.arange(num_items, dtype=np.uint64)
+        shares = random_keys.uniform(batch.keys[:, None], draws)
+        is_drawable = self._weights > 0
+        rates = np.where(is_drawable, self._weights, _TINY_WEIGHT)
+        standard_waiting_times = -np.log1p(-shares)
+        waiting_times = standard_waiting_times / rates
         return np.argsort(waiting_times, axis=1, kind="stable")
 
     def accept(
@@ -139,25 +151,41 @@ class WeightedSampler:
             `chosen` with proposals behind. Shape (N, M).
         """
         codes = np.concatenate([chosen, proposals], axis=1)
-        title_ids = np.where(codes >= 0, self._catalogue.title_ids[codes], -1)
-        target_titles = self._catalogue.title_ids[batch.targets]
-        accepted = (codes >= 0) & ~_is_repeated(title_ids)
+        num_chosen = chosen.shape[1]
+        is_code = codes >= 0
+        title_of = self._catalogue.title_ids
+        title_ids = np.where(is_code, title_of[codes], -1)
+        target_titles = title_of[batch.targets]
+        accepted = is_code & ~_is_repeated(title_ids)
         accepted &= title_ids != target_titles[:, None]
-        is_new = slice(chosen.shape[1], None)
-        accepted[:, is_new] &= ~self._excluded.contains(
-            batch.owners[:, None], batch.timestamps[:, None], title_ids[:, is_new]
+        # Those that are chosen already have passed this test, the most expensive one.
+        new_titles = title_ids[:, num_chosen:]
+        is_excluded = self._excluded.contains(
+            batch.owners[:, None],
+            batch.timestamps[:, None],
+            new_titles,
         )
+        accepted[:, num_chosen:] &= ~is_excluded
         accepted &= np.cumsum(accepted, axis=1) <= limit
-        slots = np.cumsum(accepted, axis=1) - 1
-        filled = np.full_like(chosen, -1)
-        rows, columns = np.nonzero(accepted)
-        filled[rows, slots[rows, columns]] = codes[rows, columns]
-        return filled
+        return _move_left(codes, accepted, num_chosen)
+
+
+def _move_left(codes: IntArray, accepted: BoolArray, num_slots: int) -> IntArray:
+    """Move each row's accepted codes to the left, with -1 behind. Shape (N, num_slots)."""
+    num_rows = len(codes)
+    filled = np.full((num_rows, num_slots), -1, dtype=np.int64)
+    slots = np.cumsum(accepted, axis=1) - 1
+    rows, columns = np.nonzero(accepted)
+    row_slots = slots[rows, columns]
+    filled[rows, row_slots] = codes[rows, columns]
+    return filled
 
 
 def _open_rows(chosen: IntArray) -> IntArray:
     """List the rows with empty slots."""
-    return np.flatnonzero((chosen < 0).any(axis=1))
+    is_empty = chosen < 0
+    has_empty = is_empty.any(axis=1)
+    return np.flatnonzero(has_empty)
 
 
 def _is_repeated(values: IntArray) -> BoolArray:
@@ -165,6 +193,8 @@ def _is_repeated(values: IntArray) -> BoolArray:
     # A stable sort brings equal values together and leaves the leftmost of them first.
     order = np.argsort(values, axis=1, kind="stable")
     ordered = np.take_along_axis(values, order, axis=1)
+    right = ordered[:, 1:]
+    left = ordered[:, :-1]
     repeated = np.zeros(values.shape, dtype=bool)
-    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    np.put_along_axis(repeated, order[:, 1:], right == left, axis=1)
     return repeated

@@ -34,13 +34,16 @@ def _training_sampler(context: SamplingContext) -> RowSampler:
     # More neighbours than are needed, since rows exclude some of them.
     num_nearest = max(_NUM_NEAREST, 3 * num_hard)
     num_items = len(context.catalogue.item_ids)
-    neighbours = nearest_items(context.train, num_items, num_nearest)
+    neighbours_of = nearest_items(context.train, num_items, num_nearest)
 
     def sample(batch: RowBatch) -> Draws:
-        proposals = shuffle_proposals(batch.keys, neighbours[batch.targets])
+        neighbours = neighbours_of[batch.targets]
+        proposals = shuffle_proposals(batch.keys, neighbours)
         empty = batch.unfilled(context.num_negatives)
         hard = sampler.accept(batch, empty, proposals, limit=num_hard)
-        num_found = int((hard >= 0).sum())
-        return Draws(sampler.fill(batch, hard), {"hard_negatives": num_found})
+        is_hard = hard >= 0
+        counts = {"hard_negatives": int(is_hard.sum())}
+        negatives = sampler.fill(batch, hard)
+        return Draws(negatives, counts)
 
     return sample

@@ -10,6 +10,9 @@ _POPULARITY_POWER = 0.75
 
 def popularity_samplers(context: SamplingContext) -> dict[str, RowSampler]:
     """Sample by popularity in every split."""
-    weights = context.catalogue.popularity.astype(float) ** _POPULARITY_POWER
-    sampler = WeightedSampler(context.catalogue, context.excluded, weights)
-    return dict.fromkeys(SPLITS, fill_rows(sampler, context.num_negatives))
+    catalogue = context.catalogue
+    popularity = catalogue.popularity.astype(float)
+    weights = popularity**_POPULARITY_POWER
+    sampler = WeightedSampler(catalogue, context.excluded, weights)
+    row_sampler = fill_rows(sampler, context.num_negatives)
+    return dict.fromkeys(SPLITS, row_sampler)

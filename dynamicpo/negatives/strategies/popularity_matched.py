@@ -46,40 +46,55 @@ def matched_samplers(context: SamplingContext) -> dict[str, RowSampler]:
     Where too few of a stratum are allowed, items of those beside it follow, and then any.
     """
     sampler = context.uniform_sampler()
+    num_negatives = context.num_negatives
     size = stratum_size(context.config.num_candidates)
     strata = make_strata(context.catalogue.popularity, size)
 
     def sample(batch: RowBatch) -> Draws:
         target_strata = strata.stratum_of[batch.targets]
-        proposals = shuffle_proposals(
-            batch.keys, strata.items[target_strata], tiers=strata.distances[target_strata]
-        )
-        empty = batch.unfilled(context.num_negatives)
-        matched = sampler.accept(batch, empty, proposals, limit=context.num_negatives)
+        similar_items = strata.items[target_strata]
+        distances = strata.distances[target_strata]
+        proposals = shuffle_proposals(batch.keys, similar_items, tiers=distances)
+        empty = batch.unfilled(num_negatives)
+        matched = sampler.accept(batch, empty, proposals, limit=num_negatives)
         negatives = sampler.fill(batch, matched)
-        is_matched = strata.stratum_of[negatives] == target_strata[:, None]
-        return Draws(negatives, {"matched_negatives": int(is_matched.sum())})
+        negative_strata = strata.stratum_of[negatives]
+        is_matched = negative_strata == target_strata[:, None]
+        counts = {"matched_negatives": int(is_matched.sum())}
+        return Draws(negatives, counts)
 
     return dict.fromkeys(SPLITS, sample)
 
 
 def make_strata(popularity: IntArray, size: int) -> Strata:
     """Cut the catalogue into strata of `size` items; the last one takes what is left over."""
+    # By item id where items are equally popular, as the catalogue is sorted by it.
     order = np.argsort(-popularity, kind="stable")
-    num_strata = max(1, len(order) // size)
-    stratum_by_rank = np.minimum(np.arange(len(order)) // size, num_strata - 1)
+    num_items = len(order)
+    num_strata = max(1, num_items // size)
+    stratum_by_rank = np.arange(num_items) // size
+    stratum_by_rank = np.minimum(stratum_by_rank, num_strata - 1)
     stratum_of = np.empty_like(stratum_by_rank)
     stratum_of[order] = stratum_by_rank
-    edges = np.searchsorted(stratum_by_rank, np.arange(num_strata + 1))
-    spans = []
-    for stratum in range(num_strata):
-        start = edges[max(stratum - 1, 0)]
-        stop = edges[min(stratum + 2, num_strata)]
-        spans.append((start, stop))
-    width = max(stop - start for start, stop in spans)
+    neighbourhoods = _neighbourhoods(stratum_by_rank, num_strata)
+    width = max(ranks.stop - ranks.start for ranks in neighbourhoods)
     items = np.full((num_strata, width), -1, dtype=np.int64)
     distances = np.zeros_like(items)
-    for stratum, (start, stop) in enumerate(spans):
-        items[stratum, : stop - start] = order[start:stop]
-        distances[stratum, : stop - start] = np.abs(stratum_by_rank[start:stop] - stratum)
+    for stratum, ranks in enumerate(neighbourhoods):
+        count = ranks.stop - ranks.start
+        strata_away = np.abs(stratum_by_rank[ranks] - stratum)
+        items[stratum, :count] = order[ranks]
+        distances[stratum, :count] = strata_away
     return Strata(stratum_of, items, distances)
+
+
+def _neighbourhoods(stratum_by_rank: IntArray, num_strata: int) -> list[slice]:
+    """The ranks of each stratum together with those of the strata beside it."""
+    strata = np.arange(num_strata + 1)
+    edges = np.searchsorted(stratum_by_rank, strata)
+    neighbourhoods = []
+    for stratum in range(num_strata):
+        first = max(stratum - 1, 0)
+        end = min(stratum + 2, num_strata)
+        neighbourhoods.append(slice(edges[first], edges[end]))
+    return neighbourhoods

@@ -41,22 +41,27 @@ def _lists_of_split(
     lengths = np.bincount(list_rows, minlength=len(table))
     _require(rows, lengths == length, f"must have num_candidates ({length}) candidates")
     candidates = codes.reshape(len(table), length)
-    title_ids = np.sort(catalogue.title_ids[candidates], axis=1)
-    all_differ = (np.diff(title_ids, axis=1) != 0).all(axis=1)
+    title_ids = catalogue.title_ids[candidates]
+    steps = np.diff(np.sort(title_ids, axis=1), axis=1)
+    all_differ = np.asarray(steps.all(axis=1))
     _require(rows, all_differ, "must have candidates that differ")
     is_target = candidates == rows.targets[:, None]
-    _require(rows, is_target.any(axis=1), "must have its target among the candidates")
-    negatives = candidates[~is_target].reshape(len(table), length - 1)
+    has_target = is_target.any(axis=1)
+    _require(rows, has_target, "must have its target among the candidates")
+    negatives = candidates[~is_target]
+    negatives = negatives.reshape(len(table), length - 1)
     keys = row_keys(config, split, rows.example_ids)
-    return SplitLists(candidates, shuffle_rejected(keys, negatives))
+    rejected = shuffle_rejected(keys, negatives)
+    return SplitLists(candidates, rejected)
 
 
 def _require(rows: EncodedRows, holds: BoolArray, requirement: str) -> None:
     """Refuse rows for which a requirement does not hold."""
     if holds.all():
         return
-    first = rows.example_ids[int(holds.argmin())]
-    num_broken = (~holds).sum()
+    first_broken = holds.argmin()
+    first = rows.example_ids[first_broken]
+    num_broken = len(holds) - holds.sum()
     raise DataError(
         f"{rows.split} row {first!r}: {requirement}; {num_broken} rows do not. Set num_candidates "
         "to the lists' length, correct the rows, or draw fresh negatives (strategy uniform)."
