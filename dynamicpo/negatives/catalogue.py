@@ -127,8 +127,9 @@ def encode_lists(table: pa.Table, column: str, split: str, catalogue: Catalogue)
     """
 
     def row_name(row: int) -> str:
-        example_id = table["example_id"][row]
-        return f"{split} row {example_id.as_py()!r}"
+        example_ids = table["example_id"]
+        example_id = example_ids[row].as_py()
+        return f"{split} row {example_id!r}"
 
     return encode_column(table[column], catalogue.item_ids, row_name)
 
@@ -148,8 +149,8 @@ def encode_column(
     """
     values = column.combine_chunks()
     if pa.types.is_list(values.type):
-        parents = pc.list_parent_indices(values)
-        rows = parents.to_numpy().astype(np.int64)
+        parents = pc.list_parent_indices(values).to_numpy()
+        rows = parents.astype(np.int64)
         values = pc.list_flatten(values)
     else:
         rows = np.arange(len(values), dtype=np.int64)
@@ -158,7 +159,8 @@ def encode_column(
         is_unknown = pc.is_null(codes)
         first = pc.index(is_unknown, True).as_py()
         item_id = values[first].as_py()
-        where = row_name(int(rows[first]))
+        row = int(rows[first])
+        where = row_name(row)
         raise DataError(
             f"{where}: every item must be in items.parquet, got {item_id!r}. "
             "Prepare the data again."
@@ -171,8 +173,8 @@ def decode_lists(codes: IntArray, catalogue: Catalogue) -> pa.Array:
     """Turn an (N, M) array of codes into N lists of M item ids."""
     num_rows, length = codes.shape
     # Offsets are 32-bit because the columns' type is `list`, not `large_list`.
-    row_numbers = np.arange(num_rows + 1, dtype=np.int32)
-    offsets = pa.array(row_numbers * length)
-    flat_codes = pa.array(codes.ravel())
-    item_ids = catalogue.item_ids.take(flat_codes)
-    return pa.ListArray.from_arrays(offsets, item_ids)
+    num_bounds = num_rows + 1
+    bounds = np.arange(num_bounds, dtype=np.int32) * length
+    flat_codes = codes.ravel()
+    item_ids = catalogue.item_ids.take(pa.array(flat_codes))
+    return pa.ListArray.from_arrays(pa.array(bounds), item_ids)

@@ -46,12 +46,15 @@ def cooccurring_pairs(
     # A pair as one integer: sorting and counting those is many times faster than of rows of two.
     pair_codes = items * num_items + neighbours
     is_pair = items != neighbours
-    pair_codes, counts = np.unique(pair_codes[is_pair], return_counts=True)
-    items, neighbours = np.divmod(pair_codes, max(num_items, 1))
+    pair_codes = pair_codes[is_pair]
+    pair_codes, counts = np.unique(pair_codes, return_counts=True)
+    divisor = max(num_items, 1)  # an empty catalogue has no pairs, but divides all the same
+    items, neighbours = np.divmod(pair_codes, divisor)
     totals = np.bincount(items, weights=counts, minlength=num_items)
     item_totals = totals[items]
     neighbour_totals = totals[neighbours]
-    cosines = counts / np.sqrt(item_totals * neighbour_totals)
+    norms = np.sqrt(item_totals * neighbour_totals)
+    cosines = counts / norms
     return ItemPairs(items, neighbours, cosines)
 
 
@@ -66,16 +69,23 @@ def nearest_items(train: EncodedRows, num_items: int, num_nearest: int) -> IntAr
     Returns:
         Codes, the nearest first, -1 where there are no more. Shape (num_items, num_nearest).
     """
-    pairs = cooccurring_pairs(train.targets, train.history, train.history_rows, num_items)
-    order = np.lexsort((pairs.neighbours, -pairs.cosines, pairs.items))
-    items = pairs.items[order]
-    neighbours = pairs.neighbours[order]
+    items, neighbours, cosines = cooccurring_pairs(
+        train.targets,
+        train.history,
+        train.history_rows,
+        num_items,
+    )
+    order = np.lexsort((neighbours, -cosines, items))
+    items = items[order]
+    neighbours = neighbours[order]
     # The pairs of an item follow each other, from the first index that a search finds.
     first_of_item = np.searchsorted(items, items)
-    ranks = np.arange(len(items)) - first_of_item
+    pair_index = np.arange(len(items))
+    ranks = pair_index - first_of_item
     is_near = ranks < num_nearest
-    near_items = items[is_near]
-    near_ranks = ranks[is_near]
+    items = items[is_near]
+    neighbours = neighbours[is_near]
+    ranks = ranks[is_near]
     nearest = np.full((num_items, num_nearest), -1, dtype=np.int64)
-    nearest[near_items, near_ranks] = neighbours[is_near]
+    nearest[items, ranks] = neighbours
     return nearest

@@ -83,7 +83,8 @@ def fill_rows(sampler: WeightedSampler, num_negatives: int) -> RowSampler:
     def sample(batch: RowBatch) -> Draws:
         empty = batch.unfilled(num_negatives)
         negatives = sampler.fill(batch, empty)
-        return Draws(negatives, {})
+        no_counts: dict[str, int] = {}
+        return Draws(negatives, no_counts)
 
     return sample
 
@@ -110,20 +111,30 @@ def draw_lists(
     Raises:
         DataError: The catalogue is too small.
     """
-    splits = [encode_rows(table, split, catalogue) for split, table in tables.items()]
+    splits = []
+    for split, table in tables.items():
+        splits.append(encode_rows(table, split, catalogue))
     exclusions = make_exclusions(config.exclude, splits, catalogue)
+    excluded = exclusions.excluded
     batches = _make_batches(splits, exclusions, config)
     for rows in splits:
-        _check_catalogue_size(rows, batches[rows.split], exclusions.excluded, catalogue, config)
+        batch = batches[rows.split]
+        _check_catalogue_size(rows, batch, excluded, catalogue, config)
     context = SamplingContext(
         config=config,
         train=splits[0],
         catalogue=catalogue,
-        excluded=exclusions.excluded,
+        excluded=excluded,
     )
-    samplers = make_samplers(context)
-    num_rows = sum(len(rows.targets) for rows in splits)
-    rows_at_once = max(1, _CELLS_AT_ONCE // config.num_candidates)
+    return _draw_all(make_samplers(context), batches, config.num_candidates)
+
+
+def _draw_all(
+    samplers: Mapping[str, RowSampler], batches: Mapping[str, RowBatch], num_candidates: int
+) -> dict[str, SplitLists]:
+    """Draw for one split after the other."""
+    num_rows = sum(len(batch.keys) for batch in batches.values())
+    rows_at_once = max(1, _CELLS_AT_ONCE // num_candidates)
     lists = {}
     with Progress("negatives", num_rows) as progress:
         for split, batch in batches.items():
@@ -160,8 +171,7 @@ def _draw_split(
         part = batch.take(slice(start, end))
         draws = sampler(part)
         parts.append(draws.negatives)
-        for name, count in draws.counts.items():
-            counts[name] = counts.get(name, 0) + count
+        _add_counts(counts, draws.counts)
         progress.advance(len(part.keys))
     negatives = np.concatenate(parts)
     targets = batch.targets[:, None]
@@ -171,6 +181,13 @@ def _draw_split(
         rejected=shuffle_rejected(batch.keys, negatives),
         counts=counts,
     )
+
+
+def _add_counts(totals: dict[str, int], counts: Mapping[str, int]) -> None:
+    """Add counts to totals, in place."""
+    for name, count in counts.items():
+        before = totals.get(name, 0)
+        totals[name] = before + count
 
 
 def _check_catalogue_size(
@@ -191,8 +208,9 @@ def _check_catalogue_size(
     if not has_too_few.any():
         return
     worst = num_free.argmin()
-    example_id = rows.example_ids[worst]
     least = int(num_free[worst])
+    example_id = rows.example_ids[worst]
+    num_titles = catalogue.num_titles
     remedy = "Give more items"
     if least > 0:
         remedy = f"Lower num_candidates to {least + 1}"
@@ -201,6 +219,6 @@ def _check_catalogue_size(
     exclusion = _EXCLUSION_NAMES[config.exclude]
     raise DataError(
         f"{rows.split} row {example_id!r}: needs {num_negatives} negatives, but a "
-        f"catalogue of {catalogue.num_titles} titles offers {least} besides its target and "
+        f"catalogue of {num_titles} titles offers {least} besides its target and "
         f"{exclusion}. {remedy}."
     )

@@ -38,24 +38,29 @@ class Exclusions:
 
     def contains(self, owners: IntArray, timestamps: IntArray, title_ids: IntArray) -> BoolArray:
         """Mark titles that are excluded for their owners at the timestamps (broadcast)."""
+        keys = self.keys
         wanted = owners * self.num_titles + title_ids
-        if not len(self.keys):
+        if not len(keys):
             return np.zeros(wanted.shape, dtype=bool)
-        index = np.searchsorted(self.keys, wanted)
+        index = np.searchsorted(keys, wanted)
         # A key behind all others would be looked up outside.
-        last = len(self.keys) - 1
+        last = len(keys) - 1
         index = np.minimum(index, last)
-        is_known = self.keys[index] == wanted
-        is_earlier = self.timestamps[index] < timestamps
-        return np.asarray(is_known & is_earlier)
+        is_known = keys[index] == wanted
+        known_from = self.timestamps[index]
+        is_earlier = known_from < timestamps
+        is_excluded: BoolArray = is_known & is_earlier
+        return is_excluded
 
     def count(self, owners: IntArray, timestamps: IntArray) -> IntArray:
         """Count the titles that are excluded for each owner at its timestamp."""
-        first_keys = owners * self.span
-        steps = np.minimum(timestamps + 1, self.span)
+        span = self.span
+        count_keys = self.count_keys
+        first_keys = owners * span
+        steps = np.minimum(timestamps + 1, span)
         end_keys = first_keys + steps
-        first = np.searchsorted(self.count_keys, first_keys)
-        end = np.searchsorted(self.count_keys, end_keys)
+        first = np.searchsorted(count_keys, first_keys)
+        end = np.searchsorted(count_keys, end_keys)
         return end - first
 
     def pairs(self, owners: IntArray, timestamps: IntArray) -> tuple[IntArray, IntArray]:
@@ -64,14 +69,19 @@ class Exclusions:
         Returns:
             Indices into `owners`, and as many title ids.
         """
-        first_keys = owners * self.num_titles
-        first = np.searchsorted(self.keys, first_keys)
-        end = np.searchsorted(self.keys, first_keys + self.num_titles)
+        keys = self.keys
+        num_titles = self.num_titles
+        first_keys = owners * num_titles
+        end_keys = first_keys + num_titles
+        first = np.searchsorted(keys, first_keys)
+        end = np.searchsorted(keys, end_keys)
         index, rows = concatenated_ranges(first, end - first)
-        is_earlier = self.timestamps[index] < timestamps[rows]
-        keys = self.keys[index[is_earlier]]
-        title_ids = keys % self.num_titles
-        return rows[is_earlier], title_ids
+        known_from = self.timestamps[index]
+        is_earlier = known_from < timestamps[rows]
+        index = index[is_earlier]
+        rows = rows[is_earlier]
+        title_ids = keys[index] % num_titles
+        return rows, title_ids
 
 
 class RowExclusions(NamedTuple):
@@ -94,12 +104,14 @@ def concatenated_ranges(starts: IntArray, lengths: IntArray) -> tuple[IntArray, 
     Returns:
         The numbers of all ranges, and for each number the index of its range.
     """
-    range_index = np.repeat(np.arange(len(starts)), lengths)
+    num_ranges = len(starts)
+    range_index = np.repeat(np.arange(num_ranges), lengths)
     # A running number over all ranges becomes one of its own range by a shift.
     num_before = np.cumsum(lengths) - lengths
-    shifts = np.repeat(starts - num_before, lengths)
+    shifts = starts - num_before
     running_numbers = np.arange(len(range_index))
-    return running_numbers + shifts, range_index
+    numbers = running_numbers + np.repeat(shifts, lengths)
+    return numbers, range_index
 
 
 def effective_exclusion(config: Mapping[str, object]) -> str:
@@ -123,7 +135,7 @@ def make_exclusions(
         splits: The rows of every split.
         catalogue: The items.
     """
-    sizes = [len(rows.example_ids) for rows in splits]
+    sizes = [len(rows.targets) for rows in splits]
     split_ends = np.cumsum(sizes)
     split_starts = split_ends - sizes
     owners = _owners(exclude, splits)
@@ -133,7 +145,12 @@ def make_exclusions(
     for rows, start in zip(splits, split_starts, strict=True):
         history_rows.append(rows.history_rows + start)
     excluded = _index_items(
-        exclude, splits, catalogue, owners, timestamps, np.concatenate(history_rows)
+        exclude,
+        splits,
+        catalogue,
+        owners,
+        timestamps,
+        np.concatenate(history_rows),
     )
     boundaries = split_ends[:-1]
     return RowExclusions(
@@ -169,12 +186,13 @@ def _index_items(
 def _owners(exclude: str, splits: Sequence[EncodedRows]) -> IntArray:
     """Number the rows of all splits, or their users where these own the exclusions."""
     if exclude == "window":
-        num_rows = sum(len(rows.example_ids) for rows in splits)
+        num_rows = sum(len(rows.targets) for rows in splits)
         return np.arange(num_rows, dtype=np.int64)
     users: list[str] = []
     for rows in splits:
         users += rows.users
-    user_ids, _ = pd.factorize(np.asarray(users, dtype=object))
+    user_array = np.asarray(users, dtype=object)
+    user_ids, _ = pd.factorize(user_array)
     return user_ids.astype(np.int64)
 
 

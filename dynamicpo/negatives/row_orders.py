@@ -24,8 +24,8 @@ def shuffle_proposals(keys: KeyArray, codes: IntArray, tiers: IntArray | None = 
     sort_keys = _draw_each(keys, codes, PROPOSAL_DRAWS)
     if tiers is not None:
         sort_keys = sort_keys + tiers  # draws are below 1, so tiers never mix
-    is_code = codes >= 0
-    sort_keys = np.where(is_code, sort_keys, np.inf)
+    is_empty = codes < 0
+    sort_keys[is_empty] = np.inf
     return _sorted_by(sort_keys, codes)
 
 
@@ -43,10 +43,11 @@ def shuffle_rejected(keys: KeyArray, codes: IntArray) -> IntArray:
 
 def _draw_each(keys: KeyArray, codes: IntArray, first_draw: np.uint64) -> FloatArray:
     """Draw a uniform number for each code of each row."""
-    num_draws = codes.shape[1]
+    _, num_draws = codes.shape
+    row_keys = keys[:, None]
     offsets = np.arange(num_draws, dtype=np.uint64)
     draws = first_draw + offsets
-    return random_keys.uniform(keys[:, None], draws)
+    return random_keys.uniform(row_keys, draws)
 
 
 def _sorted_by(sort_keys: FloatArray, codes: IntArray) -> IntArray:

@@ -94,13 +94,14 @@ def _write_preferences(
     Returns:
         The rows with their candidates, for the audit.
     """
+    counts = manifest.counts
     catalogue = make_catalogue(items)
     tables = {split: read_rows(examples, split, EXAMPLES) for split in SPLITS}
     make_lists = STRATEGY_FUNCTIONS[config.strategy]
     lists_by_split = make_lists(tables, catalogue, config)
     for split, lists in lists_by_split.items():
         for name, count in lists.counts.items():
-            manifest.counts[f"{split}_{name}"] = count
+            counts[f"{split}_{name}"] = count
     for split, lists in lists_by_split.items():
         # Published rows come with a column of candidates already, which is written anew.
         candidates = decode_lists(lists.candidates, catalogue)
@@ -110,9 +111,9 @@ def _write_preferences(
         tables[split] = rows
         rows = rows.append_column("rejected", rejected)
         write_rows(folder, split, rows)
-        manifest.counts[f"{split}_rows"] = len(rows)
+        counts[f"{split}_rows"] = len(rows)
     write_items(folder, items)
-    manifest.counts["items"] = len(items)
+    counts["items"] = len(items)
     return tables
 
 

@@ -83,13 +83,14 @@ class WeightedSampler:
         """
         chosen = chosen.copy()
         first_draw = 0
-        num_slots = chosen.shape[1]
+        _, num_slots = chosen.shape
         num_draws = num_slots + _SPARE_DRAWS
         for _ in range(_ROUNDS):
             rows = _open_rows(chosen)
             part = batch.take(rows)
             proposals = self._draw(part, first_draw, num_draws)
-            chosen[rows] = self.accept(part, chosen[rows], proposals, num_slots)
+            filled = self.accept(part, chosen[rows], proposals, num_slots)
+            chosen[rows] = filled
             first_draw += num_draws
             num_draws *= 2
         self._fill_by_reservoir(batch, chosen)
@@ -98,7 +99,7 @@ class WeightedSampler:
     def _fill_by_reservoir(self, batch: RowBatch, chosen: IntArray) -> None:
         """Fill, in place, the rows that are still open."""
         num_items = len(self._weights)
-        num_slots = chosen.shape[1]
+        _, num_slots = chosen.shape
         rows_at_once = max(1, _RESERVOIR_CELLS // num_items)
         open_rows = _open_rows(chosen)
         for start in range(0, len(open_rows), rows_at_once):
@@ -113,11 +114,13 @@ class WeightedSampler:
         """Draw items with replacement, by the inverse of the cumulated weights."""
         end = first_draw + num_draws
         draws = np.arange(first_draw, end, dtype=np.uint64)
-        shares = random_keys.uniform(batch.keys[:, None], draws)
-        total = self._cumulated[-1]
-        codes: IntArray = np.searchsorted(self._cumulated, shares * total, side="right")
+        row_keys = batch.keys[:, None]
+        shares = random_keys.uniform(row_keys, draws)
+        cumulated = self._cumulated
+        thresholds = shares * cumulated[-1]
+        codes: IntArray = np.searchsorted(cumulated, thresholds, side="right")
         # A share just below 1 may be rounded up to the sum itself, beyond the last item.
-        last_code = len(self._weights) - 1
+        last_code = len(cumulated) - 1
         return np.minimum(codes, last_code)
 
     def _weighted_order(self, batch: RowBatch) -> IntArray:
@@ -125,11 +128,14 @@ class WeightedSampler:
 
         Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006).
         """
-        num_items = len(self._weights)
-        draws = RESERVOIR_DRAWS + np.arange(num_items, dtype=np.uint64)
-        shares = random_keys.uniform(batch.keys[:, None], draws)
-        is_drawable = self._weights > 0
-        rates = np.where(is_drawable, self._weights, _TINY_WEIGHT)
+        weights = self._weights
+        num_items = len(weights)
+        items = np.arange(num_items, dtype=np.uint64)
+        draws = RESERVOIR_DRAWS + items
+        row_keys = batch.keys[:, None]
+        shares = random_keys.uniform(row_keys, draws)
+        is_drawable = weights > 0
+        rates = np.where(is_drawable, weights, _TINY_WEIGHT)
         standard_waiting_times = -np.log1p(-shares)
         waiting_times = standard_waiting_times / rates
         return np.argsort(waiting_times, axis=1, kind="stable")
@@ -151,33 +157,36 @@ class WeightedSampler:
             `chosen` with proposals behind. Shape (N, M).
         """
         codes = np.concatenate([chosen, proposals], axis=1)
-        num_chosen = chosen.shape[1]
+        _, num_slots = chosen.shape
         is_code = codes >= 0
         title_of = self._catalogue.title_ids
         title_ids = np.where(is_code, title_of[codes], -1)
         target_titles = title_of[batch.targets]
-        accepted = is_code & ~_is_repeated(title_ids)
-        accepted &= title_ids != target_titles[:, None]
+        is_target = title_ids == target_titles[:, None]
+        is_refused = is_target | _is_repeated(title_ids)
+        accepted: BoolArray = is_code & ~is_refused
         # Those that are chosen already have passed this test, the most expensive one.
-        new_titles = title_ids[:, num_chosen:]
+        new_titles = title_ids[:, num_slots:]
         is_excluded = self._excluded.contains(
             batch.owners[:, None],
             batch.timestamps[:, None],
             new_titles,
         )
-        accepted[:, num_chosen:] &= ~is_excluded
-        accepted &= np.cumsum(accepted, axis=1) <= limit
-        return _move_left(codes, accepted, num_chosen)
+        accepted[:, num_slots:] &= ~is_excluded
+        num_so_far = np.cumsum(accepted, axis=1)
+        accepted &= num_so_far <= limit
+        return _move_left(codes, accepted, num_slots)
 
 
 def _move_left(codes: IntArray, accepted: BoolArray, num_slots: int) -> IntArray:
     """Move each row's accepted codes to the left, with -1 behind. Shape (N, num_slots)."""
-    num_rows = len(codes)
-    filled = np.full((num_rows, num_slots), -1, dtype=np.int64)
-    slots = np.cumsum(accepted, axis=1) - 1
+    shape = len(codes), num_slots
+    filled = np.full(shape, -1, dtype=np.int64)
+    num_so_far = np.cumsum(accepted, axis=1)
     rows, columns = np.nonzero(accepted)
-    row_slots = slots[rows, columns]
-    filled[rows, row_slots] = codes[rows, columns]
+    slots = num_so_far[rows, columns] - 1
+    accepted_codes = codes[rows, columns]
+    filled[rows, slots] = accepted_codes
     return filled
 
 

@@ -30,7 +30,9 @@ def hard_samplers(context: SamplingContext) -> dict[str, RowSampler]:
 def _training_sampler(context: SamplingContext) -> RowSampler:
     """Sample some of the target's nearest items, and the others uniformly."""
     sampler = context.uniform_sampler()
-    num_hard = round(context.config.hard_share * context.num_negatives)
+    num_negatives = context.num_negatives
+    hard_share = context.config.hard_share
+    num_hard = round(hard_share * num_negatives)
     # More neighbours than are needed, since rows exclude some of them.
     num_nearest = max(_NUM_NEAREST, 3 * num_hard)
     num_items = len(context.catalogue.item_ids)
@@ -39,10 +41,10 @@ def _training_sampler(context: SamplingContext) -> RowSampler:
     def sample(batch: RowBatch) -> Draws:
         neighbours = neighbours_of[batch.targets]
         proposals = shuffle_proposals(batch.keys, neighbours)
-        empty = batch.unfilled(context.num_negatives)
+        empty = batch.unfilled(num_negatives)
         hard = sampler.accept(batch, empty, proposals, limit=num_hard)
-        is_hard = hard >= 0
-        counts = {"hard_negatives": int(is_hard.sum())}
+        num_found = int((hard >= 0).sum())
+        counts = {"hard_negatives": num_found}
         negatives = sampler.fill(batch, hard)
         return Draws(negatives, counts)
 

@@ -14,5 +14,6 @@ def popularity_samplers(context: SamplingContext) -> dict[str, RowSampler]:
     popularity = catalogue.popularity.astype(float)
     weights = popularity**_POPULARITY_POWER
     sampler = WeightedSampler(catalogue, context.excluded, weights)
-    row_sampler = fill_rows(sampler, context.num_negatives)
+    num_negatives = context.num_negatives
+    row_sampler = fill_rows(sampler, num_negatives)
     return dict.fromkeys(SPLITS, row_sampler)

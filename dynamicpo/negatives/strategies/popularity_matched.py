@@ -48,19 +48,22 @@ def matched_samplers(context: SamplingContext) -> dict[str, RowSampler]:
     sampler = context.uniform_sampler()
     num_negatives = context.num_negatives
     size = stratum_size(context.config.num_candidates)
-    strata = make_strata(context.catalogue.popularity, size)
+    popularity = context.catalogue.popularity
+    strata = make_strata(popularity, size)
+    stratum_of = strata.stratum_of
 
     def sample(batch: RowBatch) -> Draws:
-        target_strata = strata.stratum_of[batch.targets]
+        target_strata = stratum_of[batch.targets]
         similar_items = strata.items[target_strata]
         distances = strata.distances[target_strata]
         proposals = shuffle_proposals(batch.keys, similar_items, tiers=distances)
         empty = batch.unfilled(num_negatives)
         matched = sampler.accept(batch, empty, proposals, limit=num_negatives)
         negatives = sampler.fill(batch, matched)
-        negative_strata = strata.stratum_of[negatives]
+        negative_strata = stratum_of[negatives]
         is_matched = negative_strata == target_strata[:, None]
-        counts = {"matched_negatives": int(is_matched.sum())}
+        num_matched = int(is_matched.sum())
+        counts = {"matched_negatives": num_matched}
         return Draws(negatives, counts)
 
     return dict.fromkeys(SPLITS, sample)
@@ -72,23 +75,25 @@ def make_strata(popularity: IntArray, size: int) -> Strata:
     order = np.argsort(-popularity, kind="stable")
     num_items = len(order)
     num_strata = max(1, num_items // size)
-    stratum_by_rank = np.arange(num_items) // size
-    stratum_by_rank = np.minimum(stratum_by_rank, num_strata - 1)
+    last_stratum = num_strata - 1
+    ranks = np.arange(num_items)
+    stratum_by_rank = np.minimum(ranks // size, last_stratum)
     stratum_of = np.empty_like(stratum_by_rank)
     stratum_of[order] = stratum_by_rank
     neighbourhoods = _neighbourhoods(stratum_by_rank, num_strata)
-    width = max(ranks.stop - ranks.start for ranks in neighbourhoods)
-    items = np.full((num_strata, width), -1, dtype=np.int64)
+    width = max(len(ranks) for ranks in neighbourhoods)
+    shape = num_strata, width
+    items = np.full(shape, -1, dtype=np.int64)
     distances = np.zeros_like(items)
     for stratum, ranks in enumerate(neighbourhoods):
-        count = ranks.stop - ranks.start
-        strata_away = np.abs(stratum_by_rank[ranks] - stratum)
+        count = len(ranks)
+        steps = stratum_by_rank[ranks] - stratum
         items[stratum, :count] = order[ranks]
-        distances[stratum, :count] = strata_away
+        distances[stratum, :count] = np.abs(steps)
     return Strata(stratum_of, items, distances)
 
 
-def _neighbourhoods(stratum_by_rank: IntArray, num_strata: int) -> list[slice]:
+def _neighbourhoods(stratum_by_rank: IntArray, num_strata: int) -> list[IntArray]:
     """The ranks of each stratum together with those of the strata beside it."""
     strata = np.arange(num_strata + 1)
     edges = np.searchsorted(stratum_by_rank, strata)
@@ -96,5 +101,6 @@ def _neighbourhoods(stratum_by_rank: IntArray, num_strata: int) -> list[slice]:
     for stratum in range(num_strata):
         first = max(stratum - 1, 0)
         end = min(stratum + 2, num_strata)
-        neighbourhoods.append(slice(edges[first], edges[end]))
+        ranks = np.arange(edges[first], edges[end])
+        neighbourhoods.append(ranks)
     return neighbourhoods
