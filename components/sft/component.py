@@ -21,10 +21,13 @@ def fine_tune(
     tuning: str = "auto",
     quantization: str = "none",
     precision: str = "auto",
+    base_weights: str = "auto",
     loss_on: str = "answer",
     rows: int = 0,
     epochs: float = 1.0,
     max_steps: int = 0,
+    patience: int = 0,
+    eval_steps: int = 50,
     batch_size: int = 64,
     micro_batch_size: int = 0,
     learning_rate: float = 0.0,
@@ -56,10 +59,15 @@ def fine_tune(
         quantization: Weights of the base model in memory [none, 4bit].
         precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for compact [auto,
             float32, bfloat16].
+        base_weights: Weights that LoRA leaves as they are; auto: bfloat16 on a GPU, float32
+            elsewhere [auto, float32, bfloat16].
         loss_on: Tokens that carry the loss [answer, history].
         rows: Train on this many rows, chosen at random (0: all).
         epochs: Passes over the rows.
         max_steps: Stop after this many steps (0: by epochs).
+        patience: Stop after this many looks at validation without a better loss, keep the best (0:
+            never).
+        eval_steps: Steps between two looks at validation.
         batch_size: Rows per step.
         micro_batch_size: Rows in memory at once (0: the batch).
         learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights).

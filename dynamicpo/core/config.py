@@ -134,10 +134,21 @@ class SFTConfig(Checked):
         "matrix products; auto: bfloat16 where the processor has it, but float32 for compact",
         choices=PRECISIONS,
     )
+    base_weights: str = setting(
+        "auto",
+        "weights that LoRA leaves as they are; auto: bfloat16 on a GPU, float32 elsewhere",
+        choices=PRECISIONS,
+    )
     loss_on: str = setting("answer", "tokens that carry the loss", choices=LOSS_TOKENS)
     rows: int = setting(0, "train on this many rows, chosen at random (0: all)", low=0)
     epochs: float = setting(1.0, "passes over the rows", above=0)
     max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
+    patience: int = setting(
+        0,
+        "stop after this many looks at validation without a better loss, keep the best (0: never)",
+        low=0,
+    )
+    eval_steps: int = setting(50, "steps between two looks at validation", low=1)
     batch_size: int = setting(64, "rows per step", low=1)
     micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
     # 0 rather than None for "depends on the model": a KFP parameter has one type.

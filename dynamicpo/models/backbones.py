@@ -25,7 +25,8 @@ class BaseModelSpec:
         revision: Revision of a Hugging Face model.
         trust_remote_code: Whether code that comes with the model may run.
         quantization: "none" or "4bit".
-        precision: "float32", or "bfloat16" for matrix products (weights stay float32).
+        precision: "float32", or "bfloat16" for matrix products.
+        weights: "float32", or "bfloat16" for weights that an adapter leaves as they are.
         seed: Seed of a model that starts from scratch.
         items: Item ids that have a token of their own, in the order of the items table.
         checksum: Checksum of all files, if the backbone is a folder of this machine.
@@ -36,6 +37,7 @@ class BaseModelSpec:
     trust_remote_code: bool = False
     quantization: str = "none"
     precision: str = "float32"
+    weights: str = "float32"
     seed: int = 0
     items: tuple[str, ...] = ()
     checksum: str = ""

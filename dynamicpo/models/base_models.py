@@ -107,7 +107,7 @@ def _pretrained_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedT
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 **source,
                 # Of weights; products are in bfloat16 where `execution_context` says so.
-                dtype=torch.float32,
+                dtype=torch.bfloat16 if base.weights == "bfloat16" else torch.float32,
                 attn_implementation="sdpa",
                 **_quantization(base),
             )

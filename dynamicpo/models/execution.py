@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from dynamicpo.core.errors import ConfigError
 from dynamicpo.models.backbones import COMPACT, BaseModelSpec
 
 
@@ -19,6 +20,28 @@ def choose_precision(precision: str, backbone: str) -> str:
         return precision
     use_bfloat16 = backbone != COMPACT and _has_native_bfloat16()
     return "bfloat16" if use_bfloat16 else "float32"
+
+
+def choose_base_weights(weights: str, precision: str, *, is_frozen: bool) -> str:
+    """Resolve "auto": bfloat16 on a GPU for weights that only serve products in bfloat16.
+
+    Args:
+        weights: "auto", "float32" or "bfloat16".
+        precision: Of matrix products, resolved.
+        is_frozen: All weights of the base are left as they are: small steps get lost in bfloat16.
+
+    Raises:
+        ConfigError: bfloat16 weights that are trained, or whose products are in float32.
+    """
+    fits = is_frozen and precision == "bfloat16"
+    if weights == "auto":
+        return "bfloat16" if fits and torch.cuda.is_available() else "float32"
+    if weights == "bfloat16" and not fits:
+        raise ConfigError(
+            "base_weights: bfloat16 needs tuning 'lora', items as titles, no quantization and "
+            "precision 'bfloat16', so that no weight in it is trained. Use 'float32' or 'auto'."
+        )
+    return weights
 
 
 def _has_native_bfloat16() -> bool:

@@ -6,11 +6,11 @@ from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 import torch
-from datasets import Dataset
 from torch import Tensor
 
 from dynamicpo.core.records.rows import Row
 from dynamicpo.prompts.encoding import Prompts
+from dynamicpo.training.row_store import Rows, store_rows
 from dynamicpo.training.trainer import LabelledBatch
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def encode_rows(rows: pa.Table, prompts: Prompts, num_negatives: int) -> list[Ro
 
 def make_dataset(
     example_ids: Sequence[str], rows: Sequence[Row], reference_logps: Tensor | None
-) -> Dataset:
+) -> Rows:
     """The data set of `PreferenceExample`s."""
     columns: dict[str, Sequence[object]] = {
         "example_id": example_ids,
@@ -79,7 +79,7 @@ def make_dataset(
     }
     if reference_logps is not None:
         columns["reference_logps"] = reference_logps.tolist()
-    return Dataset.from_dict(columns)
+    return store_rows(columns)
 
 
 def collate(examples: list[PreferenceExample]) -> PreferenceBatch:

@@ -156,5 +156,7 @@ def _final_measures(steps: list[trainer.StepMetrics]) -> dict[str, float]:
         key = name.replace("/", "_")
         measures[f"final_{key}"] = trainer.final_mean(steps, name)
     relative = [{RELATIVE_BOUNDARY_GRADIENT: value} for value in relative_boundary_gradient(steps)]
-    measures[f"final_{RELATIVE_BOUNDARY_GRADIENT}"] = trainer.final_mean(relative, RELATIVE_BOUNDARY_GRADIENT)
+    measures[f"final_{RELATIVE_BOUNDARY_GRADIENT}"] = trainer.final_mean(
+        relative, RELATIVE_BOUNDARY_GRADIENT
+    )
     return measures

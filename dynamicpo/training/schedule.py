@@ -5,11 +5,16 @@ from dataclasses import dataclass
 
 from dynamicpo.core.config import PreferenceConfig, SFTConfig
 from dynamicpo.core.errors import DataError
+from dynamicpo.training.early_stopping import EarlyStopping
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps, batches and rates; field names as in the stages' configurations."""
+    """Steps, batches and rates; field names as in the stages' configurations.
+
+    `early_stopping` ends training early and keeps the best weights; without it the last ones are
+    kept.
+    """
 
     epochs: float
     max_steps: int
@@ -20,6 +25,7 @@ class Schedule:
     max_grad_norm: float
     gradient_checkpointing: bool
     seed: int
+    early_stopping: EarlyStopping | None = None
 
     @classmethod
     def from_config(cls, config: SFTConfig | PreferenceConfig, learning_rate: float) -> "Schedule":

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: prompt plus answer, loss on the answer's tokens or the history's too."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,34 @@ from transformers import PreTrainedTokenizerBase
 
 from dynamicpo.core import random_keys
 from dynamicpo.core.config import SFTConfig
-from dynamicpo.core.errors import ConfigError
+from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest, config_dict, file_checksum, read_manifest
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_items, read_rows
 from dynamicpo.models import backbones, checkpoints
 from dynamicpo.models.backbones import COMPACT, BaseModelSpec
 from dynamicpo.models.base_models import load_base_model
-from dynamicpo.models.execution import choose_precision, execution_context
+from dynamicpo.models.execution import (
+    choose_base_weights,
+    choose_precision,
+    execution_context,
+)
 from dynamicpo.models.lora import LanguageModel, add_adapter
 from dynamicpo.prompts.encoding import Prompts, PromptSettings
 from dynamicpo.prompts.loader import load_template
 from dynamicpo.prompts.template import PLAIN_TEMPLATE
 from dynamicpo.reports.pages.training import training_page
 from dynamicpo.training import trainer
+from dynamicpo.training.early_stopping import EarlyStopping
 from dynamicpo.training.schedule import Schedule
-from dynamicpo.training.sft_batches import collate, cross_entropy, encode_rows
+from dynamicpo.training.sft_batches import (
+    collate,
+    cross_entropy,
+    encode_rows,
+    mean_cross_entropy,
+)
+
+_VALIDATION_ROWS = 1000  # looked at each time: more costs more than it says
 
 
 def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
@@ -58,7 +71,9 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
         prompts = Prompts(tokenizer, items, settings)
         with execution_context(base):
             dataset = encode_rows(rows, prompts, config.loss_on)
+            early_stopping = _early_stopping(preferences, model, prompts, config)
             schedule = Schedule.from_config(config, _learning_rate(config))
+            schedule = replace(schedule, early_stopping=early_stopping)
             steps = trainer.train(model, dataset, collate, cross_entropy, schedule, folder, "SFT")
         checkpoints.save_model(folder, model, tokenizer)
         manifest.counts = {
@@ -68,6 +83,9 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
             "history_items_cut": prompts.cut_items,
             **_count_parameters(model),
         }
+        if early_stopping is not None:
+            manifest.counts["best_step"] = early_stopping.best_step
+            manifest.counts["best_validation_loss"] = early_stopping.best_loss
         manifest.extra = checkpoints.describe(base, model, settings)
         manifest.extra["data"] = data.extra
         page = training_page(
@@ -132,18 +150,47 @@ def _select_rows(preferences: Path, config: SFTConfig) -> pa.Table:
     return rows.take(np.sort(selected))
 
 
+def _early_stopping(
+    preferences: Path, model: LanguageModel, prompts: Prompts, config: SFTConfig
+) -> EarlyStopping | None:
+    if not config.patience:
+        return None
+    rows = read_rows(preferences, "validation")
+    if not len(rows):
+        raise DataError(
+            f"{preferences}: patience needs rows in the validation split, got none. "
+            "Set patience to 0, or prepare the data with a validation split."
+        )
+    # A fixed choice, so that measures of one training differ by its weights alone.
+    example_ids = rows["example_id"].to_pylist()
+    order = random_keys.random_order(config.seed, "validation", example_ids)
+    chosen = rows.take(np.sort(order[:_VALIDATION_ROWS]))
+    validation = encode_rows(chosen, prompts, config.loss_on)
+    batch_size = config.micro_batch_size or config.batch_size
+    return EarlyStopping(
+        model,
+        lambda: mean_cross_entropy(model, validation, batch_size),
+        eval_steps=config.eval_steps,
+        patience=config.patience,
+    )
+
+
 def _base_model(
     config: SFTConfig, settings: PromptSettings, items: pd.DataFrame, checksum: str
 ) -> BaseModelSpec:
     precision = choose_precision(config.precision, config.backbone)
     # Every item of the table, not of the training rows alone: held-out rows have others.
     item_tokens = tuple(items["item_id"].tolist()) if settings.item_text == "token" else ()
+    # The embeddings of item tokens are trained, too.
+    is_frozen = _tuning(config) == "lora" and not item_tokens and config.quantization == "none"
+    weights = choose_base_weights(config.base_weights, precision, is_frozen=is_frozen)
     return BaseModelSpec(
         backbone=config.backbone,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         quantization=config.quantization,
         precision=precision,
+        weights=weights,
         seed=config.seed,
         items=item_tokens,
         checksum=checksum,

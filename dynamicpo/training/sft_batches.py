@@ -7,11 +7,11 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 
 from dynamicpo.prompts.encoding import Prompts, TokenKind
 from dynamicpo.scoring.shared_prefix import token_logps
+from dynamicpo.training.row_store import Rows, store_rows
 from dynamicpo.training.trainer import IGNORED_LABEL, BatchLoss, LabelledBatch
 
 log = logging.getLogger(__name__)
@@ -30,16 +30,19 @@ class SFTExample(TypedDict):
 
 
 class SFTBatch(LabelledBatch):
-    """A padded batch. All shapes are (B, T).
+    """A padded batch, of shape (B, T).
 
     Labels stand one to the left of their tokens: each position has the token that it predicts.
+    `positions` are the flat ones whose label counts, `targets` these labels. Both have shape (N,).
     """
 
     input_ids: Tensor
     attention_mask: Tensor
+    positions: Tensor
+    targets: Tensor
 
 
-def encode_rows(rows: pa.Table, prompts: Prompts, loss_on: str) -> Dataset:
+def encode_rows(rows: pa.Table, prompts: Prompts, loss_on: str) -> Rows:
     """The data set of `SFTExample`s.
 
     Args:
@@ -65,7 +68,7 @@ def encode_rows(rows: pa.Table, prompts: Prompts, loss_on: str) -> Dataset:
         log.warning(
             "SFT: cut %d history items, the oldest ones, to fit into max_length", prompts.cut_items
         )
-    return Dataset.from_dict({"input_ids": token_ids, "labels": labels})
+    return store_rows({"input_ids": token_ids, "labels": labels})
 
 
 def _labels(
@@ -92,18 +95,22 @@ def collate(rows: list[SFTExample]) -> SFTBatch:
         attention_mask[index, :size] = 1
         next_labels = row["labels"][1:]
         labels[index, : size - 1] = next_labels
+    # Found here, on the host: on a GPU their number would have to be waited for.
+    flat_labels = labels.reshape(-1)
+    positions = np.flatnonzero(flat_labels != IGNORED_LABEL)
     return {
         "input_ids": torch.from_numpy(token_ids),
         "attention_mask": torch.from_numpy(attention_mask),
         "labels": torch.from_numpy(labels),
+        "positions": torch.from_numpy(positions),
+        "targets": torch.from_numpy(flat_labels[positions]),
     }
 
 
 def cross_entropy(model: nn.Module, batch: SFTBatch) -> BatchLoss:
     """Cross-entropy, summed over the tokens that count."""
-    labels = batch["labels"].flatten()
     # The head runs only where a token counts: its logits take more memory than all else.
-    positions = (labels != IGNORED_LABEL).nonzero()[:, 0]
+    positions = batch["positions"]
     # Each of these positions predicts one token.
     prediction_index = torch.arange(len(positions), device=positions.device)
     logps = token_logps(
@@ -112,6 +119,33 @@ def cross_entropy(model: nn.Module, batch: SFTBatch) -> BatchLoss:
         batch["attention_mask"],
         positions,
         prediction_index,
-        labels[positions],
+        batch["targets"],
     )
     return BatchLoss(-logps.sum(), {})
+
+
+@torch.no_grad()
+def mean_cross_entropy(model: nn.Module, rows: Rows, batch_size: int) -> float:
+    """Mean cross-entropy over all tokens that count, nats; dropout is off meanwhile."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    num_tokens = 0
+    for start in range(0, len(rows), batch_size):
+        stop = min(start + batch_size, len(rows))
+        batch = collate([rows[index] for index in range(start, stop)])
+        total += cross_entropy(model, _to_device(batch, device)).total
+        num_tokens += len(batch["targets"])
+    model.train(was_training)
+    return float(total) / num_tokens
+
+
+def _to_device(batch: SFTBatch, device: torch.device) -> SFTBatch:
+    return {
+        "input_ids": batch["input_ids"].to(device),
+        "attention_mask": batch["attention_mask"].to(device),
+        "labels": batch["labels"].to(device),
+        "positions": batch["positions"].to(device),
+        "targets": batch["targets"].to(device),
+    }

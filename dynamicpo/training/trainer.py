@@ -9,11 +9,10 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeAlias, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, NotRequired, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
@@ -27,6 +26,7 @@ from transformers import (
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
+from dynamicpo.training.row_store import Rows
 from dynamicpo.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ _FIXED_ARGUMENTS = {
     "lr_scheduler_type": "cosine",
     # Logging, progress and saving are ours.
     "logging_strategy": "no",
+    # It copies each micro-batch's loss to the host, which waits for the GPU.
+    "logging_nan_inf_filter": False,
     "report_to": [],
     "disable_tqdm": True,
     "save_strategy": "no",
@@ -46,14 +48,24 @@ _FIXED_ARGUMENTS = {
     # Batches of token ids are too small to gain from it, and those of rows hold no tensors.
     "dataloader_pin_memory": False,
 }
+# The name since transformers 5.18, and the one before it, which 5.17 has on GPU machines.
+_CHECKPOINTING_ARGUMENT = (
+    "activation_checkpointing"
+    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    else "gradient_checkpointing"
+)
 IGNORED_LABEL = -100  # as in transformers and torch: a label that does not count
 _FINAL_STEPS = 10  # so few that training has moved little in them, and enough to smooth batches
 
 
 class LabelledBatch(TypedDict):
-    """Labels of a batch: the trainer divides the sum of its losses by the number that count."""
+    """Labels of a batch: the trainer divides the sum of its losses by the number that count.
+
+    `num_labels`, that number, is added to what a collator returns.
+    """
 
     labels: Tensor
+    num_labels: NotRequired[int]
 
 
 class BatchLoss(NamedTuple):
@@ -73,6 +85,18 @@ Batch = TypeVar("Batch", bound=LabelledBatch)
 Collate: TypeAlias = Callable[[list[Example]], Batch]
 BatchLossFunction: TypeAlias = Callable[[nn.Module, Batch], BatchLoss]
 StepMetrics: TypeAlias = dict[str, float]  # a line of steps.jsonl
+
+
+def _with_num_labels(collate: Collate[Example, Batch]) -> Collate[Example, Batch]:
+    """Have a collator count the labels, while they are on the host: a GPU would be waited for."""
+
+    def collate_and_count(rows: list[Example]) -> Batch:
+        batch = collate(rows)
+        is_counted = batch["labels"] != IGNORED_LABEL
+        batch["num_labels"] = int(is_counted.sum())
+        return batch
+
+    return collate_and_count
 
 
 class _MicroBatchMetrics(NamedTuple):
@@ -96,11 +120,16 @@ class LossTrainer(Trainer, Generic[Batch]):
         loss_function: BatchLossFunction[Batch],
         model: PreTrainedModel,
         arguments: TrainingArguments,
-        rows: Dataset,
+        rows: Rows,
         collate: Collate[Example, Batch],
     ) -> None:
         """Have the trainer count all labels of a step, and leave the division to us."""
-        super().__init__(model=model, args=arguments, train_dataset=rows, data_collator=collate)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=_with_num_labels(collate),
+        )
         self._loss_function = loss_function
         self._micro_batches: list[_MicroBatchMetrics] = []
         # Without this the trainer hands over no `num_items_in_batch`, and divides the loss by the
@@ -119,8 +148,7 @@ class LossTrainer(Trainer, Generic[Batch]):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Sum of the batch's losses over the number of labels in all micro-batches of the step."""
         total, metrics = self._loss_function(model, inputs)
-        is_counted = inputs["labels"] != IGNORED_LABEL
-        num_labels = int(is_counted.sum())
+        num_labels = inputs["num_labels"]
         batch_mean = total.detach() / num_labels
         logged = _MicroBatchMetrics(num_labels, {"loss": batch_mean, **metrics})
         self._micro_batches.append(logged)
@@ -200,7 +228,7 @@ class StepLog(TrainerCallback):
 
 def train(
     model: PreTrainedModel,
-    rows: Dataset,
+    rows: Rows,
     collate: Collate[Example, Batch],
     loss_function: BatchLossFunction[Batch],
     schedule: Schedule,
@@ -214,7 +242,7 @@ def train(
         rows: Rows for the collator.
         collate: Rows to a batch with `labels`.
         loss_function: The loss of a batch.
-        schedule: Steps, rates, seed.
+        schedule: Steps, rates, seed, and early stopping, where it is wanted.
         folder: Folder for `steps.jsonl`.
         label: Name in progress and messages.
 
@@ -240,7 +268,11 @@ def train(
         with Progress(label, num_steps, "steps") as progress:
             step_log = StepLog(folder / "steps.jsonl", trainer.pop_step_metrics, progress)
             trainer.add_callback(step_log)
+            if schedule.early_stopping is not None:
+                trainer.add_callback(schedule.early_stopping)
             trainer.train()
+            if schedule.early_stopping is not None:
+                schedule.early_stopping.restore_best()
     return step_log.steps
 
 
@@ -255,9 +287,9 @@ def _training_arguments(schedule: Schedule, num_steps: int, scratch: str) -> Tra
         learning_rate=schedule.learning_rate,
         warmup_steps=warmup_steps,
         max_grad_norm=schedule.max_grad_norm,
-        activation_checkpointing=schedule.gradient_checkpointing,
         seed=schedule.seed,
         use_cpu=not torch.cuda.is_available(),
+        **{_CHECKPOINTING_ARGUMENT: schedule.gradient_checkpointing},
         **_FIXED_ARGUMENTS,
     )
 

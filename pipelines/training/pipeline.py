@@ -41,10 +41,13 @@ def training(
     sft_tuning: str = "auto",
     sft_quantization: str = "none",
     sft_precision: str = "auto",
+    sft_base_weights: str = "auto",
     sft_loss_on: str = "answer",
     sft_rows: int = 0,
     sft_epochs: float = 1.0,
     sft_max_steps: int = 0,
+    sft_patience: int = 0,
+    sft_eval_steps: int = 50,
     sft_batch_size: int = 64,
     sft_micro_batch_size: int = 0,
     sft_learning_rate: float = 0.0,
@@ -127,10 +130,15 @@ def training(
         sft_quantization: Weights of the base model in memory [none, 4bit].
         sft_precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for compact [auto,
             float32, bfloat16].
+        sft_base_weights: Weights that LoRA leaves as they are; auto: bfloat16 on a GPU, float32
+            elsewhere [auto, float32, bfloat16].
         sft_loss_on: Tokens that carry the loss [answer, history].
         sft_rows: Train on this many rows, chosen at random (0: all).
         sft_epochs: Passes over the rows.
         sft_max_steps: Stop after this many steps (0: by epochs).
+        sft_patience: Stop after this many looks at validation without a better loss, keep the best
+            (0: never).
+        sft_eval_steps: Steps between two looks at validation.
         sft_batch_size: Rows per step.
         sft_micro_batch_size: Rows in memory at once (0: the batch).
         sft_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights).

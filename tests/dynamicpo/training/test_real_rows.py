@@ -80,10 +80,10 @@ def test_real_rows_are_ranked_by_models_and_baselines(stages: Path) -> None:
 
 
 def test_drift_of_real_rows_compares_scores_of_the_chosen_item(stages: Path) -> None:
-    found = json.loads((stages / "drift" / "drift.json").read_text())
-    assert {"history_length", "unseen_share", "chosen_score"} <= set(found["columns"])
-    shares = [column["drifted"] for column in found["columns"].values()]
-    assert found["drifted"] == (sum(shares) >= 0.5 * len(shares))
+    report = json.loads((stages / "drift" / "drift.json").read_text())
+    assert {"history_length", "unseen_share", "chosen_score"} <= set(report["columns"])
+    shares = [column["drifted"] for column in report["columns"].values()]
+    assert report["drifted"] == (sum(shares) >= 0.5 * len(shares))
 
 
 def test_the_benchmark_has_real_rows_with_up_to_50_negatives(
@@ -91,7 +91,7 @@ def test_the_benchmark_has_real_rows_with_up_to_50_negatives(
 ) -> None:
     """Their published lists leak, which must not stop it."""
     settings = workload.settings
-    long = lambda *given: dataclasses.replace(settings(*given), max_length=4096)  # noqa: E731 (letters are tokens here)
+    long = lambda *arguments: dataclasses.replace(settings(*arguments), max_length=4096)  # noqa: E731 (letters are tokens here)
     monkeypatch.setattr(workload, "settings", long)
     assert workload.data_sets() == ["lastfm", "movielens"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(write_tiny_llm(tmp_path)))

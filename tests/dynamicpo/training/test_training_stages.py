@@ -185,18 +185,20 @@ def test_preference_training_leaves_the_reference_unchanged_and_moves_the_policy
 
 
 def test_accumulated_micro_batches_equal_one_batch(preferences, compact, tmp_path) -> None:
-    for name, micro in (("whole", 0), ("parts", 2)):
+    for name, micro in (("one_batch", 0), ("micro_batches", 2)):
         train_preferences(
             preferences,
             compact,
             tmp_path / name,
             dataclasses.replace(SHORT, micro_batch_size=micro),
         )
-    for one, other in zip(steps_of(tmp_path / "whole"), steps_of(tmp_path / "parts"), strict=True):
+    for one, other in zip(
+        steps_of(tmp_path / "one_batch"), steps_of(tmp_path / "micro_batches"), strict=True
+    ):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert one["boundary_gradient"] == pytest.approx(other["boundary_gradient"], rel=1e-3)
-    parts = weights_of(tmp_path / "parts")
-    for name, weight in weights_of(tmp_path / "whole").items():
+    parts = weights_of(tmp_path / "micro_batches")
+    for name, weight in weights_of(tmp_path / "one_batch").items():
         torch.testing.assert_close(weight, parts[name], rtol=1e-3, atol=2e-4)
 
 
@@ -215,7 +217,7 @@ def test_training_overfits_a_few_rows(preferences, compact, tmp_path) -> None:
 @pytest.mark.training
 def test_bfloat16_products_learn_as_float32_does(preferences, tiny_llm, tmp_path) -> None:
     """torch would keep copies of trained weights as long as an autocast context lasts."""
-    given = SFTConfig(
+    config = SFTConfig(
         backbone=str(tiny_llm),
         loss_on="history",
         rows=8,
@@ -227,7 +229,7 @@ def test_bfloat16_products_learn_as_float32_does(preferences, tiny_llm, tmp_path
     last = {}
     for precision in ("float32", "bfloat16"):
         fine_tune(
-            preferences, tmp_path / precision, dataclasses.replace(given, precision=precision)
+            preferences, tmp_path / precision, dataclasses.replace(config, precision=precision)
         )
         steps = steps_of(tmp_path / precision)
         assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]

@@ -1,0 +1,119 @@
+"""What only a card can decide, within four minutes: `python -m tests.gpu.check [--tiny] [--output DIR]`.
+
+Each part runs in a process of its own under its own time limit and fails alone; what a part has printed and found
+stands in `results.json`, with the card's name.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Part -> seconds. The first two are bound by the processor and run side by side.
+LIMITS = {"exactness": 80, "stages": 80, "speed-smollm2-135m": 60, "speed-llama-2-7b": 90}
+SIDE_BY_SIDE = ("exactness", "stages")
+
+
+def run_part(name: str, tiny: bool) -> dict[str, Any]:
+    """A part, in this process."""
+    if name == "exactness":
+        from tests.gpu import exactness
+
+        return exactness.run(tiny)
+    if name == "stages":
+        from tests.gpu import stages
+
+        return stages.run("tiny" if tiny else "smollm2-135m")
+    from tests.gpu import speed
+
+    shape = name.removeprefix("speed-")
+    if tiny:
+        return speed.run("tiny", 5.0, [512, 1024])
+    return speed.run(shape, 0.8 * LIMITS[name], [2048, 4096, 8192, 16384, 32768, 65536])
+
+
+def start(name: str, output: Path, tiny: bool) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.gpu.check", "--part", name, "--output", str(output)]
+    if tiny:
+        command.append("--tiny")
+    log = (output / f"{name}.log").open("wb")
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish(name: str, process: subprocess.Popen[bytes], deadline: float, output: Path) -> None:
+    """Wait for a part until its time is up, and print the end of what it printed."""
+    state = "done"
+    try:
+        if process.wait(max(1.0, deadline - time.monotonic())):
+            state = f"exit code {process.returncode}"
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        state = "stopped at its time limit"
+    print(f"== {name}: {state}")
+    lines = (output / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    print("\n".join(line[:300] for line in lines[-25:]), flush=True)
+    path = output / f"{name}.json"
+    if not path.is_file():
+        path.write_text(json.dumps({"passed": False, "error": state, "log": lines[-40:]}))
+
+
+def machine() -> dict[str, Any]:
+    """The card and the versions that the figures belong to."""
+    import torch
+    import transformers
+
+    return {
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument(
+        "--tiny", action="store_true", help="tiny sizes, for machines without a card"
+    )
+    parser.add_argument("--output", type=Path, default=Path("build/gpu/results"))
+    parser.add_argument("--part", choices=LIMITS, help="one part, in this process")
+    parser.add_argument("--parts", nargs="+", choices=LIMITS, default=list(LIMITS))
+    options = parser.parse_args(argv)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.part:
+        report = run_part(options.part, options.tiny)
+        path = options.output / f"{options.part}.json"
+        path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        return 0
+    scale = 4 if options.tiny else 1
+    early = [name for name in options.parts if name in SIDE_BY_SIDE]
+    began = time.monotonic()
+    processes = {name: start(name, options.output, options.tiny) for name in early}
+    for name, process in processes.items():
+        finish(name, process, began + scale * LIMITS[name], options.output)
+    for name in options.parts:
+        if name not in early:
+            deadline = time.monotonic() + scale * LIMITS[name]
+            finish(name, start(name, options.output, options.tiny), deadline, options.output)
+    results = {
+        name: json.loads((options.output / f"{name}.json").read_text(encoding="utf-8"))
+        for name in options.parts
+    }
+    results["machine"] = machine()
+    results["seconds"] = time.monotonic() - began
+    path = options.output / "results.json"
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    failed = [name for name in options.parts if not results[name].get("passed", True)]
+    print(f"{path}: {results['machine']}, {results['seconds']:.0f} s, failed: {failed or 'none'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
