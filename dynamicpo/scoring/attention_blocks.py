@@ -38,8 +38,10 @@ class Block:
     def visible(self) -> list[slice]:
         """All the tokens that it sees, as one slice where they are next to each other."""
         # One slice is a view of keys and values; two have to be copied together.
-        if self.earlier.stop == self.queries.start:
-            return [slice(self.earlier.start, self.queries.stop)]
+        is_contiguous = self.earlier.stop == self.queries.start
+        if is_contiguous:
+            together = slice(self.earlier.start, self.queries.stop)
+            return [together]
         return [self.earlier, self.queries]
 
     @property
@@ -87,9 +89,11 @@ def split_into_blocks(packed: Packed, prompt_block: int, answer_block: int) -> l
 
 
 def _block(segment_ids: Tensor, earlier: slice, start: int, stop: int) -> Block:
-    segments = segment_ids[start:stop]
+    queries = slice(start, stop)
+    segments = segment_ids[queries]
     same_segment = segments[:, None] == segments[None, :]
-    return Block(slice(start, stop), earlier, same_segment.tril())
+    not_later = same_segment.tril()
+    return Block(queries, earlier, not_later)
 
 
 def _prompt_parts(span: RowSpan, size: int) -> list[tuple[int, int]]:

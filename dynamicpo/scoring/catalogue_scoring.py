@@ -94,22 +94,22 @@ def _one_token_scores(
     device = next(model.parameters()).device
     level = trie.levels[0]
     tokens = torch.from_numpy(level.tokens).to(device)
+    any_answer = trie.answers[0]  # of one token, so it is no input and does not matter
     for start in range(0, len(prompts), prompts_at_once):
         batch = prompts[start : start + prompts_at_once]
-        # Any answer of one token does: it is no input.
-        rows = [Row(prompt, [trie.answers[0]]) for prompt in batch]
+        rows = [Row(prompt, [any_answer]) for prompt in batch]
         packed = pack(rows, padded=True).to(device)
-        prediction_index = torch.arange(len(rows), device=device).repeat_interleave(len(tokens))
+        row_index = torch.arange(len(rows), device=device)
         logps = token_logps(
             model,
             packed.token_ids,
             None,
             packed.prediction_positions,
-            prediction_index,
-            tokens.repeat(len(rows)),
+            prediction_index=row_index.repeat_interleave(len(tokens)),
+            targets=tokens.repeat(len(rows)),
         )
-        scores = logps.float().view(len(rows), -1).cpu().numpy()
-        yield scores[:, level.ends]
+        of_tokens = _to_numpy(logps).reshape(len(rows), -1)
+        yield of_tokens[:, level.ends]
 
 
 def _plain_scores(
@@ -118,21 +118,31 @@ def _plain_scores(
     """Scores of every answer with a prompt of its own. Shape (1, I)."""
     parts = []
     for start in range(0, len(answers), _PLAIN_ANSWERS_AT_ONCE):
-        row = Row(prompt, answers[start : start + _PLAIN_ANSWERS_AT_ONCE])
-        parts.append(answer_logps(model, [row], "plain", token_budget)[0])
-    scores: Float32Array = torch.cat(parts)[None].cpu().numpy()
-    return scores
+        some = answers[start : start + _PLAIN_ANSWERS_AT_ONCE]
+        row = Row(prompt, some)
+        logps = answer_logps(model, [row], "plain", token_budget)
+        parts.append(logps)
+    return _to_numpy(torch.cat(parts, dim=1))
+
+
+def _to_numpy(logps: Tensor) -> Float32Array:
+    result: Float32Array = logps.float().cpu().numpy()
+    return result
 
 
 def _trie_scores(
     model: nn.Module, prompt: Sequence[int], trie: TokenTrie, target: Sequence[int] | None
 ) -> Float32Array:
     """Scores of every answer by the tree, above the target's own score. Shape (1, I)."""
-    cached = CachedPrompt(model, prompt, trie.levels[0].tokens)
+    first_tokens = trie.levels[0].tokens
+    cached = CachedPrompt(model, prompt, first_tokens)
     floor = -np.inf
     if target is not None:
-        floor = float(cached.scores(make_trie([target]))[0])
-    return cached.scores(trie, floor)[None]
+        target_trie = make_trie([target])
+        target_scores = cached.scores(target_trie)
+        floor = float(target_scores[0])
+    scores = cached.scores(trie, floor)
+    return scores[None]
 
 
 @dataclass(frozen=True)
@@ -174,9 +184,12 @@ class CachedPrompt:
         self._length = len(tokens)
         self._attention = PathAttention()
         self._first = first
-        last_position = torch.full((len(first),), len(tokens) - 1)
+        last_position = self._length - 1
         self._first_logps = self._token_logps(
-            torch.tensor(tokens), torch.arange(len(tokens)), last_position, first
+            torch.tensor(tokens),
+            position_ids=torch.arange(self._length),
+            predicting=torch.full((len(first),), last_position),
+            targets=first,
         )
 
     def scores(self, trie: TokenTrie, floor: float = -np.inf) -> Float32Array:
@@ -189,9 +202,9 @@ class CachedPrompt:
         Returns:
             Shape (I,), float32. NaN where the model gives NaN.
         """
-        result = np.full(len(trie.answers), -np.inf, dtype=np.float32)
         self._attention.forget_paths()
-        logps = self._first_logps[np.searchsorted(self._first, trie.levels[0].tokens)]
+        result = np.full(len(trie.answers), -np.inf, dtype=np.float32)
+        logps = self._known_logps(trie.levels[0].tokens)
         evaluated = _ROOT
         for depth, level in enumerate(trie.levels):
             result[level.answers] = logps[level.ends]
@@ -201,19 +214,26 @@ class CachedPrompt:
             if not len(nodes):
                 break
             evaluated = self._evaluate(level, nodes, evaluated)
-            logps = self._child_logps(trie.levels[depth + 1], logps, evaluated)
+            below = trie.levels[depth + 1]
+            logps = self._child_logps(below, logps, evaluated)
         return result
+
+    def _known_logps(self, first_tokens: IntArray) -> Float32Array:
+        """Look up some of the log-probabilities of first tokens."""
+        index = np.searchsorted(self._first, first_tokens)
+        return self._first_logps[index]
 
     def _evaluate(self, level: TrieLevel, nodes: IntArray, above: _Evaluated) -> _Evaluated:
         """Reserve slots for nodes of a level, and extend their parents' paths by them."""
-        slots = self._attention.allocate(len(nodes))
-        parent_paths = above.paths[above.index[level.parents[nodes]]]
         index = np.full(len(level.tokens), _LEFT_OUT, dtype=np.int64)
         index[nodes] = np.arange(len(nodes))
+        parents = above.index[level.parents[nodes]]
+        slots = self._attention.allocate(len(nodes))
+        columns = [above.paths[parents], slots[:, None]]
         return _Evaluated(
             tokens=level.tokens[nodes],
             index=index,
-            paths=np.concatenate([parent_paths, slots[:, None]], axis=1),
+            paths=np.concatenate(columns, axis=1),
         )
 
     def _child_logps(
@@ -231,6 +251,7 @@ class CachedPrompt:
         """
         result = np.full(len(below.tokens), -np.inf, dtype=np.float32)
         parent_index = evaluated.index[below.parents]
+        parent_logps = logps[below.parents]
         depth = evaluated.paths.shape[1]
         position = self._length + depth - 1
         for start in range(0, len(evaluated.tokens), NODES_AT_ONCE):
@@ -238,14 +259,16 @@ class CachedPrompt:
             paths = torch.from_numpy(evaluated.paths[start:stop])
             self._attention.paths = paths.to(self._device)
             token_ids = torch.from_numpy(evaluated.tokens[start:stop])
-            position_ids = torch.full_like(token_ids, position)
             is_child = (parent_index >= start) & (parent_index < stop)
             children = np.flatnonzero(is_child)
-            predicting = torch.from_numpy(parent_index[children] - start)
+            in_batch = parent_index[children] - start
             last_logps = self._token_logps(
-                token_ids, position_ids, predicting, below.tokens[children]
+                token_ids,
+                position_ids=torch.full_like(token_ids, position),
+                predicting=torch.from_numpy(in_batch),
+                targets=below.tokens[children],
             )
-            result[children] = logps[below.parents[children]] + last_logps
+            result[children] = parent_logps[children] + last_logps
         return result
 
     def _token_logps(
@@ -259,16 +282,18 @@ class CachedPrompt:
             predicting: For each target, the index of the token that predicts it. Shape (m,).
             targets: Token ids. Shape (m,).
         """
+        token_ids = token_ids.to(self._device)
+        position_ids = position_ids.to(self._device)
+        target_ids = torch.from_numpy(targets).to(self._device)
+        # The head reads each position once, however many children it has.
         positions, prediction_index = torch.unique(predicting, return_inverse=True)
-        packed_input = PackedInput(position_ids[None].to(self._device), self._attention)
         logps = token_logps(
             self._model,
-            token_ids[None].to(self._device),
+            token_ids[None],
             None,
             positions.to(self._device),
             prediction_index.to(self._device),
-            torch.from_numpy(targets).to(self._device),
-            packed_input,
+            target_ids,
+            PackedInput(position_ids[None], self._attention),
         )
-        result: Float32Array = logps.float().cpu().numpy()
-        return result
+        return _to_numpy(logps)

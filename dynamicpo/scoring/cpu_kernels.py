@@ -70,43 +70,58 @@ class _FusedLora(torch.autograd.Function):
         lora_b: Tensor,
         scaling: float,
     ) -> Tensor:
+        ctx.scaling = scaling
+        ctx.input_shape = inputs.shape
+        ctx.input_dtype = inputs.dtype
+        ctx.a_dtype = lora_a.dtype
+        ctx.b_dtype = lora_b.dtype
         dtype = product_dtype(weight)
-        flat = inputs.flatten(0, -2).to(dtype)
+        rows = _as_rows(inputs, dtype)
         weight = weight.to(dtype)
         down = lora_a.to(dtype)
         up = lora_b.to(dtype)
         # Everything is in the product's dtype already; autocast would only look at it again.
         with torch.autocast(inputs.device.type, enabled=False):
             if bias is None:
-                result = flat @ weight.T
+                result = rows @ weight.T
             else:
-                result = torch.addmm(bias.to(dtype), flat, weight.T)
-            thin = flat @ down.T
+                result = torch.addmm(bias.to(dtype), rows, weight.T)
+            thin = rows @ down.T
             # Product, scaling and sum in one pass over the result.
             result.addmm_(thin, up.T, alpha=scaling)
-        ctx.save_for_backward(flat, thin, weight, down, up)
-        ctx.scaling = scaling
-        ctx.input_shape = inputs.shape
-        ctx.input_dtype = inputs.dtype
-        ctx.a_dtype = lora_a.dtype
-        ctx.b_dtype = lora_b.dtype
-        return result.view(*inputs.shape[:-1], -1)
+        ctx.save_for_backward(rows, thin, weight, down, up)
+        return _as_tokens(result, inputs.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _LoraContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        flat, thin, weight, down, up = ctx.saved_tensors
+        rows, thin, weight, down, up = ctx.saved_tensors
+        grad_output = _as_rows(gradient, weight.dtype)
         grad_input = None
-        with torch.autocast(flat.device.type, enabled=False):
-            grad_output = gradient.flatten(0, -2).to(weight.dtype)
+        with torch.autocast(rows.device.type, enabled=False):
             # The scaling is applied to the thin side, R columns instead of I.
-            grad_thin = (grad_output @ up).mul_(ctx.scaling)
+            grad_thin = grad_output @ up
+            grad_thin.mul_(ctx.scaling)
             if ctx.needs_input_grad[0]:
-                flat_grad_input = (grad_output @ weight).addmm_(grad_thin, down)
-                grad_input = flat_grad_input.view(ctx.input_shape).to(ctx.input_dtype)
-            grad_a = (grad_thin.T @ flat).to(ctx.a_dtype)
-            grad_b = (grad_output.T @ thin).mul_(ctx.scaling).to(ctx.b_dtype)
+                grad_rows = grad_output @ weight
+                grad_rows.addmm_(grad_thin, down)
+                grad_input = grad_rows.view(ctx.input_shape).to(ctx.input_dtype)
+            grad_a = grad_thin.T @ rows
+            grad_b = grad_output.T @ thin
+            grad_b.mul_(ctx.scaling)
+        grad_a = grad_a.to(ctx.a_dtype)
+        grad_b = grad_b.to(ctx.b_dtype)
         return grad_input, None, None, grad_a, grad_b, None
+
+
+def _as_rows(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """View tokens (..., H) as the rows of a matrix; copied only where the dtype changes."""
+    return values.flatten(0, -2).to(dtype)
+
+
+def _as_tokens(rows: Tensor, input_shape: torch.Size) -> Tensor:
+    """View the rows of a matrix as the tokens of the inputs, (..., O)."""
+    return rows.view(*input_shape[:-1], -1)
 
 
 def fused_rms_norm(inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -132,23 +147,33 @@ def fused_rms_norm(inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 class _FusedRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: SavedContext, inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        width = inputs.shape[-1]
         # The norm reads the inputs once and writes a number a token; inputs ** 2 would be written
         # out in full before its mean is taken.
-        norm: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
-        mean_square = norm.square_().div_(inputs.shape[-1])
-        inverse = mean_square.add_(epsilon).rsqrt_()
+        inverse: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
+        # These numbers are few; in place they take no other memory.
+        inverse.square_()
+        inverse.div_(width)
+        inverse.add_(epsilon)
+        inverse.rsqrt_()
         ctx.save_for_backward(inputs, weight, inverse)
-        return (inputs * inverse).mul_(weight)
+        normed = inputs * inverse
+        return normed.mul_(weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: SavedContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, inverse = ctx.saved_tensors
+        width = inputs.shape[-1]
         # With r = inverse and g = gradient * weight: r g - r^3 / H (g . inputs) inputs.
         grad_normed = gradient * weight
+        # The product has no name, so that its memory is free again before the next lines need some.
         along_inputs = (grad_normed * inputs).sum(-1, keepdim=True)
-        along_inputs.mul_(inverse**3).div_(-inputs.shape[-1])
-        grad_input = grad_normed.mul_(inverse).addcmul_(inputs, along_inputs)
+        along_inputs.mul_(inverse**3)
+        along_inputs.div_(-width)
+        # The last use of g: it is overwritten.
+        grad_input = grad_normed.mul_(inverse)
+        grad_input.addcmul_(inputs, along_inputs)
         return grad_input, None, None
 
 
@@ -183,36 +208,40 @@ class _FusedSwiGLU(torch.autograd.Function):
     def forward(
         ctx: _SwiGLUContext, inputs: Tensor, gate: Tensor, up: Tensor, down: Tensor
     ) -> Tensor:
+        ctx.input_shape = inputs.shape
+        ctx.input_dtype = inputs.dtype
         dtype = product_dtype(gate)
-        flat = inputs.flatten(0, -2).to(dtype)
+        rows = _as_rows(inputs, dtype)
         gate = gate.to(dtype)
         up = up.to(dtype)
         down = down.to(dtype)
-        with torch.autocast(flat.device.type, enabled=False):
-            gate_out = flat @ gate.T
-            up_out = flat @ up.T
-            result = silu(gate_out).mul_(up_out) @ down.T
-        # silu(gate_out) and its product with up_out are made again in the backward pass: one pass
-        # each, against two more tensors of I columns for every layer until then.
+        with torch.autocast(rows.device.type, enabled=False):
+            gate_out = rows @ gate.T
+            up_out = rows @ up.T
+            hidden = silu(gate_out)
+            hidden.mul_(up_out)
+            result = hidden @ down.T
+        # `hidden` is made again in the backward pass: two passes, against another tensor of I
+        # columns in memory for every layer until then.
         ctx.save_for_backward(gate_out, up_out, gate, up, down)
-        ctx.input_shape = inputs.shape
-        ctx.input_dtype = inputs.dtype
-        return result.view(*inputs.shape[:-1], -1)
+        return _as_tokens(result, inputs.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _SwiGLUContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gate_out, up_out, gate, up, down = ctx.saved_tensors
+        grad_output = _as_rows(gradient, down.dtype)
         with torch.autocast(gate_out.device.type, enabled=False):
-            grad_output = gradient.flatten(0, -2).to(down.dtype)
             grad_hidden = grad_output @ down
-            grad_up_out = silu(gate_out).mul_(grad_hidden)
-            grad_input = grad_up_out @ up
+            # The gradient of up_out has no name, so that its memory is free again after this line.
+            grad_rows = silu(gate_out).mul_(grad_hidden) @ up
             # The last use of grad_hidden: it is overwritten.
-            grad_gate_out = silu_backward(grad_hidden.mul_(up_out), gate_out)
+            grad_hidden.mul_(up_out)
+            grad_gate_out = silu_backward(grad_hidden, gate_out)
             # The second of the two products adds itself to the first.
-            grad_input.addmm_(grad_gate_out, gate)
-        return grad_input.view(ctx.input_shape).to(ctx.input_dtype), None, None, None
+            grad_rows.addmm_(grad_gate_out, gate)
+        grad_input = grad_rows.view(ctx.input_shape)
+        return grad_input.to(ctx.input_dtype), None, None, None
 
 
 def fused_rotary(
@@ -235,9 +264,10 @@ def fused_rotary(
     Source:
         RoPE, arXiv 2104.09864, equation 34, with the halves of a head as pairs.
     """
-    angles = (cosines.unsqueeze(unsqueeze_dim), sines.unsqueeze(unsqueeze_dim))
-    turned_query: Tensor = _FusedRotary.apply(query, *angles)  # type: ignore[no-untyped-call]
-    turned_key: Tensor = _FusedRotary.apply(key, *angles)  # type: ignore[no-untyped-call]
+    cosines = cosines.unsqueeze(unsqueeze_dim)
+    sines = sines.unsqueeze(unsqueeze_dim)
+    turned_query: Tensor = _FusedRotary.apply(query, cosines, sines)  # type: ignore[no-untyped-call]
+    turned_key: Tensor = _FusedRotary.apply(key, cosines, sines)  # type: ignore[no-untyped-call]
     return turned_query, turned_key
 
 
@@ -248,19 +278,22 @@ class _RotaryContext(SavedContext, Protocol):
 class _FusedRotary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _RotaryContext, heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        ctx.save_for_backward(cosines, sines)
         ctx.dtype = heads.dtype
-        first_sines, second_sines = sines.chunk(2, dim=-1)
-        return _rotate(heads, cosines, -first_sines, second_sines)
+        ctx.save_for_backward(cosines, sines)
+        first_sines, second_sines = _halves(sines)
+        to_first = -first_sines
+        return _rotate(heads, cosines, to_first, second_sines)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _RotaryContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
         cosines, sines = ctx.saved_tensors
-        first_sines, second_sines = sines.chunk(2, dim=-1)
+        first_sines, second_sines = _halves(sines)
         # The transpose of a rotation turns the other way: each half gets the other's sines.
-        grad_heads = _rotate(gradient, cosines, second_sines, -first_sines)
-        return grad_heads.to(ctx.dtype), None, None
+        to_second = -first_sines
+        grad_heads = _rotate(gradient, cosines, second_sines, to_second)
+        grad_heads = grad_heads.to(ctx.dtype)
+        return grad_heads, None, None
 
 
 def _rotate(heads: Tensor, cosines: Tensor, to_first: Tensor, to_second: Tensor) -> Tensor:
@@ -270,8 +303,15 @@ def _rotate(heads: Tensor, cosines: Tensor, to_first: Tensor, to_second: Tensor)
     are exchanged, its product with the sines, and the sum.
     """
     result = heads * cosines
-    first_in, second_in = heads.to(result.dtype).chunk(2, dim=-1)
-    first_out, second_out = result.chunk(2, dim=-1)
+    heads = heads.to(result.dtype)
+    first_in, second_in = _halves(heads)
+    first_out, second_out = _halves(result)
     first_out.addcmul_(second_in, to_first)
     second_out.addcmul_(first_in, to_second)
     return result
+
+
+def _halves(heads: Tensor) -> tuple[Tensor, Tensor]:
+    """Split the last axis in two views."""
+    first, second = heads.chunk(2, dim=-1)
+    return first, second

@@ -33,6 +33,7 @@ def fused_layers(model: nn.Module) -> Iterator[None]:
     outside. One thread at a time may use a model so, and no other thread a checkpointed one of the
     same family.
     """
+    # An error half-way puts back what was replaced until then.
     with ExitStack() as stack:
         if not _is_checkpointed(model):
             for layer in model.modules():

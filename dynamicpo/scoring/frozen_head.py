@@ -49,6 +49,7 @@ class _FrozenHead(torch.autograd.Function):
         prediction_index: Tensor,
         targets: Tensor,
     ) -> Tensor:
+        ctx.dtype = hidden.dtype
         dtype = product_dtype(weight)
         exact = torch.promote_types(dtype, torch.float32)
         head = weight.to(dtype)
@@ -60,26 +61,24 @@ class _FrozenHead(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(states), CHUNK):
                 chunk = slice(start, start + CHUNK)
-                logits = (states[chunk] @ head.T).to(exact)
-                if bias is not None:
-                    logits += bias.to(exact)
+                logits = _chunk_logits(states[chunk], head, bias)
                 index = prediction_index - start
                 # Masked, not selected: a selection's size would have to be known on the host,
                 # which waits for the device.
                 is_inside = (index >= 0) & (index < len(logits))
                 index = index.clamp(0, len(logits) - 1)
-                logits -= logits.amax(-1, keepdim=True)
                 target_logits = logits[index, targets]
                 # The logits' memory becomes that of the probabilities, up to their total.
-                total = logits.exp_().sum(-1, keepdim=True)
+                probabilities = logits.exp_()
+                total = probabilities.sum(-1, keepdim=True)
                 logps = target_logits - total.log()[index, 0]
                 result = torch.where(is_inside, logps, result)
                 if expected_rows is not None:
-                    sums = (logits.to(dtype) @ head).to(exact)
-                    expected_rows[chunk] = sums / total
+                    row_sums = probabilities.to(dtype) @ head
+                    expected_rows[chunk] = row_sums.to(exact) / total
         if expected_rows is not None:
-            ctx.save_for_backward(expected_rows, head[targets], prediction_index)
-            ctx.dtype = hidden.dtype
+            target_rows = head[targets]
+            ctx.save_for_backward(expected_rows, target_rows, prediction_index)
         return result
 
     @staticmethod
@@ -88,9 +87,26 @@ class _FrozenHead(torch.autograd.Function):
         # A target's logp has the gradient W_target - sum over v of p_v W_v at its position.
         expected_rows, target_rows, prediction_index = ctx.saved_tensors
         num_positions = len(expected_rows)
-        totals = gradient.new_zeros(num_positions).index_add_(0, prediction_index, gradient)
-        weighted_rows = target_rows.to(expected_rows.dtype) * gradient[:, None]
+        totals = gradient.new_zeros(num_positions)
+        totals.index_add_(0, prediction_index, gradient)
+        target_rows = target_rows.to(expected_rows.dtype)
+        weighted_rows = target_rows * gradient[:, None]
         grad_hidden = expected_rows.new_zeros(expected_rows.shape)
         grad_hidden.index_add_(0, prediction_index, weighted_rows)
         grad_hidden.addcmul_(expected_rows, totals[:, None], value=-1)
-        return grad_hidden.to(ctx.dtype), None, None, None, None
+        grad_hidden = grad_hidden.to(ctx.dtype)
+        return grad_hidden, None, None, None, None
+
+
+def _chunk_logits(states: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits of some positions, in float32 or better, minus the largest of each position."""
+    exact = torch.promote_types(head.dtype, torch.float32)
+    logits = states @ head.T
+    # A sum over the vocabulary needs more digits than bfloat16 has.
+    logits = logits.to(exact)
+    if bias is not None:
+        logits += bias.to(exact)
+    # Log-probabilities don't change, and exponentials stay finite.
+    largest = logits.amax(-1, keepdim=True)
+    logits -= largest
+    return logits

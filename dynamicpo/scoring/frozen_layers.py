@@ -14,11 +14,15 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
+def is_frozen(layer: nn.Module) -> bool:
+    """Tell whether none of a layer's weights is trained."""
+    return not any(weight.requires_grad for weight in layer.parameters())
+
+
 def is_frozen_on_cpu(layer: nn.Module) -> bool:
     """Tell whether all of a layer's weights are on the CPU and none is trained."""
-    return all(
-        weight.device.type == "cpu" and not weight.requires_grad for weight in layer.parameters()
-    )
+    on_cpu = all(weight.device.type == "cpu" for weight in layer.parameters())
+    return on_cpu and is_frozen(layer)
 
 
 def is_bare_linear(layer: nn.Module) -> bool:
@@ -28,9 +32,11 @@ def is_bare_linear(layer: nn.Module) -> bool:
     """
     if type(layer) is not nn.Linear:
         return False
-    return not has_replaced_forward(layer) and not has_hooks(layer)
+    if has_replaced_forward(layer):
+        return False
+    return not has_hooks(layer)
 
 
 def is_frozen_linear(layer: nn.Module) -> bool:
-    """Tell whether it is a frozen linear layer on the CPU, without anything around its product."""
-    return is_bare_linear(layer) and is_frozen_on_cpu(layer)
+    """Tell whether it is a frozen linear layer without anything around its product."""
+    return is_bare_linear(layer) and is_frozen(layer)

@@ -61,7 +61,8 @@ def generate_answers(
     """
     check_rows(rows)
     has_end = tokenizer.eos_token_id is not None
-    least_limit = max_new_tokens if has_end and not constrained else 0
+    is_free = has_end and not constrained
+    least_limit = max_new_tokens if is_free else 0
     requests = [_request(row, least_limit, constrained) for row in rows]
     prompt_lengths = [len(row.prompt_ids) for row in rows]
     result: list[list[int]] = [[]] * len(rows)
@@ -70,7 +71,8 @@ def generate_answers(
     try:
         with Progress(label, len(rows)) as counter:
             for batch in batches(prompt_lengths, token_budget, padded=True):
-                outputs = _generate(model, tokenizer, [requests[index] for index in batch])
+                batch_requests = [requests[index] for index in batch]
+                outputs = _generate(model, tokenizer, batch_requests)
                 for index, output in zip(batch, outputs, strict=True):
                     result[index] = output
                 counter.advance(len(batch))
@@ -94,9 +96,10 @@ class _Request(NamedTuple):
 
 
 def _request(row: Row, least_limit: int, constrained: bool) -> _Request:
-    longest_answer = max(map(len, row.answer_ids))
     tree = prefix_tree(row.answer_ids) if constrained else None
-    return _Request(row.prompt_ids, max(least_limit, longest_answer), tree)
+    longest_answer = max(map(len, row.answer_ids))
+    limit = max(least_limit, longest_answer)
+    return _Request(row.prompt_ids, limit, tree)
 
 
 def prefix_tree(answers: Sequence[Sequence[int]]) -> PrefixTree:
@@ -133,14 +136,12 @@ def _generate(
     end = tokenizer.eos_token_id
     padding = _padding_token(tokenizer)
     device = next(model.parameters()).device
-    token_ids, mask = _pad_left([request.prompt for request in requests], padding)
+    prompts = [request.prompt for request in requests]
+    token_ids, mask = _pad_left(prompts, padding)
     prompt_length = token_ids.shape[1]
     limit = max(request.limit for request in requests)
-    constraint = None
-    if requests[0].tree is not None:
-        constraint = _Constraint(
-            [request.tree or {} for request in requests], prompt_length, padding
-        )
+    trees = [request.tree for request in requests if request.tree is not None]
+    constraint = _Constraint(trees, prompt_length, padding) if trees else None
     sequences = _language_model(model).generate(
         input_ids=token_ids.to(device),
         attention_mask=mask.to(device),
@@ -148,23 +149,26 @@ def _generate(
         prefix_allowed_tokens_fn=constraint,
     )
     outputs: list[list[int]] = sequences[:, prompt_length:].tolist()
-    return [
-        _cut_after_end(output[: request.limit], end, request.tree)
-        for output, request in zip(outputs, requests, strict=True)
-    ]
+    result = []
+    for output, request in zip(outputs, requests, strict=True):
+        answer = output[: request.limit]
+        result.append(_cut_after_end(answer, end, request.tree))
+    return result
 
 
 def _padding_token(tokenizer: SpecialTokens) -> int:
     if tokenizer.pad_token_id is not None:
         return tokenizer.pad_token_id
+    # Padding is masked: without a token for it, any does.
     return tokenizer.eos_token_id or 0
 
 
 def _pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
     """Lay prompts out, so that all of them end where generation starts: token ids and mask."""
     width = max(map(len, prompts))
-    token_ids = torch.full((len(prompts), width), padding)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    shape = (len(prompts), width)
+    token_ids = torch.full(shape, padding)
+    mask = torch.zeros(shape, dtype=torch.long)
     for index, prompt in enumerate(prompts):
         start = width - len(prompt)
         token_ids[index, start:] = torch.tensor(prompt)
@@ -200,8 +204,9 @@ class _Constraint:
         self._padding = padding
 
     def __call__(self, batch_index: int, tokens: Tensor) -> list[int]:
+        tree = self._trees[batch_index]
         generated = tokens[self._prompt_length :].tolist()
-        allowed = list(_continuations(self._trees[batch_index], generated))
+        allowed = list(_continuations(tree, generated))
         # Something must be allowed behind a complete answer, while others of the batch go on.
         return allowed or [self._padding]
 

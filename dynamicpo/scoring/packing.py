@@ -6,7 +6,7 @@ first token of every answer is predicted from the prompt's last position, so an 
 adds nothing to the sequence.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dynamicpo.core.arrays import BoolArray, IntArray
 from dynamicpo.core.errors import DataError, ShapeError
@@ -64,12 +65,26 @@ class Packed:
 
     def to(self, device: torch.device) -> "Packed":
         """Copy the tensors to a device."""
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device)
         return replace(self, **moved)
+
+
+def pad_sequence(packed: Packed, multiple: int) -> Packed:
+    """Add padding behind a packed sequence (S = 1), up to a multiple of so many tokens."""
+    missing = -packed.token_ids.shape[1] % multiple
+    if not missing:
+        return packed
+    behind = (0, missing)
+    return replace(
+        packed,
+        token_ids=pad(packed.token_ids, behind),
+        position_ids=pad(packed.position_ids, behind),
+        segment_ids=pad(packed.segment_ids, behind, value=PROMPT_SEGMENT),
+        row_index=pad(packed.row_index, behind, value=PADDING_ROW),
+    )
 
 
 @dataclass(frozen=True)
@@ -156,19 +171,26 @@ def pack(rows: Sequence[Row], *, padded: bool) -> Packed:
     layout = _lay_out(rows, padded)
     tokens = _answer_tokens(layout)
     targets = _concatenate(answer for row in rows for answer in row.answer_ids)
-    positions, prediction_index = np.unique(
-        _predicting_positions(layout, tokens), return_inverse=True
-    )
+    sequences = _sequences(rows, layout, tokens, targets)
+    predicted_from = _predicting_positions(layout, tokens)
+    positions, prediction_index = np.unique(predicted_from, return_inverse=True)
+    predictions = {
+        "prediction_positions": positions,
+        "prediction_index": prediction_index,
+        "targets": targets,
+        "answer_index": tokens.answer_index,
+    }
     return Packed(
-        **_sequences(rows, layout, tokens, targets),
-        prediction_positions=torch.from_numpy(positions),
-        prediction_index=torch.from_numpy(prediction_index),
-        targets=torch.from_numpy(targets),
-        answer_index=torch.from_numpy(tokens.answer_index),
+        **_tensors(sequences),
+        **_tensors(predictions),
         row_spans=_row_spans(layout),
         answer_starts=layout.answer_starts.tolist(),
-        shape=(len(rows), len(rows[0].answer_ids)),
+        shape=layout.answer_lengths.shape,
     )
+
+
+def _tensors(arrays: Mapping[str, IntArray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _lay_out(rows: Sequence[Row], padded: bool) -> _Layout:
@@ -177,13 +199,14 @@ def _lay_out(rows: Sequence[Row], padded: bool) -> _Layout:
     input_lengths = answer_lengths - 1  # nothing is predicted from an answer's last token
     lengths = prompt_lengths + input_lengths.sum(1)
     if padded:
-        shape = (len(rows), int(lengths.max()))
-        starts = np.arange(len(rows)) * shape[1]
+        longest = int(lengths.max())
+        shape = (len(rows), longest)
+        starts = np.arange(len(rows)) * longest
     else:
         shape = (1, int(lengths.sum()))
-        starts = np.cumsum(lengths) - lengths
-    within_answers = np.cumsum(input_lengths, axis=1) - input_lengths
+        starts = _exclusive_sums(lengths)
     prompt_ends = starts + prompt_lengths
+    within_answers = _exclusive_sums(input_lengths)
     return _Layout(
         prompt_lengths=prompt_lengths,
         answer_lengths=answer_lengths,
@@ -194,43 +217,55 @@ def _lay_out(rows: Sequence[Row], padded: bool) -> _Layout:
     )
 
 
+def _exclusive_sums(lengths: IntArray) -> IntArray:
+    """Sum what stands before each length, along the last axis."""
+    sums = np.cumsum(lengths, axis=-1)
+    return sums - lengths
+
+
 def _answer_tokens(layout: _Layout) -> _AnswerTokens:
     lengths = layout.answer_lengths.reshape(-1)
-    answer_index = np.repeat(np.arange(lengths.size), lengths)
+    all_answers = np.arange(len(lengths))
+    answer_index = np.repeat(all_answers, lengths)
     offsets = _ranges(lengths)
-    are_inputs = offsets < lengths[answer_index] - 1
+    last_offsets = lengths[answer_index] - 1
+    are_inputs = offsets < last_offsets
     return _AnswerTokens(answer_index, offsets, are_inputs)
 
 
 def _sequences(
     rows: Sequence[Row], layout: _Layout, tokens: _AnswerTokens, targets: IntArray
-) -> dict[str, Tensor]:
-    """Fill the tensors of shape (S, T)."""
-    num_answers = layout.answer_lengths.shape[1]
-    answer_index = tokens.answer_index[tokens.are_inputs]
-    offsets = tokens.offsets[tokens.are_inputs]
-    answer_rows = answer_index // num_answers
-    within_prompts = _ranges(layout.prompt_lengths)
+) -> dict[str, IntArray]:
+    """Fill the arrays of shape (S, T)."""
     prompt_rows = np.repeat(np.arange(len(rows)), layout.prompt_lengths)
+    prompt_offsets = _ranges(layout.prompt_lengths)
+    prompt_positions = layout.starts[prompt_rows] + prompt_offsets
+    prompt_segments = np.full(len(prompt_rows), PROMPT_SEGMENT)
+    prompt_ids = _concatenate(row.prompt_ids for row in rows)
 
-    prompt_positions = layout.starts[prompt_rows] + within_prompts
-    answer_positions = layout.answer_starts.reshape(-1)[answer_index] + offsets
+    answer_index = tokens.answer_index[tokens.are_inputs]
+    answer_offsets = tokens.offsets[tokens.are_inputs]
+    answer_starts = layout.answer_starts.reshape(-1)
+    answer_positions = answer_starts[answer_index] + answer_offsets
+    num_answers = layout.answer_lengths.shape[1]
+    answer_rows, answer_of_row = np.divmod(answer_index, num_answers)
+    # Every answer goes on where the prompt ends, as if it were the only one.
+    answer_position_ids = layout.prompt_lengths[answer_rows] + answer_offsets
+    answer_ids = targets[tokens.are_inputs]
+
     positions = np.concatenate([prompt_positions, answer_positions])
 
-    def fill(padding: int, in_prompts: IntArray, in_answers: IntArray) -> Tensor:
+    def fill(padding: int, in_prompts: IntArray, in_answers: IntArray) -> IntArray:
         result = np.full(layout.shape, padding, np.int64)
-        result.reshape(-1)[positions] = np.concatenate([in_prompts, in_answers])
-        return torch.from_numpy(result)
+        flat_result = result.reshape(-1)
+        flat_result[positions] = np.concatenate([in_prompts, in_answers])
+        return result
 
-    prompt_ids = _concatenate(row.prompt_ids for row in rows)
-    # Every answer goes on where the prompt ends, as if it were the only one.
-    answer_position_ids = layout.prompt_lengths[answer_rows] + offsets
-    prompt_segments = np.full(len(prompt_rows), PROMPT_SEGMENT)
-    answer_segments = answer_index % num_answers + 1
     return {
-        "token_ids": fill(0, prompt_ids, targets[tokens.are_inputs]),
-        "position_ids": fill(0, within_prompts, answer_position_ids),
-        "segment_ids": fill(PROMPT_SEGMENT, prompt_segments, answer_segments),
+        # Any id does as padding: nobody sees what stands behind a row.
+        "token_ids": fill(0, prompt_ids, answer_ids),
+        "position_ids": fill(0, prompt_offsets, answer_position_ids),
+        "segment_ids": fill(PROMPT_SEGMENT, prompt_segments, answer_of_row + 1),
         "row_index": fill(PADDING_ROW, prompt_rows, answer_rows),
     }
 
@@ -238,24 +273,30 @@ def _sequences(
 def _predicting_positions(layout: _Layout, tokens: _AnswerTokens) -> IntArray:
     """Flat position from which each answer token is predicted. Shape (N,)."""
     num_answers = layout.answer_lengths.shape[1]
-    last_of_prompt = layout.prompt_ends[tokens.answer_index // num_answers] - 1
-    own_position = layout.answer_starts.reshape(-1)[tokens.answer_index] + tokens.offsets
-    return np.where(tokens.offsets == 0, last_of_prompt, own_position - 1)
+    row_index = tokens.answer_index // num_answers
+    last_of_prompt = layout.prompt_ends[row_index] - 1
+    answer_starts = layout.answer_starts.reshape(-1)
+    own_position = answer_starts[tokens.answer_index] + tokens.offsets
+    is_first = tokens.offsets == 0
+    return np.where(is_first, last_of_prompt, own_position - 1)
 
 
 def _row_spans(layout: _Layout) -> list[RowSpan]:
-    columns = (layout.starts, layout.prompt_ends, layout.ends)
-    return [RowSpan(*span) for span in np.stack(columns, axis=1).tolist()]
+    columns = [layout.starts, layout.prompt_ends, layout.ends]
+    spans = np.stack(columns, axis=1)
+    return [RowSpan(*span) for span in spans.tolist()]
 
 
 def _concatenate(lists: Iterable[Sequence[int]]) -> IntArray:
+    # From an iterator: no Python list of all tokens stands in between.
     return np.fromiter(chain.from_iterable(lists), dtype=np.int64)
 
 
 def _ranges(lengths: IntArray) -> IntArray:
     """0..n-1 for each length n, one after the other."""
-    starts = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
+    total = int(lengths.sum())
+    starts = _exclusive_sums(lengths)
+    return np.arange(total) - np.repeat(starts, lengths)
 
 
 def batches(lengths: Sequence[int], budget: int, *, padded: bool) -> list[list[int]]:
@@ -271,13 +312,17 @@ def batches(lengths: Sequence[int], budget: int, *, padded: bool) -> list[list[i
     """
     result: list[list[int]] = []
     used = 0
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        # The first row of a batch is its longest.
-        cost = lengths[result[-1][0]] if padded and result else lengths[index]
+    longest = 0
+    # Sorting is stable: rows of the same length stay in their order.
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for index in longest_first:
+        length = lengths[index]
+        cost = longest if padded else length
         if not result or used + cost > budget:
             result.append([])
             used = 0
-            cost = lengths[index]
+            longest = length
+            cost = length
         result[-1].append(index)
         used += cost
     return result

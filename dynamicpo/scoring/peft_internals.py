@@ -27,7 +27,9 @@ class LoraWeights(NamedTuple):
 
 def is_plain_lora(layer: LoraLinear) -> bool:
     """Tell whether the output is x W' + b + scaling (x A') B', of a frozen W, and nothing else."""
-    if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+    if layer.disable_adapters or layer.merged:
+        return False
+    if len(layer.active_adapters) != 1:
         return False
     if not is_frozen_linear(layer.base_layer):
         return False
@@ -37,10 +39,12 @@ def is_plain_lora(layer: LoraLinear) -> bool:
     # Variants (DoRA and others) compute more, and a bias of B isn't part of our kernel.
     if adapter in layer.lora_variant or layer.lora_bias[adapter]:
         return False
-    factors = (layer.lora_A[adapter], layer.lora_B[adapter])
-    # Another type is a wrapper, as FSDP's.
-    if not all(type(factor) is nn.Linear and not has_hooks(factor) for factor in factors):
-        return False
+    for factor in (layer.lora_A[adapter], layer.lora_B[adapter]):
+        # Another type is a wrapper, as FSDP's.
+        if type(factor) is not nn.Linear:
+            return False
+        if has_hooks(factor):
+            return False
     dropout = layer.lora_dropout[adapter]
     return isinstance(dropout, nn.Identity) or not dropout.training
 

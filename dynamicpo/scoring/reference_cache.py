@@ -54,17 +54,23 @@ def reference_logps(
         Shape (N, A), float32.
     """
     complete_key = full_key(rows, key)
-    path = cache / f"{hashlib.sha256(complete_key.encode()).hexdigest()[:32]}.safetensors"
-    # Scoring checks the rows; a file of the same rows exists only if they passed.
-    shape = (len(rows), len(rows[0].answer_ids) if rows else 0)
+    # A part of the hash is enough for a name, as the file holds the key itself.
+    name = hashlib.sha256(complete_key.encode()).hexdigest()[:32]
+    path = cache / f"{name}.safetensors"
     with _only_one_computes(path):
-        cached = _read(path, complete_key, shape)
+        cached = _read(path, complete_key, _logps_shape(rows))
         if cached is not None:
             log.info("reference log-probabilities: from %s", path)
             return cached
         logps = score_rows(model, rows, label="reference log-probabilities", **scoring)
         _write(path, complete_key, logps)
         return logps
+
+
+def _logps_shape(rows: Sequence[Row]) -> tuple[int, int]:
+    # Scoring checks the rows. A file of the same rows exists only if they passed.
+    num_answers = len(rows[0].answer_ids) if rows else 0
+    return len(rows), num_answers
 
 
 @contextmanager
@@ -83,8 +89,10 @@ def full_key(rows: Sequence[Row], key: Mapping[str, str]) -> str:
     """Join the caller's fingerprints and a checksum of the rows' token ids."""
     digest = hashlib.sha256()
     for row in rows:
+        prompt = list(row.prompt_ids)
         answers = [list(answer) for answer in row.answer_ids]
-        digest.update(json.dumps([list(row.prompt_ids), answers]).encode())
+        token_ids = json.dumps([prompt, answers])
+        digest.update(token_ids.encode())
     return canonical({**key, "rows": digest.hexdigest()})
 
 
@@ -93,9 +101,10 @@ def file_metadata(key: str, logps: Tensor) -> dict[str, str]:
 
     Both are one entry, as safetensors writes several in any order, which would change the bytes.
     """
-    numbers = np.ascontiguousarray(logps.numpy()).tobytes()
-    checksum = hashlib.sha256(numbers).hexdigest()
-    return {"facts": canonical({"key": key, "checksum": checksum})}
+    numbers = np.ascontiguousarray(logps.numpy())
+    checksum = hashlib.sha256(numbers.tobytes()).hexdigest()
+    description = canonical({"key": key, "checksum": checksum})
+    return {"facts": description}
 
 
 def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
@@ -108,7 +117,8 @@ def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
     except (SafetensorError, OSError, ValueError) as error:
         log.warning("%s: can't be read (%s), computed anew", path, error)
         return None
-    if metadata != file_metadata(key, logps) or tuple(logps.shape) != shape:
+    is_intact = metadata == file_metadata(key, logps)
+    if not is_intact or logps.shape != shape:
         log.warning("%s: does not hold what it should, computed anew", path)
         return None
     return logps
@@ -119,7 +129,8 @@ def _write(path: Path, key: str, logps: Tensor) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"logps": logps.contiguous()}, str(partial), metadata=file_metadata(key, logps))
+        metadata = file_metadata(key, logps)
+        save_file({"logps": logps.contiguous()}, str(partial), metadata=metadata)
         partial.replace(path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):

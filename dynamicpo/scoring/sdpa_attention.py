@@ -37,15 +37,17 @@ class SplitAttention:
     def __init__(self, packed: Packed) -> None:
         """Make the blocks, once for all layers."""
         on_cpu = packed.segment_ids.device.type == "cpu"
+        sequence_length = packed.token_ids.shape[1]
         # On other devices a launch of a kernel costs more than the masked half of a prompt.
-        prompt_block = PROMPT_BLOCK if on_cpu else packed.token_ids.shape[1]
+        prompt_block = PROMPT_BLOCK if on_cpu else sequence_length
         self.rows = split_into_blocks(packed, prompt_block, ANSWER_BLOCK)
-        num_weights = max(sum(block.num_weights for block in row) for row in self.rows)
-        self.uses_products = on_cpu and num_weights <= MAX_PRODUCT_WEIGHTS
+        row_weights = [sum(block.num_weights for block in row) for row in self.rows]
+        fits_products = max(row_weights) <= MAX_PRODUCT_WEIGHTS
+        self.uses_products = on_cpu and fits_products
 
     def __call__(
         self,
-        _: nn.Module,
+        _layer: nn.Module,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -69,37 +71,59 @@ class SplitAttention:
         query = query.squeeze(0)
         key = key.squeeze(0)
         value = value.squeeze(0)
+        kv_heads = len(key)
+        _, num_tokens, head_dim = query.shape
         # Heads that share keys stand on an axis of their own, along which these are not copied.
-        query = query.view(len(key), -1, *query.shape[1:])
-        scale = scaling or query.shape[-1] ** -0.5
+        query = query.view(kv_heads, -1, num_tokens, head_dim)
+        scale = scaling or head_dim**-0.5
+        outputs = self._attend(query, key, value, dropout, scale)
+        return outputs.flatten(1, 2)[None]
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float
+    ) -> Tensor:
+        """Outputs (T, H / G, G, D)."""
         if self.uses_products and not dropout:
             result: Tensor = ProductAttention.apply(query, key, value, self.rows, scale)  # type: ignore[no-untyped-call]
-        else:
-            blocks = chain.from_iterable(self.rows)
-            outputs = [_sdpa(query, key, value, block, dropout, scale) for block in blocks]
-            result = torch.cat(outputs)
-        return result.flatten(1, 2)[None]
+            return result
+        outputs = []
+        for block in chain.from_iterable(self.rows):
+            outputs.append(_sdpa(query, key, value, block, dropout, scale))
+        return torch.cat(outputs)
 
 
 def _visible(values: Tensor, block: Block) -> Tensor:
     """Keys or values (..., T, D) that a block sees, (..., m, D): the earlier, then its own."""
     parts = [values[..., part, :] for part in block.visible]
-    return torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, dim=-2)
 
 
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, block: Block, dropout: float, scale: float
 ) -> Tensor:
     """Outputs of a block, (n, H / G, G, D), by SDPA."""
-    queries = query[:, :, block.queries]
     num_shared = query.shape[1]
-    # Expanding repeats nothing in memory.
-    keys = _visible(key, block)[:, None].expand(-1, num_shared, -1, -1)
-    values = _visible(value, block)[:, None].expand(-1, num_shared, -1, -1)
+    queries = query[:, :, block.queries]
+    keys = _for_shared_heads(_visible(key, block), num_shared)
+    values = _for_shared_heads(_visible(value, block), num_shared)
     sees_earlier = block.mask.new_ones(block.num_queries, block.num_earlier)
     mask = torch.cat([sees_earlier, block.mask], dim=1)
-    outputs = scaled_dot_product_attention(queries, keys, values, mask, dropout, scale=scale)
+    outputs = scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scale,
+    )
     return outputs.permute(2, 0, 1, 3)
+
+
+def _for_shared_heads(values: Tensor, num_shared: int) -> Tensor:
+    """View (H / G, m, D) as (H / G, G, m, D): nothing is repeated in memory."""
+    return values[:, None].expand(-1, num_shared, -1, -1)
 
 
 class _ProductContext(SavedContext, Protocol):
@@ -156,10 +180,11 @@ class ProductAttention(torch.autograd.Function):
         all_keys = key.to(dtype)
         all_values = value.to(dtype)
         num_shared = query.shape[1]
+        kv_heads, num_tokens, head_dim = key.shape
         grad_output = gradient.permute(1, 2, 0, 3)
         grad_query = _empty_by_token(query)
-        grad_key = key.new_empty(key.shape[1], key.shape[0], key.shape[2])
-        grad_value = value.new_empty(grad_key.shape)
+        grad_key = key.new_empty(num_tokens, kv_heads, head_dim)
+        grad_value = value.new_empty(num_tokens, kv_heads, head_dim)
         remaining_weights = iter(saved_weights)
         with torch.autocast(query.device.type, enabled=False):
             for row in ctx.rows:
@@ -169,14 +194,14 @@ class ProductAttention(torch.autograd.Function):
                     queries = _stacked_heads(query, block, dtype)
                     grad_outputs = _stacked_heads(grad_output, block, dtype)
                     totals.add_to_values(block, grad_outputs, weights)
-                    grad_weights = torch.bmm(grad_outputs, _visible(all_values, block).mT)
+                    values = _visible(all_values, block)
+                    grad_weights = torch.bmm(grad_outputs, values.mT)
                     grad_scores = softmax_backward_(grad_weights, weights)
                     totals.add_to_keys(block, queries, grad_scores, ctx.scale)
+                    keys = _visible(all_keys, block)
                     # Again the copy of the queries is written over, after its last use.
-                    grad_queries = queries.baddbmm_(
-                        grad_scores, _visible(all_keys, block), beta=0, alpha=ctx.scale
-                    )
-                    grad_query[block.queries] = _by_token(grad_queries, num_shared)
+                    queries.baddbmm_(grad_scores, keys, beta=0, alpha=ctx.scale)
+                    grad_query[block.queries] = _by_token(queries, num_shared)
                 totals.write_to(grad_key, grad_value)
         return (
             grad_query.permute(1, 2, 0, 3),
@@ -196,9 +221,10 @@ class _RowGradients:
     def __init__(self, row: Sequence[Block], keys: Tensor) -> None:
         self._start = row[0].queries.start
         self._stop = row[-1].queries.stop
+        length = self._stop - self._start
         kv_heads, _, head_dim = keys.shape
         # One allocation for both.
-        zeros = keys.new_zeros(2, kv_heads, head_dim, self._stop - self._start)
+        zeros = keys.new_zeros(2, kv_heads, head_dim, length)
         self._grad_keys, self._grad_values = zeros
 
     def add_to_keys(self, block: Block, queries: Tensor, grad_scores: Tensor, scale: float) -> None:
@@ -214,9 +240,11 @@ class _RowGradients:
         lengths = [slice_length(part) for part in block.visible]
         columns = right.split_with_sizes(lengths, dim=-1)
         for part, of_part in zip(block.visible, columns, strict=True):
-            in_row = slice(part.start - self._start, part.stop - self._start)
+            start = part.start - self._start
+            stop = part.stop - self._start
             # The product adds itself to a view: no temporary of its own.
-            total[..., in_row].baddbmm_(left.mT, of_part, alpha=scale)
+            view = total[..., start:stop]
+            view.baddbmm_(left.mT, of_part, alpha=scale)
 
     def write_to(self, grad_key: Tensor, grad_value: Tensor) -> None:
         """Copy the row's sums into the sequence's gradients, (T, H / G, D)."""
@@ -233,9 +261,10 @@ def _attention_weights(
     weights = queries.new_empty(kv_heads, num_rows, num_visible)
     # beta = 0 ignores what the memory holds: product and scaling in one pass.
     weights.baddbmm_(queries, keys.mT, beta=0, alpha=scale)
-    # All earlier tokens are seen: only the block's own scores need the mask.
     by_query = weights.view(kv_heads, -1, num_shared, num_visible)
-    by_query[..., block.num_earlier :].add_(block.attention_bias)
+    # All earlier tokens are seen: only the block's own scores need the mask.
+    own_scores = by_query[..., block.num_earlier :]
+    own_scores.add_(block.attention_bias)
     torch.softmax(weights, -1, out=weights)
     return weights
 
@@ -252,7 +281,8 @@ def _empty_by_token(query: Tensor) -> Tensor:
 def _by_token(stacked: Tensor, num_shared: int) -> Tensor:
     """View (H / G, n * G, D) as (n, H / G, G, D)."""
     kv_heads, _, head_dim = stacked.shape
-    return stacked.view(kv_heads, -1, num_shared, head_dim).transpose(0, 1)
+    by_head = stacked.view(kv_heads, -1, num_shared, head_dim)
+    return by_head.transpose(0, 1)
 
 
 def _stacked_heads(values: Tensor, block: Block, dtype: torch.dtype) -> Tensor:
@@ -261,6 +291,8 @@ def _stacked_heads(values: Tensor, block: Block, dtype: torch.dtype) -> Tensor:
     Heads that share keys become rows of one matrix, whose product with the keys is one product
     instead of G thin ones. The copy also changes the dtype, in the same pass.
     """
-    part = values[:, :, block.queries].transpose(1, 2)
-    stacked = torch.empty(part.shape, dtype=dtype, device=part.device).copy_(part)
-    return stacked.flatten(1, 2)
+    part = values[:, :, block.queries]
+    by_query = part.transpose(1, 2)
+    copy = torch.empty(by_query.shape, dtype=dtype, device=values.device)
+    copy.copy_(by_query)
+    return copy.flatten(1, 2)

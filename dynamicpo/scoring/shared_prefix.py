@@ -15,9 +15,9 @@ from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import Row
 from dynamicpo.scoring.backend_choice import SUPPORTED_MODEL_TYPES, choose_backend
 from dynamicpo.scoring.cpu_layers import fused_layers
-from dynamicpo.scoring.flex_attention import BlockAttention
+from dynamicpo.scoring.flex_attention import BLOCK_SIZE, BlockAttention
 from dynamicpo.scoring.frozen_head import frozen_head_logps
-from dynamicpo.scoring.packing import Packed, batches, check_rows, pack, packed_length
+from dynamicpo.scoring.packing import Packed, batches, check_rows, pack, packed_length, pad_sequence
 from dynamicpo.scoring.sdpa_attention import SplitAttention
 from dynamicpo.scoring.transformers_internals import (
     ATTENTION_NAME,
@@ -107,38 +107,55 @@ def _checked_answer_logps(
 ) -> Tensor:
     """Log-probabilities of answers, of rows that `check_rows` has seen. Shape (B, A)."""
     chosen = choose_backend(model, rows, backend)
-    sequences = list(rows)
-    if chosen == "plain":
-        sequences = [Row(row.prompt_ids, [answer]) for row in rows for answer in row.answer_ids]
+    sequences = _one_answer_each(rows) if chosen == "plain" else list(rows)
     lengths = [packed_length(row) for row in sequences]
     # One-token answers are never inputs, so there is nothing to keep apart: ordinary padded
     # sequences do, with the model's own causal attention.
-    padded = chosen == "plain" or all(
-        length == len(row.prompt_ids) for length, row in zip(lengths, rows, strict=True)
-    )
+    nothing_packed = all(_has_short_answers(row) for row in rows)
+    padded = chosen == "plain" or nothing_packed
+    device = next(model.parameters()).device
     parts = batches(lengths, token_budget, padded=padded)
     results = []
     for part in parts:
-        packed = pack([sequences[index] for index in part], padded=padded)
-        packed = packed.to(_device(model))
-        results.append(_packed_logps(model, packed, "" if padded else chosen))
+        part_rows = [sequences[index] for index in part]
+        packed = pack(part_rows, padded=padded)
+        if chosen == "flex" and not padded:
+            packed = pad_sequence(packed, BLOCK_SIZE)
+        packed = packed.to(device)
+        logps = _packed_logps(model, packed, None if padded else chosen)
+        results.append(logps)
     return _in_order(results, parts).view(len(rows), -1)
+
+
+def _one_answer_each(rows: Sequence[Row]) -> list[Row]:
+    result = []
+    for row in rows:
+        for answer in row.answer_ids:
+            result.append(Row(row.prompt_ids, [answer]))
+    return result
+
+
+def _has_short_answers(row: Row) -> bool:
+    """Tell whether every answer is one token."""
+    return packed_length(row) == len(row.prompt_ids)
 
 
 def _in_order(results: Sequence[Tensor], parts: Sequence[Sequence[int]]) -> Tensor:
     """Concatenate batches' results in the order of the rows."""
     indices = [index for part in parts for index in part]
+    is_ordered = indices == sorted(indices)
     # The usual batch of training: nothing to copy.
-    if len(parts) == 1 and indices == sorted(indices):
+    if len(parts) == 1 and is_ordered:
         return results[0]
+    joined = torch.cat(list(results))
     order = torch.tensor(indices).argsort()
-    return torch.cat(list(results))[order.to(results[0].device)]
+    return joined[order.to(joined.device)]
 
 
-def _packed_logps(model: nn.Module, packed: Packed, backend: str) -> Tensor:
-    """Log-probabilities of packed rows; without a backend by the model's own causal attention."""
+def _packed_logps(model: nn.Module, packed: Packed, backend: str | None) -> Tensor:
+    """Log-probabilities of packed rows; None is the model's own causal attention."""
     packed_input = None
-    if backend:
+    if backend is not None:
         attention = SplitAttention(packed) if backend == "sdpa" else BlockAttention(packed)
         packed_input = PackedInput(packed.position_ids, attention)
     of_tokens = token_logps(
@@ -151,8 +168,9 @@ def _packed_logps(model: nn.Module, packed: Packed, backend: str) -> Tensor:
         packed_input,
     )
     num_rows, num_answers = packed.shape
-    of_answers = of_tokens.new_zeros(num_rows * num_answers)
-    return of_answers.index_add(0, packed.answer_index, of_tokens).view(packed.shape)
+    zeros = of_tokens.new_zeros(num_rows * num_answers)
+    of_answers = zeros.index_add(0, packed.answer_index, of_tokens)
+    return of_answers.view(packed.shape)
 
 
 def token_logps(
@@ -189,13 +207,14 @@ def token_logps(
     frozen_logps: list[Tensor] = []
 
     def choose_positions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = inputs[0].flatten(0, 1)[positions]
+        all_hidden, *others = inputs
+        hidden = all_hidden.flatten(0, 1)[positions]
         if is_frozen:
             logps = frozen_head_logps(hidden, head.weight, head.bias, prediction_index, targets)
             frozen_logps.append(logps)
             # The head is called all the same, as what stands around it may expect: for nothing.
             hidden = hidden[:0]
-        return (hidden, *inputs[1:])
+        return (hidden, *others)
 
     hook = head.register_forward_pre_hook(choose_positions)
     try:
@@ -218,6 +237,7 @@ def _call_model(
         mask = no_mask(token_ids)
         arguments["position_ids"] = packed_input.position_ids
         arguments[ATTENTION_NAME] = packed_input.attention
+    # Without a cache: no call follows that could use the keys and values.
     outputs = model(input_ids=token_ids, attention_mask=mask, use_cache=False, **arguments)
     logits: Tensor = outputs.logits
     return logits
@@ -228,10 +248,8 @@ def _is_frozen_head(head: nn.Module, model_type: str) -> bool:
 
     The latter is known of the architectures that we test.
     """
-    if type(head) is not nn.Linear or model_type not in SUPPORTED_MODEL_TYPES:
+    if type(head) is not nn.Linear:
+        return False
+    if model_type not in SUPPORTED_MODEL_TYPES:
         return False
     return not head.weight.requires_grad
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

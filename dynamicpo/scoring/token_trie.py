@@ -86,7 +86,10 @@ def _make_level(
     Returns:
         The level, and of each answer the index of its latest token in it.
     """
-    longer = np.flatnonzero(lengths > depth)
+    has_token = lengths > depth
+    goes_on = lengths > depth + 1
+    ends_here = lengths == depth + 1
+    longer = np.flatnonzero(has_token)
     tokens = np.array([answers[answer][depth] for answer in longer.tolist()])
     # Equal tokens after the same parent are one node.
     pairs = np.stack([parents[longer], tokens], axis=1)
@@ -94,13 +97,12 @@ def _make_level(
     nodes = parents.copy()
     nodes[longer] = node_index
     are_inner = np.zeros(len(unique_pairs), dtype=bool)
-    are_inner[nodes[lengths > depth + 1]] = True
-    ending = np.flatnonzero(lengths == depth + 1)
+    are_inner[nodes[goes_on]] = True
     level = TrieLevel(
         tokens=unique_pairs[:, 1],
         parents=unique_pairs[:, 0],
         are_inner=are_inner,
-        answers=ending,
-        ends=nodes[ending],
+        answers=np.flatnonzero(ends_here),
+        ends=nodes[ends_here],
     )
     return level, nodes

@@ -14,11 +14,9 @@ from typing import Any, Protocol, TypeGuard, cast
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import SiLUActivation
-from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["flex_attention_forward"]
 log = logging.getLogger(__name__)
 
 # The name of our attention, and of the argument that brings a packed sequence's attention to it.
@@ -80,7 +78,9 @@ class RotaryFunction(Protocol):
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """Unwrap the transformers model: out of DDP's or FSDP's `module`, then out of PEFT's model."""
     inner: Any = getattr(model, "module", model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    return cast(PreTrainedModel, inner)
 
 
 def use_our_attention(model: PreTrainedModel) -> None:
@@ -149,14 +149,17 @@ def is_swiglu(layer: nn.Module) -> TypeGuard[SwiGLULayer]:
 
 def _is_patched(layer: nn.Module, class_suffix: str) -> bool:
     # The classes are told by their names' ends, as each module has its own: LlamaMLP, Qwen3MLP.
-    return is_patched_class(layer) and type(layer).__name__.endswith(class_suffix)
+    class_name = type(layer).__name__
+    return is_patched_class(layer) and class_name.endswith(class_suffix)
 
 
 def _has_attributes_of(layer: nn.Module, described: type[nn.Module]) -> bool:
-    missing = [name for name in described.__annotations__ if not hasattr(layer, name)]
-    for name in missing:
-        _log_unpatched(type(layer).__name__, f"it has no {name}")
-    return not missing
+    for name in described.__annotations__:
+        if not hasattr(layer, name):
+            class_name = type(layer).__name__
+            _log_unpatched(class_name, f"it has no {name}")
+            return False
+    return True
 
 
 @lru_cache(maxsize=32)
@@ -202,7 +205,8 @@ def _rotary_function(model: nn.Module) -> RotaryFunction | None:
     """Look up the function that a model's layers call; None where we don't know it."""
     name = type(model).__name__
     if not is_patched_class(model):
-        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        config = getattr(model, "config", None)
+        model_type = getattr(config, "model_type", None)
         if model_type in PATCHED_MODULES:
             _log_unpatched(name, f"its class is not from {PATCHED_MODULES[model_type]}")
         return None
