@@ -36,6 +36,7 @@ def make_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     common = Parser(add_help=False)
+    # Behind the command, where users write them: `dynamicpo sft --json`.
     common.add_argument("--json", action="store_true", help="print the result as JSON")
     common.add_argument("-v", "--verbose", action="store_true", help="log more")
 
@@ -67,6 +68,7 @@ def _add_stage(parser: argparse.ArgumentParser, command: StageCommand[StageConfi
         parser.add_argument(flag_of(name), default=argparse.SUPPRESS, help=text, **options)
     for item in dataclasses.fields(command.config_class):
         options = {"metavar": "VALUE"}
+        # `--no-...` as well: a file may have turned on what the default leaves off.
         if item.type is bool:
             options = {"action": argparse.BooleanOptionalAction}
         # Values stay text here: the configuration converts and checks them, those of a file too.
@@ -76,10 +78,13 @@ def _add_stage(parser: argparse.ArgumentParser, command: StageCommand[StageConfi
 
 
 def _field_help(item: "dataclasses.Field[object]") -> str:
-    names = choices_of(item)
-    choices = f" [{', '.join(names)}]" if names else ""
-    text = f"{item.metadata['help']}{choices} (default: {item.default!r})"
-    return text.replace("%", "%%")  # argparse formats help texts with `%`
+    text = item.metadata["help"]
+    choices = ", ".join(choices_of(item))
+    if choices:
+        text = f"{text} [{choices}]"
+    text = f"{text} (default: {item.default!r})"
+    # argparse formats help texts with `%`.
+    return text.replace("%", "%%")
 
 
 def flag_of(name: str) -> str:
@@ -105,6 +110,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", help="folder to make (default: FOLDER/compare-TIME)")
     parser.add_argument("--folder", default="runs", help="where runs are (default: runs)")
+    # Without a host, runs of this machine are compared.
     _add_installation(parser, required=False)
     parser.add_argument(
         "--store",
@@ -204,6 +210,7 @@ def _add_installation(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
         "--namespace", default="", metavar="NS", help="yours, where it has one for each user"
     )
+    # A file, not the token: every process of a machine can read the flags of the others.
     parser.add_argument(
         "--token-file", metavar="FILE", help="holds a bearer token, where it asks for one"
     )

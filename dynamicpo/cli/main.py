@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dynamicpo.cli.commands.table import COMMANDS
+from dynamicpo.cli.commands.table import COMMANDS, Command
 from dynamicpo.cli.flags import make_parser
 from dynamicpo.cli.output import as_json
 from dynamicpo.core.errors import ConfigError, DynamicPOError, unknown_name
 
+# Exit codes, beside those of the errors' classes; scripts and workflows go by them.
 _USAGE_ERROR = 2
 _CHECK_FAILED = 3
-_INTERRUPTED = 130
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,18 +52,28 @@ def _main(argv: list[str]) -> int:
         parser.print_help(sys.stderr)
         return _USAGE_ERROR
     # Before argparse sees it, whose message has no nearest name.
-    if not argv[0].startswith("-") and argv[0] not in commands:
-        raise unknown_name("command", argv[0], commands)
+    first = argv[0]
+    if not first.startswith("-") and first not in commands:
+        raise unknown_name("command", first, commands)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise _unknown_argument(arguments.command, unknown[0], commands[arguments.command])
+        command_parser = commands[arguments.command]
+        raise _unknown_argument(arguments.command, unknown[0], command_parser)
+    # Here alone: as a library, dynamicpo leaves logging to the program that uses it.
     _set_up_logging(arguments.verbose)
-    command = COMMANDS[arguments.command]
+    return _run(COMMANDS[arguments.command], arguments)
+
+
+def _run(command: Command, arguments: argparse.Namespace) -> int:
+    """Run a command and print its result. Returns the exit code."""
     result = command.run(arguments)
-    lines = [as_json(result)] if arguments.json else command.lines(result, arguments)
+    if arguments.json:
+        lines = [as_json(result)]
+    else:
+        lines = command.lines(result, arguments)
     for line in lines:
         print(line)
-    # Here, not at the interpreter's end: a reader that has left is then handled above.
+    # Here, not at the interpreter's end: `main` then handles a reader that has left.
     sys.stdout.flush()
     return _CHECK_FAILED if result.get("leak") else 0
 
@@ -78,9 +89,12 @@ def _unknown_argument(command: str, text: str, parser: argparse.ArgumentParser) 
             f"{command}: unexpected argument {text!r}. See `dynamicpo {command} --help`."
         )
     # argparse has no public list of a parser's flags.
-    options = [option for action in parser._actions for option in action.option_strings]
-    flags = [option for option in options if option.startswith("--")]
-    return unknown_name(command, text.partition("=")[0], flags)
+    flags: list[str] = []
+    for action in parser._actions:
+        flags.extend(action.option_strings)
+    long_flags = [flag for flag in flags if flag.startswith("--")]
+    flag, _, _ = text.partition("=")
+    return unknown_name(command, flag, long_flags)
 
 
 def _set_up_logging(verbose: bool) -> None:

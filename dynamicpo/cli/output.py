@@ -59,16 +59,22 @@ def comparison_lines(result: ComparisonResult, _: argparse.Namespace) -> list[st
 
 def run_lines(result: "FinishedRun", _: argparse.Namespace) -> list[str]:
     """A run's metrics, comparisons and verdict, and its page."""
-    tables = _tables(result["metrics"], result.get("comparisons", ()))
-    verdict = _paragraphs(result.get("sentences", ()))
-    return [*tables, *verdict, str(Path(result["folder"]) / result["report"])]
+    comparisons = result.get("comparisons", ())
+    sentences = result.get("sentences", ())
+    tables = _tables(result["metrics"], comparisons)
+    verdict = _paragraphs(sentences)
+    report = Path(result["folder"]) / result["report"]
+    # The path comes last, where scripts take it by `tail -1`.
+    return [*tables, *verdict, str(report)]
 
 
 def run_list_lines(result: RunList, arguments: argparse.Namespace) -> list[str]:
     """A line for each run."""
-    if not result["runs"]:
-        return [f"no runs in {arguments.host or arguments.folder}"]
-    return [_run_line(run) for run in result["runs"]]
+    runs = result["runs"]
+    if not runs:
+        where = arguments.host or arguments.folder
+        return [f"no runs in {where}"]
+    return [_run_line(run) for run in runs]
 
 
 def compile_lines(result: CompileResult, _: argparse.Namespace) -> list[str]:
@@ -82,20 +88,27 @@ def submit_lines(result: SubmitResult, _: argparse.Namespace) -> list[str]:
 
 
 def _run_line(run: "ListedRun") -> str:
+    name = run["run"]
     state = run["state"] or "unknown"
-    seconds = "–" if run["seconds"] is None else f"{run['seconds']:.0f} s"
-    parts = [f"{run['run']:<36} {state:<10} {seconds:>9}"]
+    seconds = run["seconds"]
+    duration = "–" if seconds is None else f"{seconds:.0f} s"
+    parts = [f"{name:<36} {state:<10} {duration:>9}"]
     # A run on a cluster has an id and a name; one of this machine only the name of its folder.
     if "name" in run:
         parts.append(run["name"])
-    ratios = [f"{model} {value:.3f}" for model, value in run["hit_ratio_at_1"].items()]
-    if ratios:
-        parts.append(f"HitRatio@1: {', '.join(ratios)}")
+    hit_ratios = run["hit_ratio_at_1"]
+    texts = [f"{model} {value:.3f}" for model, value in hit_ratios.items()]
+    if texts:
+        parts.append("HitRatio@1: " + ", ".join(texts))
     return "  ".join(parts)
 
 
 def _paragraphs(sentences: Sequence[str]) -> list[str]:
-    return [line for sentence in sentences for line in (sentence, "")]
+    lines = []
+    for sentence in sentences:
+        lines.append(sentence)
+        lines.append("")
+    return lines
 
 
 def _tables(
@@ -109,6 +122,7 @@ def _tables(
     from dynamicpo.reports.pages.metric_tables import metrics_table
     from dynamicpo.reports.pages.tables import text_table
 
+    # A run that failed early has no metrics, and one pipeline has no comparison.
     tables = []
     if metrics:
         tables.append(metrics_table(metrics))

@@ -27,8 +27,8 @@ def config_of(kind: type[ConfigClass], arguments: Mapping[str, object]) -> Confi
     Raises:
         ConfigError: A value can't be used.
     """
-    names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    values = {name: arguments[name] for name in names}
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    values = {field.name: arguments[field.name] for field in fields}
     return from_mapping(kind, values, kind.__name__)
 
 

@@ -84,8 +84,10 @@ def parse_objectives(parameters: Mapping[str, object]) -> list[Objective]:
         _check_objective(objective, shared)
     names = [objective["objective"] for objective in objectives]
     # Case is ignored: on some file systems `DMPO` and `dmpo` are the same folder.
-    if len({name.casefold() for name in names}) < len(names):
-        raise ConfigError(f"objectives: names must differ, got {', '.join(names)}.")
+    different = {name.casefold() for name in names}
+    if len(different) < len(names):
+        listed = ", ".join(names)
+        raise ConfigError(f"objectives: names must differ, got {listed}.")
     return objectives
 
 
@@ -115,8 +117,9 @@ def _check_objective(objective: Objective, shared: Mapping[str, object]) -> None
 
 def planned_cells(parameters: Mapping[str, object]) -> list[PlannedCell]:
     """The cells that a study of these parameters trains."""
-    fields = GridConfig.__dataclass_fields__
-    settings = {field: parameters[f"grid_{field}"] for field in fields}
+    settings = {}
+    for field in GridConfig.__dataclass_fields__:
+        settings[field] = parameters[f"grid_{field}"]
     return plan_cells(from_mapping(GridConfig, settings, "grid"))
 
 
@@ -130,11 +133,13 @@ def check_cells(parameters: Mapping[str, object]) -> int:
         ConfigError: A cell can't be trained.
     """
     shared = _shared_settings(parameters)
-    cells = planned_cells(parameters)
-    for cell in cells:
-        settings = {name: value for name, value in cell.items() if name != "cell"}
-        _check_training({**shared, **settings})
-    return max(cell["num_negatives"] for cell in cells)
+    num_negatives = []
+    for cell in planned_cells(parameters):
+        num_negatives.append(cell["num_negatives"])
+        settings = {**shared, **cell}
+        del settings["cell"]  # its name
+        _check_training(settings)
+    return max(num_negatives)
 
 
 def _check_training(settings: Mapping[str, object]) -> None:

@@ -69,8 +69,8 @@ def pipeline_parameters(name: str) -> JsonObject:
     if name not in pipeline_names():
         raise unknown_name("pipeline", name, pipeline_names())
     path = _pipelines_folder() / name / "pipeline.py"
-    module = ast.parse(path.read_text(encoding="utf-8"))
-    arguments = _function(module, name).args
+    source = path.read_text(encoding="utf-8")
+    arguments = _function(ast.parse(source), name).args
     names = [argument.arg for argument in arguments.args]
     defaults = [ast.literal_eval(default) for default in arguments.defaults]
     return dict(zip(names, defaults, strict=True))
@@ -137,9 +137,12 @@ def _convert_stage(
 ) -> None:
     """Convert and check the parameters of one stage; messages name the parameter, not the field."""
     kind = CONFIGS_BY_PREFIX[prefix]
-    keys = {field: f"{prefix}_{field}" for field in kind.__dataclass_fields__}
-    # A pipeline lacks the parameters that its loop sets.
-    keys = {field: key for field, key in keys.items() if key in parameters}
+    keys = {}
+    for field in kind.__dataclass_fields__:
+        key = f"{prefix}_{field}"
+        # A pipeline lacks the parameters that its loop sets.
+        if key in parameters:
+            keys[field] = key
     values = {field: overrides.get(key, parameters[key]) for field, key in keys.items()}
     try:
         config = from_mapping(kind, values, name)

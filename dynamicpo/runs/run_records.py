@@ -50,8 +50,9 @@ def number_equal_names(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     names = [run.name for run in runs]
     numbered = []
     for number, run in enumerate(runs, start=1):
-        is_unique = names.count(run.name) == 1
-        numbered.append(run if is_unique else run._replace(name=f"{run.name} {number}"))
+        if names.count(run.name) > 1:
+            run = run._replace(name=f"{run.name} {number}")
+        numbered.append(run)
     return numbered
 
 

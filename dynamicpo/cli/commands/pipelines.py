@@ -1,14 +1,13 @@
 """The commands on pipelines and their runs, on this machine and on a Kubeflow installation."""
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynamicpo.cli.commands.values import settings_of, stage_result
+from dynamicpo.cli.commands.values import read_json, settings_of, stage_result
 from dynamicpo.cli.results import (
     ComparisonContent,
     ComparisonResult,
@@ -29,6 +28,7 @@ def compare(arguments: argparse.Namespace) -> ComparisonResult:
     _check_host(arguments, "store", "namespace", "token_file")
     folder = Path(arguments.folder)
     output = Path(arguments.output or folder / _comparison_name())
+    # For copies from the object store; a comparison takes over what it needs of them.
     with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
         runs = _compared_runs(arguments, folder, Path(scratch))
         from dynamicpo.evaluation.comparison import compare_evaluations
@@ -50,13 +50,14 @@ def _comparison_name() -> str:
 
 def _comparison_content(output: Path) -> ComparisonContent:
     """The content of a comparison, with models and runs in the order in which it shows them."""
-    text = (output / "comparison.json").read_text(encoding="utf-8")
-    content: ComparisonContent = json.loads(text)
+    content: ComparisonContent = read_json(output / "comparison.json")
     # The file has its keys sorted, so that the same content has the same bytes.
-    content["metrics"] = {name: content["metrics"][name] for name in content["models"]}
-    for setting, values in content["runs"].items():
-        names = [name for name in content["run_names"] if name in values]
-        content["runs"][setting] = {name: values[name] for name in names}
+    metrics = content["metrics"]
+    content["metrics"] = {name: metrics[name] for name in content["models"]}
+    run_names = content["run_names"]
+    settings = content["runs"]
+    for setting, values in settings.items():
+        settings[setting] = {name: values[name] for name in run_names if name in values}
     return content
 
 
@@ -75,6 +76,7 @@ def _compared_runs(
 def _check_host(arguments: argparse.Namespace, *names: str) -> None:
     """Refuse flags of an installation without one."""
     for name in names:
+        # Without this check the flag would do nothing, and nobody would know.
         if getattr(arguments, name) and not arguments.host:
             flag = name.replace("_", "-")
             raise ConfigError(f"--{flag}: is for runs of an installation. Give --host as well.")
@@ -85,7 +87,6 @@ def _kubeflow(arguments: argparse.Namespace) -> "Kubeflow":
     from dynamicpo.runs.cluster.kubeflow import Kubeflow
 
     token = ""
-    # A file, because flags can be read by every process of the machine.
     if arguments.token_file:
         token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
     return Kubeflow(arguments.host, token, arguments.namespace)
@@ -93,6 +94,7 @@ def _kubeflow(arguments: argparse.Namespace) -> "Kubeflow":
 
 def run(arguments: argparse.Namespace) -> "FinishedRun":
     """Run a pipeline on this machine."""
+    # No image is a default: only the user knows which one was built of which sources.
     is_docker = arguments.runner == "docker"
     if is_docker != bool(arguments.image):
         raise ConfigError("run: --runner docker and --image NAME must be given together.")
@@ -104,6 +106,7 @@ def run(arguments: argparse.Namespace) -> "FinishedRun":
     finished = run_pipeline(
         arguments.pipeline, parameters, output, arguments.workers, arguments.image
     )
+    # `summary.json` has its keys sorted; tables show baselines first.
     finished["metrics"] = metrics_in_order(finished)
     folder = Path(finished["folder"])
     for task in finished["tasks"]:
@@ -115,11 +118,13 @@ def _add_results(finished: "FinishedRun", task: "TaskEntry", folder: Path) -> No
     """Add what a comparison or a study found to the result of the run."""
     outputs = task["outputs"]
     if "comparison" in outputs:
-        path = folder / str(outputs["comparison"]) / "comparison.json"
-        finished["comparisons"] = json.loads(path.read_text(encoding="utf-8"))["comparisons"]
+        output = folder / str(outputs["comparison"])
+        comparison = read_json(output / "comparison.json")
+        finished["comparisons"] = comparison["comparisons"]
     if "study" in outputs:
-        path = folder / str(outputs["study"]) / "study.json"
-        finished["sentences"] = json.loads(path.read_text(encoding="utf-8"))["sentences"]
+        output = folder / str(outputs["study"])
+        study = read_json(output / "study.json")
+        finished["sentences"] = study["sentences"]
 
 
 def runs(arguments: argparse.Namespace) -> RunList:
@@ -152,16 +157,19 @@ def submit(arguments: argparse.Namespace) -> SubmitResult:
     from dynamicpo.runs.cluster.submit import submit as submit_run
     from dynamicpo.runs.cluster.wait import wait_for_end
 
+    parameters = settings_of(arguments.config, "--param", arguments.param)
+    placement = settings_of(arguments.placement, "--place", arguments.place)
     submission = Submission(
         pipeline=arguments.pipeline,
         image=arguments.image,
-        parameters=settings_of(arguments.config, "--param", arguments.param),
-        placement=settings_of(arguments.placement, "--place", arguments.place),
+        parameters=parameters,
+        placement=placement,
         experiment=arguments.experiment,
         allow_tag=arguments.allow_tag,
         check_images=arguments.image_check,
         cron=arguments.cron,
     )
+    # Before the run is started: afterwards the user would take it for one that was not.
     minutes = arguments.wait
     # `not > 0` refuses a NaN as well.
     if minutes is not None and (arguments.cron or not minutes > 0):

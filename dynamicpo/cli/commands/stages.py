@@ -6,13 +6,12 @@ once.
 
 import argparse
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
-from dynamicpo.cli.commands.values import read_yaml, stage_result
+from dynamicpo.cli.commands.values import read_json, read_yaml, stage_result
 from dynamicpo.cli.results import EvaluationResult, StageResult, StudyResult
 from dynamicpo.core.config import (
     DataConfig,
@@ -25,7 +24,9 @@ from dynamicpo.core.config import (
 )
 from dynamicpo.core.config_fields import Checked, from_mapping
 from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.model_names import check_model_names
+from dynamicpo.core.records.manifest import Manifest
 from dynamicpo.prompts.loader import load_template
 
 if TYPE_CHECKING:
@@ -66,27 +67,33 @@ class ArgumentOptions(TypedDict, total=False):
 def _prepare_data(paths: Paths, config: DataConfig) -> StageResult:
     from dynamicpo.data.prepare import prepare_data
 
+    # Empty for movielens, which has a copy of its own; the stage checks the others.
     interactions = str(paths.get("interactions", ""))
     items = str(paths.get("items", ""))
-    manifest = prepare_data(interactions, items, _path(paths, "output"), config)
-    return stage_result(manifest, str(paths["output"]))
+    output = _path(paths, "output")
+    manifest = prepare_data(interactions, items, output, config)
+    return _result(manifest, paths)
 
 
 def _sample_negatives(paths: Paths, config: NegativesConfig) -> StageResult:
     from dynamicpo.negatives.sampling import sample_negatives
 
-    manifest = sample_negatives(_path(paths, "examples"), _path(paths, "output"), config)
-    return stage_result(manifest, str(paths["output"]))
+    examples = _path(paths, "examples")
+    output = _path(paths, "output")
+    manifest = sample_negatives(examples, output, config)
+    return _result(manifest, paths)
 
 
 def _fine_tune(paths: Paths, config: SFTConfig) -> StageResult:
+    # Both before the import below, which takes seconds.
     load_template(config.template, list_candidates=config.list_candidates)
     preferences = _path(paths, "preferences")
     _check_folders(preferences)
     from dynamicpo.training.sft import fine_tune
 
-    manifest = fine_tune(preferences, _path(paths, "output"), config)
-    return stage_result(manifest, str(paths["output"]))
+    output = _path(paths, "output")
+    manifest = fine_tune(preferences, output, config)
+    return _result(manifest, paths)
 
 
 def _train_preferences(paths: Paths, config: PreferenceConfig) -> StageResult:
@@ -95,12 +102,14 @@ def _train_preferences(paths: Paths, config: PreferenceConfig) -> StageResult:
     _check_folders(preferences, adapter)
     from dynamicpo.training.preference_training import train_preferences
 
-    manifest = train_preferences(preferences, adapter, _path(paths, "output"), config)
-    return stage_result(manifest, str(paths["output"]))
+    output = _path(paths, "output")
+    manifest = train_preferences(preferences, adapter, output, config)
+    return _result(manifest, paths)
 
 
 def _evaluate(paths: Paths, config: EvaluationConfig) -> EvaluationResult:
     models = _named_models(paths["model"])
+    # Names become folders beside those of the baselines.
     check_model_names(models)
     preferences = _path(paths, "preferences")
     _check_folders(preferences, *models.values())
@@ -110,8 +119,10 @@ def _evaluate(paths: Paths, config: EvaluationConfig) -> EvaluationResult:
     manifest = evaluate(preferences, models, output, config)
     metrics = {}
     for path in sorted(output.glob("*/metrics.json")):
-        metrics[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
-    return {**stage_result(manifest, str(paths["output"])), "metrics": metrics}
+        model = path.parent.name
+        metrics[model] = read_json(path)
+    result = _result(manifest, paths)
+    return {**result, "metrics": metrics}
 
 
 def _monitor_drift(paths: Paths, config: DriftConfig) -> StageResult:
@@ -119,20 +130,30 @@ def _monitor_drift(paths: Paths, config: DriftConfig) -> StageResult:
 
     reference = _path(paths, "reference")
     current = _path(paths, "current")
+    output = _path(paths, "output")
     model = _path(paths, "model") if "model" in paths else None
-    manifest = monitor_drift(reference, current, _path(paths, "output"), config, model)
-    return stage_result(manifest, str(paths["output"]))
+    manifest = monitor_drift(reference, current, output, config, model)
+    return _result(manifest, paths)
 
 
 def _judge_collapse(paths: Paths, config: StudyConfig) -> StudyResult:
     from dynamicpo.study.judge import judge_collapse
 
-    evaluations = _listed(paths["evaluation"])
+    baselines = _path(paths, "baselines")
     output = _path(paths, "output")
-    folders = [Path(str(path)) for path in evaluations]
-    manifest = judge_collapse(_path(paths, "baselines"), folders, output, config)
-    study = json.loads((output / "study.json").read_text(encoding="utf-8"))
-    return {**stage_result(manifest, str(paths["output"])), "sentences": study["sentences"]}
+    evaluations = []
+    for path in _listed(paths["evaluation"]):
+        evaluations.append(Path(str(path)))
+    manifest = judge_collapse(baselines, evaluations, output, config)
+    # The manifest has the numbers alone.
+    study = read_json(output / "study.json")
+    result = _result(manifest, paths)
+    return {**result, "sentences": study["sentences"]}
+
+
+def _result(manifest: Manifest, paths: Paths) -> StageResult:
+    # The folder as the user wrote it: scripts compare it with what they gave.
+    return stage_result(manifest, str(paths["output"]))
 
 
 def _path(paths: Paths, name: str) -> Path:
@@ -146,97 +167,113 @@ def _listed(value: object) -> list[object]:
 
 def _check_folders(*folders: Path) -> None:
     """Name all folders that are not there, before anything heavy is imported."""
-    absent = [folder for folder in folders if not folder.exists()]
-    problem = "must be the finished output of a stage, but it does not exist. Run that stage first."
-    if absent:
-        raise DataError("\n".join(f"{folder}: {problem}" for folder in absent))
+    requirement = "must be the finished output of a stage"
+    problems = []
+    for folder in folders:
+        if not folder.exists():
+            problem = f"{folder}: {requirement}, but it does not exist. Run that stage first."
+            problems.append(problem)
+    if problems:
+        raise DataError("\n".join(problems))
 
 
 def _named_models(value: object) -> dict[str, Path]:
     """Names to folders, from `NAME=DIR` texts or a mapping."""
     if isinstance(value, dict):
-        entries = [(str(name), str(folder)) for name, folder in value.items()]
+        pairs = [(str(name), str(folder)) for name, folder in value.items()]
     else:
-        entries = [_split_pair(str(text)) for text in _listed(value)]
-    models = {name: Path(folder) for name, folder in entries if name and folder}
-    if len(models) < len(entries):
+        pairs = [_split_pair(str(text)) for text in _listed(value)]
+    models = {}
+    for name, folder in pairs:
+        if name and folder:
+            models[name] = Path(folder)
+    # Fewer: a text without a name or a folder, or a name that was given twice.
+    if len(models) < len(pairs):
         raise ConfigError(f"--model: must be NAME=DIR, each name once, got {value!r}.")
     return models
 
 
 def _split_pair(text: str) -> tuple[str, str]:
+    # At the first "=": a folder's name may have more of them, a model's may not.
     name, _, folder = text.partition("=")
     return name, folder
 
 
 _OUTPUT = {"output": "folder to make"}
 _PREFERENCES = {"preferences": "preferences folder, from sample-negatives"}
+_PREPARE_DATA = StageCommand(
+    "interactions to examples: a history and the next item",
+    DataConfig,
+    required=_OUTPUT,
+    optional={
+        "interactions": "file of interactions (for movielens: a zip or folder)",
+        "items": "file of items",
+    },
+    run=_prepare_data,
+)
+_SAMPLE_NEGATIVES = StageCommand(
+    "examples to preference rows: the target among negatives",
+    NegativesConfig,
+    required={"examples": "examples folder, from prepare-data", **_OUTPUT},
+    optional={},
+    run=_sample_negatives,
+)
+_SFT = StageCommand(
+    "supervised fine-tuning",
+    SFTConfig,
+    required={**_PREFERENCES, **_OUTPUT},
+    optional={},
+    run=_fine_tune,
+)
+_TRAIN_PREFERENCES = StageCommand(
+    "preference training, with DynamicPO or a base objective",
+    PreferenceConfig,
+    required={**_PREFERENCES, "adapter": "SFT model folder", **_OUTPUT},
+    optional={},
+    run=_train_preferences,
+)
+_EVALUATE = StageCommand(
+    "rank held-out rows with models and baselines",
+    EvaluationConfig,
+    required={
+        **_PREFERENCES,
+        "model": "model folder and its name; may be given several times",
+        **_OUTPUT,
+    },
+    optional={},
+    run=_evaluate,
+)
+_MONITOR_DRIFT = StageCommand(
+    "compare new rows with the ones a model was trained on",
+    DriftConfig,
+    required={
+        "reference": "preferences folder of the model",
+        "current": "preferences folder of now",
+        **_OUTPUT,
+    },
+    optional={"model": "model folder, to compare its scores as well"},
+    run=_monitor_drift,
+)
+_JUDGE_COLLAPSE = StageCommand(
+    "whether more negatives made ranking worse, and whether DynamicPO prevented it",
+    StudyConfig,
+    required={
+        "baselines": "evaluation of the SFT model",
+        "evaluation": "evaluations of the trained models",
+        **_OUTPUT,
+    },
+    optional={},
+    run=_judge_collapse,
+)
 # Any: each command has a configuration of its own.
 STAGE_COMMANDS: Mapping[str, StageCommand[Any]] = {
-    "prepare-data": StageCommand(
-        "interactions to examples: a history and the next item",
-        DataConfig,
-        required=_OUTPUT,
-        optional={
-            "interactions": "file of interactions (for movielens: a zip or folder)",
-            "items": "file of items",
-        },
-        run=_prepare_data,
-    ),
-    "sample-negatives": StageCommand(
-        "examples to preference rows: the target among negatives",
-        NegativesConfig,
-        required={"examples": "examples folder, from prepare-data", **_OUTPUT},
-        optional={},
-        run=_sample_negatives,
-    ),
-    "sft": StageCommand(
-        "supervised fine-tuning",
-        SFTConfig,
-        required={**_PREFERENCES, **_OUTPUT},
-        optional={},
-        run=_fine_tune,
-    ),
-    "train-preferences": StageCommand(
-        "preference training, with DynamicPO or a base objective",
-        PreferenceConfig,
-        required={**_PREFERENCES, "adapter": "SFT model folder", **_OUTPUT},
-        optional={},
-        run=_train_preferences,
-    ),
-    "evaluate": StageCommand(
-        "rank held-out rows with models and baselines",
-        EvaluationConfig,
-        required={
-            **_PREFERENCES,
-            "model": "model folder and its name; may be given several times",
-            **_OUTPUT,
-        },
-        optional={},
-        run=_evaluate,
-    ),
-    "monitor-drift": StageCommand(
-        "compare new rows with the ones a model was trained on",
-        DriftConfig,
-        required={
-            "reference": "preferences folder of the model",
-            "current": "preferences folder of now",
-            **_OUTPUT,
-        },
-        optional={"model": "model folder, to compare its scores as well"},
-        run=_monitor_drift,
-    ),
-    "judge-collapse": StageCommand(
-        "whether more negatives made ranking worse, and whether DynamicPO prevented it",
-        StudyConfig,
-        required={
-            "baselines": "evaluation of the SFT model",
-            "evaluation": "evaluations of the trained models",
-            **_OUTPUT,
-        },
-        optional={},
-        run=_judge_collapse,
-    ),
+    "prepare-data": _PREPARE_DATA,
+    "sample-negatives": _SAMPLE_NEGATIVES,
+    "sft": _SFT,
+    "train-preferences": _TRAIN_PREFERENCES,
+    "evaluate": _EVALUATE,
+    "monitor-drift": _MONITOR_DRIFT,
+    "judge-collapse": _JUDGE_COLLAPSE,
 }
 # Required paths that may be given several times.
 REPEATED_PATHS: Mapping[str, ArgumentOptions] = {
@@ -255,17 +292,22 @@ def run_stage(name: str, arguments: argparse.Namespace) -> StageResult:
     fields = [item.name for item in dataclasses.fields(command.config_class)]
     path_names = [*command.required, *command.optional]
     known = [*fields, *path_names]
-    flags = {key: value for key, value in vars(arguments).items() if key in known}
-    values = {**read_yaml(arguments.config, known), **flags}
-    settings = {key: values[key] for key in fields if key in values}
-    config = from_mapping(command.config_class, settings, name)
+    values = read_yaml(arguments.config, known)
+    values.update(_selected(vars(arguments), known))
+    # Settings before paths: a user who lacks a path reads of a wrong setting first, which would be
+    # wrong for every path.
+    config = from_mapping(command.config_class, _selected(values, fields), name)
     missing = [f"--{key}" for key in command.required if not values.get(key)]
     if missing:
-        raise ConfigError(
-            f"{name}: {', '.join(missing)} must be given. See `dynamicpo {name} --help`."
-        )
-    paths = {key: values[key] for key in path_names if key in values}
+        flags = ", ".join(missing)
+        raise ConfigError(f"{name}: {flags} must be given. See `dynamicpo {name} --help`.")
+    paths = _selected(values, path_names)
     return command.run(paths, config)
+
+
+def _selected(values: Mapping[str, JsonValue], names: Collection[str]) -> dict[str, JsonValue]:
+    """The values of some names, those that are there."""
+    return {name: values[name] for name in names if name in values}
 
 
 def audit(arguments: argparse.Namespace) -> "CandidateAudit":

@@ -37,8 +37,9 @@ def _stage_command(name: str) -> Command:
     return Command(functools.partial(run_stage, name), lines)
 
 
+_STAGES = {name: _stage_command(name) for name in STAGE_COMMANDS}
 COMMANDS: Mapping[str, Command] = {
-    **{name: _stage_command(name) for name in STAGE_COMMANDS},
+    **_STAGES,
     "audit-candidates": Command(audit, output.audit_lines),
     "compare": Command(pipelines.compare, output.comparison_lines),
     "run": Command(pipelines.run, output.run_lines),

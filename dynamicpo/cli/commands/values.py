@@ -1,7 +1,9 @@
 """Values of flags and files, and the result that the commands of all stages share."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dynamicpo.cli.results import StageResult
 from dynamicpo.core.errors import ConfigError, unknown_name
@@ -21,10 +23,11 @@ def read_yaml(path: str | None, known: Collection[str] | None = None) -> dict[st
     """
     if not path:
         return {}
-    import yaml
+    import yaml  # 20 ms, which a command without a file need not wait for
 
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    # A file that is not text, such as an archive, fails before YAML is parsed.
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: must be YAML, but it can't be read: {error}") from error
     if not isinstance(values, dict):
@@ -35,6 +38,12 @@ def read_yaml(path: str | None, known: Collection[str] | None = None) -> dict[st
     return values
 
 
+# Any: each file has a shape of its own, which its reader knows.
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of ours."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def parse_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE texts as a dictionary.
 
@@ -43,6 +52,7 @@ def parse_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     """
     values = {}
     for text in texts:
+        # At the first "=": values may have more, such as labels of nodes.
         name, separator, value = text.partition("=")
         if not separator:
             raise ConfigError(f"{flag}: must be NAME=VALUE, got {text!r}.")

@@ -75,7 +75,8 @@ def _newest_file(folder: Path) -> _File | None:
         return None
     # By name where times are equal, so that the answer does not depend on the folder's order.
     newest = max(paths, key=lambda path: (path.stat().st_mtime, str(path)))
-    return _File(str(newest), newest.stat().st_mtime, newest.read_bytes)
+    modified = newest.stat().st_mtime
+    return _File(str(newest), modified, newest.read_bytes)
 
 
 def _newest_object(uri: str) -> _File | None:

@@ -143,13 +143,14 @@ class Kubeflow:
         """Start a run again and again, one at a time. Returns the id of the recurring run."""
         import kfp_server_api as api
 
+        schedule = api.V2beta1CronSchedule(cron=cron)
         recurring_run = api.V2beta1RecurringRun(
             display_name=run.display_name,
             experiment_id=run.experiment_id,
             pipeline_version_reference=run.pipeline_version_reference,
             runtime_config=run.runtime_config,
             service_account=run.service_account,
-            trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
+            trigger=api.V2beta1Trigger(cron_schedule=schedule),
             max_concurrency="1",
             mode="ENABLE",
             # After an outage the runs that were missed are not made up for, all at once.
@@ -199,11 +200,13 @@ class Kubeflow:
             raise NoAnswerError(f"{self.host}: must answer, but {error}. Check --host.") from error
 
     def _refusal(self, operation: str, error: "ApiException") -> ConfigError | NoAnswerError:
-        problem = f"{self.host}: {operation}: {error.status} {error.reason}{_detail(error.body)}"
-        if error.status in (401, 403):
+        status = error.status
+        detail = _detail(error.body)
+        problem = f"{self.host}: {operation}: {status} {error.reason}{detail}"
+        if status in (401, 403):
             return ConfigError(f"{problem}. Give a token that may do this (--token-file).")
         # 0: TLS failed; 429: too many requests. These and the server's own failures pass.
-        if error.status in (0, 429) or error.status >= 500:
+        if status in (0, 429) or status >= 500:
             return NoAnswerError(problem)
         return ConfigError(problem)
 

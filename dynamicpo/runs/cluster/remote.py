@@ -125,10 +125,16 @@ def _fetch_run(run: "V2beta1Run", kubeflow: Kubeflow, store: str, scratch: Path)
 
 def _fetch_evaluations(files: Sequence[str], scratch: Path) -> list[Path]:
     """Copies of the evaluations among the files of a run."""
-    matches = [_EVALUATION.fullmatch(file) for file in files]
-    folders = sorted({match["folder"] for match in matches if match})
+    folders = set()
+    for file in files:
+        match = _EVALUATION.fullmatch(file)
+        if match:
+            folders.add(match["folder"])
+    evaluations = []
     # All of them are called `evaluation`: each copy needs a folder of its own.
-    return [storage.fetch(folder, scratch / str(number)) for number, folder in enumerate(folders)]
+    for number, folder in enumerate(sorted(folders)):
+        evaluations.append(storage.fetch(folder, scratch / str(number)))
+    return evaluations
 
 
 def _read_origin(files: Sequence[str], scratch: Path) -> dict[str, object]:
@@ -137,7 +143,9 @@ def _read_origin(files: Sequence[str], scratch: Path) -> dict[str, object]:
     for file in files:
         if _SUMMARY.fullmatch(file):
             summary = _read_summary(file, scratch)
-            origin.update({key: summary[key] for key in _ORIGIN if key in summary})
+            for key in _ORIGIN:
+                if key in summary:
+                    origin[key] = summary[key]
     return origin
 
 

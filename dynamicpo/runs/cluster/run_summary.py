@@ -113,29 +113,41 @@ def _read_metrics(run_id: str, summary_uri: str) -> tuple[Metrics, str]:
 
 def _add_metrics(metrics: Metrics, prefix: str) -> None:
     """Add the metrics of every evaluation below a prefix; those read before an error remain."""
-    matches = [_METRICS_FILE.fullmatch(file) for file in storage.list_files(prefix)]
     with tempfile.TemporaryDirectory() as scratch:
-        # All files are called `metrics.json`: each copy needs a folder of its own.
-        for number, match in enumerate(match for match in matches if match):
-            path = storage.fetch(match[0], Path(scratch) / str(number))
+        for number, file in enumerate(storage.list_files(prefix)):
+            match = _METRICS_FILE.fullmatch(file)
+            if not match:
+                continue
+            # All files are called `metrics.json`: each copy needs a folder of its own.
+            folder = Path(scratch) / str(number)
+            path = storage.fetch(file, folder)
             content = json.loads(path.read_text(encoding="utf-8"))
+            # Baselines are in the evaluation of the SFT model alone.
             metrics.setdefault(match["model"], content)
 
 
 def _logs_as_markdown(summary: ClusterRunSummary, pods: Sequence[PodRecord]) -> str:
-    title = f"# Run {summary['run']}: {summary['state']}"
-    failed = [pod for pod in pods if pod.failed]
-    others = [pod for pod in pods if not pod.failed]
-    sections = [_pod_section(pod) for pod in (*failed, *others)]
-    parts = [title, summary["error_message"], summary.get("problem", ""), *sections]
+    run_id = summary["run"]
+    state = summary["state"]
+    title = f"# Run {run_id}: {state}"
+    # Stable: failed pods come first, and keep their order.
+    failed_first = sorted(pods, key=lambda pod: not pod.failed)
+    sections = [_pod_section(pod) for pod in failed_first]
+    error_message = summary["error_message"]
+    problem = summary.get("problem", "")
+    parts = [title, error_message, problem, *sections]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _pod_section(pod: PodRecord) -> str:
     entry = pod.entry
-    exit_code = f"exit code {entry['exit_code']}" if entry["exit_code"] else ""
-    end = [entry["phase"], entry["reason"], exit_code, entry["node"]]
+    heading = entry["task"] or entry["pod"]
+    details = [entry["phase"], entry["reason"]]
+    exit_code = entry["exit_code"]
+    if exit_code:
+        details.append(f"exit code {exit_code}")
+    details.append(entry["node"])
+    end = ", ".join(detail for detail in details if detail)
     # Lines are indented, not fenced: no line of a log can end the block or bring in HTML.
     lines = "\n".join(f"    {line}" for line in pod.tail.splitlines())
-    heading = f"## {entry['task'] or entry['pod']}"
-    return f"{heading}\n\n{', '.join(text for text in end if text)}\n\n{lines}"
+    return f"## {heading}\n\n{end}\n\n{lines}"

@@ -67,8 +67,9 @@ def _failure(run: "V2beta1Run") -> str:
     if run.error and run.error.message:
         lines.append(run.error.message)
     for task in _failed_tasks(run):
-        message = task.error.message if task.error else ""
-        lines.append(f"{task.display_name}: {message or 'failed'}")
+        error = task.error
+        message = (error.message if error else "") or "failed"
+        lines.append(f"{task.display_name}: {message}")
     outcome = _BAD_STATES[run.state]
     return "\n".join([f"{outcome}:", *lines]) if lines else f"{outcome}."
 

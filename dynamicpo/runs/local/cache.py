@@ -37,12 +37,15 @@ def cache_name(parameters: Mapping[str, object], image: str = "") -> str:
     """
     from dynamicpo.core.records.manifest import file_checksum
 
-    digest = hashlib.sha256((image or platform.python_version()).encode())
+    base = image or platform.python_version()
+    digest = hashlib.sha256(base.encode())
     if not image:
         for library in LIBRARIES:
-            digest.update(f"{library} {_version(library)}\0".encode())
+            version = _version(library)
+            digest.update(f"{library} {version}\0".encode())
     for file in _files(parameters, with_package=not image):
-        digest.update(f"{file.name} {file_checksum(file)}\0".encode())
+        checksum = file_checksum(file)
+        digest.update(f"{file.name} {checksum}\0".encode())
     return digest.hexdigest()[:16]
 
 

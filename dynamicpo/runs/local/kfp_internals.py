@@ -97,8 +97,9 @@ class TaskCall:
         """The items of the loops around the task, those that it reads."""
         inputs = self._arguments["task_spec"].inputs.parameters.values()
         channels = {value.component_input_parameter for value in inputs}
-        items = sorted(name for name in channels if name.endswith(_LOOP_ITEM_SUFFIX))
-        return [self._arguments["io_store"].get_parent_input(name) for name in items]
+        names = [name for name in channels if name.endswith(_LOOP_ITEM_SUFFIX)]
+        values = self._arguments["io_store"]
+        return [values.get_parent_input(name) for name in sorted(names)]
 
 
 class TaskHooks(Protocol):
@@ -186,75 +187,74 @@ def _doing_nothing(_: Function, hooks: TaskHooks) -> Function:
     return contextlib.nullcontext
 
 
-PATCHES = (
-    # Without it nothing tells that a task begins or ends, or fails; in a loop kfp logs a failure
-    # and goes on with the tasks behind it.
-    Patch(
-        "kfp.local.orchestrator.task_executor",
-        "execute_single_task",
-        (
-            *("task_name", "task_spec", "pipeline_resource_name", "components", "executors"),
-            *("io_store", "pipeline_root", "runner", "unique_pipeline_id", "fail_stack"),
-        ),
-        _executing,
-        "an account of the tasks",
-        is_required=True,
+# Without it nothing tells that a task begins or ends, or fails; in a loop kfp logs a failure
+# and goes on with the tasks behind it.
+_TASKS = Patch(
+    "kfp.local.orchestrator.task_executor",
+    "execute_single_task",
+    (
+        *("task_name", "task_spec", "pipeline_resource_name", "components", "executors"),
+        *("io_store", "pipeline_root", "runner", "unique_pipeline_id", "fail_stack"),
     ),
-    # kfp prints what a process says and keeps no handle of it: no log of a task, no progress, and
-    # no way to interrupt it.
-    Patch(
-        "kfp.local.subprocess_task_handler",
-        "run_local_subprocess",
-        ("full_command", "env_vars"),
-        _running_process,
-        "logs of processes",
-        is_required=True,
-    ),
-    # The same; and kfp takes a container that is gone before it asked for the exit code for one
-    # that succeeded.
-    Patch(
-        "kfp.local.docker_task_handler",
-        "run_docker_container",
-        ("client", "image", "command", "volumes", "container_run_args"),
-        _running_container,
-        "logs and exit codes of containers",
-        is_required=True,
-    ),
-    # kfp puts the interpreter's path for every "python3" in a command, also inside the values of
-    # parameters: a path with "python3" in it would reach the task changed.
-    Patch(
-        "kfp.local.subprocess_task_handler",
-        "replace_python_executable",
-        ("full_command", "new_executable"),
-        _leaving_command,
-        "parameters that contain the text python3",
-    ),
-    # It replaces `print` of the whole process, and with two tasks at once leaves its own there.
-    Patch(
-        "kfp.local.logging_utils",
-        "indented_print",
-        ("num_spaces",),
-        _doing_nothing,
-        "a `print` that is left alone",
-    ),
-    # It takes the handlers of the root logger away, ours among them, and with two tasks at once
-    # puts its own back.
-    Patch(
-        "kfp.local.logging_utils",
-        "local_logger_context",
-        (),
-        _doing_nothing,
-        "log handlers that are left alone",
-    ),
-    # The only thing that kfp still prints; stdout is for results.
-    Patch(
-        "kfp.local.logging_utils",
-        "print_horizontal_line",
-        (),
-        _doing_nothing,
-        "a clean standard output",
-    ),
+    _executing,
+    "an account of the tasks",
+    is_required=True,
 )
+# kfp prints what a process says and keeps no handle of it: no log of a task, no progress, and
+# no way to interrupt it.
+_PROCESSES = Patch(
+    "kfp.local.subprocess_task_handler",
+    "run_local_subprocess",
+    ("full_command", "env_vars"),
+    _running_process,
+    "logs of processes",
+    is_required=True,
+)
+# The same; and kfp takes a container that is gone before it asked for the exit code for one
+# that succeeded.
+_CONTAINERS = Patch(
+    "kfp.local.docker_task_handler",
+    "run_docker_container",
+    ("client", "image", "command", "volumes", "container_run_args"),
+    _running_container,
+    "logs and exit codes of containers",
+    is_required=True,
+)
+# kfp puts the interpreter's path for every "python3" in a command, also inside the values of
+# parameters: a path with "python3" in it would reach the task changed.
+_COMMANDS = Patch(
+    "kfp.local.subprocess_task_handler",
+    "replace_python_executable",
+    ("full_command", "new_executable"),
+    _leaving_command,
+    "parameters that contain the text python3",
+)
+# It replaces `print` of the whole process, and with two tasks at once leaves its own there.
+_PRINTING = Patch(
+    "kfp.local.logging_utils",
+    "indented_print",
+    ("num_spaces",),
+    _doing_nothing,
+    "a `print` that is left alone",
+)
+# It takes the handlers of the root logger away, ours among them, and with two tasks at once
+# puts its own back.
+_LOG_HANDLERS = Patch(
+    "kfp.local.logging_utils",
+    "local_logger_context",
+    (),
+    _doing_nothing,
+    "log handlers that are left alone",
+)
+# The only thing that kfp still prints; stdout is for results.
+_SEPARATORS = Patch(
+    "kfp.local.logging_utils",
+    "print_horizontal_line",
+    (),
+    _doing_nothing,
+    "a clean standard output",
+)
+PATCHES = (_TASKS, _PROCESSES, _CONTAINERS, _COMMANDS, _PRINTING, _LOG_HANDLERS, _SEPARATORS)
 
 
 @contextmanager

@@ -51,7 +51,9 @@ def _read_evaluation(path: Path) -> ComparedRun:
     manifest = read_manifest(path, "evaluate")
     # As a pipeline names these settings, so that runs and single evaluations can be compared.
     settings = {f"evaluation_{name}": value for name, value in manifest.config.items()}
-    return ComparedRun(path.resolve().name, [path], {**evaluated_data([path]), **settings})
+    data = evaluated_data([path])
+    name = path.resolve().name
+    return ComparedRun(name, [path], {**data, **settings})
 
 
 def _read_run(path: Path) -> ComparedRun:

@@ -145,12 +145,17 @@ def _task_entry(folder: Path, task: Task) -> TaskEntry:
         # By its name, because kfp is not imported to list runs.
         if isinstance(output, Artifact) and type(output).__name__ == "Metrics":
             metrics = dict(output.metadata)
+    # A task from the cache has said nothing; a skipped one is from no cache.
+    log_file = ""
+    if task.log_path.exists():
+        log_file = str(task.log_path.relative_to(folder))
+    cached = task.cached and task.state == "succeeded"
     entry: TaskEntry = {
         "task": task.name,
         "state": task.state,
         "seconds": round(task.seconds, 2),
-        "cached": task.cached and task.state == "succeeded",
-        "log": str(task.log_path.relative_to(folder)) if task.log_path.exists() else "",
+        "cached": cached,
+        "log": log_file,
         "outputs": _link_outputs(folder, task),
         "metrics": metrics,
     }
@@ -166,9 +171,12 @@ def _link_outputs(folder: Path, task: Task) -> dict[str, object]:
     for name, output in task.outputs.items():
         if not isinstance(output, Artifact):
             outputs[name] = output
-        elif Path(output.uri).exists():
-            _link(Path(output.uri), target / name)
-            outputs[name] = str((target / name).relative_to(folder))
+            continue
+        source = Path(output.uri)
+        if source.exists():
+            path = target / name
+            _link(source, path)
+            outputs[name] = str(path.relative_to(folder))
     return outputs
 
 
@@ -196,8 +204,8 @@ def _copy_report(folder: Path, entries: Sequence[TaskEntry]) -> str:
         return ""
     # The sort is stable: without a comparison the last task stays last.
     reports.sort(key=lambda entry: entry["task"].startswith("compare"))
-    source = folder / str(reports[-1]["outputs"]["report"])
-    shutil.copyfile(source, folder / "report.html")
+    report = str(reports[-1]["outputs"]["report"])
+    shutil.copyfile(folder / report, folder / "report.html")
     return "report.html"
 
 
@@ -219,13 +227,14 @@ def metrics_in_order(summary: RunSummary) -> Metrics:
     """Every model's metrics: baselines first, then SFT, then the objectives in the order given."""
     objectives = summary.get("parameters", {}).get("objectives", [])
     assert isinstance(objectives, list)
-    first = [*BASELINES, "sft", *(entry["objective"] for entry in objectives)]
     metrics = summary.get("metrics", {})
-
-    def rank(name: str) -> tuple[int, str]:
-        return (first.index(name) if name in first else len(first), name)
-
-    return {name: metrics[name] for name in sorted(metrics, key=rank)}
+    order = [*BASELINES, "sft"]
+    for objective in objectives:
+        order.append(objective["objective"])
+    # Cells of a study are no objectives: they come last, by name.
+    others = sorted(name for name in metrics if name not in order)
+    names = [name for name in order if name in metrics]
+    return {name: metrics[name] for name in [*names, *others]}
 
 
 def read(folder: Path) -> RunSummary:

@@ -179,9 +179,11 @@ class TaskRunner:
             log_file.write(line)
             log_file.flush()  # for whoever follows the log
             task.tail.append(line.rstrip("\n"))
-            stage_line = _STAGE_LINE.match(line)
-            if stage_line and not _NOISE.match(stage_line[1]):
-                log.info("%s: %s", task.name, self._artifact_prefix.sub("", stage_line[1]))
+            match = _STAGE_LINE.match(line)
+            if not match or _NOISE.match(match[1]):
+                continue
+            progress = self._artifact_prefix.sub("", match[1])
+            log.info("%s: %s", task.name, progress)
 
     def stop(self) -> None:
         """Interrupt every task, so that it can clean up; kill after a while those that go on.

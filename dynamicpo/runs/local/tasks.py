@@ -78,8 +78,10 @@ def _last_exception(lines: list[str]) -> list[str]:
     starts = [index for index, line in enumerate(lines) if line.startswith("Traceback ")]
     if not starts:
         return []
+    last = starts[-1]
+    following = lines[last + 1 :]
     # The frames of a traceback are indented, the message below them is not.
-    return [line for line in lines[starts[-1] + 1 :] if not line.startswith(" ")]
+    return [line for line in following if not line.startswith(" ")]
 
 
 def missing_outputs(outputs: Mapping[str, object]) -> list[str]:
