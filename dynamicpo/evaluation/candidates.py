@@ -50,12 +50,12 @@ def rank_with_model(
         return ModelRanking(data.ranking(blocks), None, prompts.cut_items)
     candidates: list[list[str]] = data.table["candidates"].to_pylist()
     histories = data.table["history"].to_pylist()
-    prepared = [
-        prompts.row(example_id, history, listed, listed)
-        for example_id, history, listed in zip(
-            data.rows.example_ids, histories, candidates, strict=True
-        )
-    ]
+    prepared = []
+    for example_id, history, listed in zip(
+        data.rows.example_ids, histories, candidates, strict=True
+    ):
+        # Scored are the candidates, and prompts that list items list the same.
+        prepared.append(prompts.row(example_id, history, listed, listed))
     answers = None
     with loaded.execution_context(), torch.no_grad():
         scores = _listed_scores(loaded, prompts, prepared, candidates, config, label)
@@ -80,12 +80,16 @@ def _listed_scores(
     )
     scores: FloatArray = logps.numpy().astype(np.float64)
     if config.score == "mean":
-        num_tokens = [[len(answer) for answer in row.answer_ids] for row in prepared]
+        num_tokens = []
+        for row in prepared:
+            num_tokens.append([len(answer) for answer in row.answer_ids])
         return scores / np.array(num_tokens, dtype=np.int64)
     if config.score == "pmi":
         prior = _prior_logps(loaded, prompts, candidates, config)
-        candidate_priors = [[prior[item] for item in listed] for listed in candidates]
-        return scores - np.array(candidate_priors, dtype=np.float64)
+        priors = []
+        for listed in candidates:
+            priors.append([prior[item] for item in listed])
+        return scores - np.array(priors, dtype=np.float64)
     return scores
 
 
@@ -102,10 +106,10 @@ def _catalogue_score_blocks(
     lengths = np.array([len(answer) for answer in answers])
     longest = int(lengths.max())
     histories = data.table["history"].to_pylist()
-    prompt_ids = [
-        prompts.prompt(example_id, history, longest)
-        for example_id, history in zip(data.rows.example_ids, histories, strict=True)
-    ]
+    prompt_ids = []
+    for example_id, history in zip(data.rows.example_ids, histories, strict=True):
+        prompt = prompts.prompt(example_id, history, longest)
+        prompt_ids.append(prompt)
     # Only a sum of log-probabilities tells before its end that it can't reach the target's.
     targets = data.rows.target_index.tolist() if config.score == "sum" else None
     budget = config.token_budget
@@ -139,16 +143,28 @@ def _prior_logps(
     config: EvaluationConfig,
 ) -> Mapping[str, float]:
     """Each item's log-probability after a prompt without a history, computed once."""
-    items = sorted({item for listed in candidates for item in listed})
-    chunk_size = min(_ITEMS_AT_ONCE, len(items))
+    unique_items: set[str] = set()
+    for listed in candidates:
+        unique_items.update(listed)
+    items = sorted(unique_items)
+    num_items = len(items)
+    chunk_size = min(_ITEMS_AT_ONCE, num_items)
     # Rows of a call have equally many answers: the last one is filled up with items again.
-    padded = items + items[: -len(items) % chunk_size]
-    chunks = [padded[start : start + chunk_size] for start in range(0, len(padded), chunk_size)]
-    prepared = [prompts.without_history(chunk) for chunk in chunks]
+    num_missing = -num_items % chunk_size
+    items += items[:num_missing]
+    prepared = []
+    for start in range(0, len(items), chunk_size):
+        end = start + chunk_size
+        prepared.append(prompts.without_history(items[start:end]))
     logps = score_rows(
-        loaded.model, prepared, config.token_budget, config.backend, "scoring titles alone"
+        loaded.model,
+        prepared,
+        config.token_budget,
+        config.backend,
+        "scoring titles alone",
     )
-    return dict(zip(padded, logps.flatten().tolist(), strict=True))
+    flat_logps = logps.flatten().tolist()
+    return dict(zip(items, flat_logps, strict=True))
 
 
 def _generate(
@@ -187,7 +203,9 @@ def _matched_answers(
         # The published rule looks for the bare title anywhere in the answer.
         substring.append(substring_candidate(text, row_titles))
     return GeneratedAnswers(
-        texts, np.array(named, dtype=np.int64), np.array(substring, dtype=np.int64)
+        texts=texts,
+        named=np.array(named, dtype=np.int64),
+        substring=np.array(substring, dtype=np.int64),
     )
 
 
@@ -195,7 +213,10 @@ def _candidate_titles(
     loaded: LoadedModel, candidates: Sequence[Sequence[str]], items: pd.DataFrame
 ) -> list[list[str]]:
     """The text that names each candidate: its title, or the name of its token."""
+    names = dict(zip(items["item_id"], items["title"], strict=True))
     if loaded.settings.item_text == "token":
-        return [[item_token(item) for item in listed] for listed in candidates]
-    titles = dict(zip(items["item_id"], items["title"], strict=True))
-    return [[titles[item] for item in listed] for listed in candidates]
+        names = {item: item_token(item) for item in items["item_id"]}
+    titles = []
+    for listed in candidates:
+        titles.append([names[item] for item in listed])
+    return titles

@@ -99,7 +99,9 @@ def _labelled(
         return [(path.name, path) for path in folders]
     labelled = []
     for name, paths in folders.items():
-        for path in [paths] if isinstance(paths, Path) else paths:
+        if isinstance(paths, Path):
+            paths = [paths]
+        for path in paths:
             labelled.append((name, path))
     return labelled
 
@@ -111,7 +113,8 @@ def _manifest(
     runs: Mapping[str, Mapping[str, JsonValue]],
 ) -> Manifest:
     inputs = {}
-    for number, ((label, _), source) in enumerate(zip(labelled, sources, strict=True)):
+    for number, source in enumerate(sources):
+        label, _ = labelled[number]
         inputs[f"{number} {label}"] = source.fingerprint
     if runs:
         inputs["runs"] = fingerprint(runs)
@@ -120,42 +123,64 @@ def _manifest(
 
 def _collect(labelled: Sequence[tuple[str, Path]], sources: Sequence[Manifest]) -> ComparedResults:
     """Collect every model once; different models of one name get their run's name in front."""
-    by_model: dict[str, list[tuple[str, SavedResult]]] = {}
-    for (label, path), source in zip(labelled, sources, strict=True):
-        for name in (*BASELINES, *evaluated_models(source)):
-            if not (path / name).is_dir():
-                continue
-            saved = read_saved_result(path / name, source)
-            others = by_model.setdefault(name, [])
-            if not any(_is_same_model(saved, other) for _, other in others):
-                others.append((label, saved))
     by_name: dict[str, SavedResult] = {}
     paired_runs: list[tuple[str, str]] = []
-    for name, namesakes in by_model.items():
-        unique_names: list[str] = []
+    for name, namesakes in _namesakes(labelled, sources).items():
+        unique_names = []
         for label, saved in namesakes:
-            unique = name if len(namesakes) == 1 else f"{label}/{name}"
+            unique = name
+            if len(namesakes) > 1:
+                unique = f"{label}/{name}"
             # Two evaluations of one run: the label is no help.
             if unique in by_name:
                 unique = f"{unique} {len(by_name)}"
             by_name[unique] = saved
             unique_names.append(unique)
         if name not in BASELINES:
-            paired_runs += [(later, unique_names[0]) for later in unique_names[1:]]
+            earliest, *others = unique_names
+            paired_runs += [(later, earliest) for later in others]
     return ComparedResults(_ordered(by_name), paired_runs)
+
+
+def _namesakes(
+    labelled: Sequence[tuple[str, Path]], sources: Sequence[Manifest]
+) -> dict[str, list[tuple[str, SavedResult]]]:
+    """All different models and baselines of each name, with the labels of their evaluations."""
+    namesakes: dict[str, list[tuple[str, SavedResult]]] = {}
+    for (label, path), source in zip(labelled, sources, strict=True):
+        for name in (*BASELINES, *evaluated_models(source)):
+            folder = path / name
+            # An evaluation need not have all baselines.
+            if not folder.is_dir():
+                continue
+            saved = read_saved_result(folder, source)
+            others = namesakes.setdefault(name, [])
+            if not any(_is_same_model(saved, other) for _, other in others):
+                others.append((label, saved))
+    return namesakes
 
 
 def _is_same_model(one: SavedResult, other: SavedResult) -> bool:
     """Compare models by their fingerprints, and baselines, which have none, by their scores."""
-    if one.provenance or other.provenance:
-        return one.provenance.get("fingerprint") == other.provenance.get("fingerprint")
-    return one.result.scores.tobytes() == other.result.scores.tobytes()
+    provenance = one.provenance
+    other_provenance = other.provenance
+    if provenance or other_provenance:
+        fingerprint_of_one = provenance.get("fingerprint")
+        return fingerprint_of_one == other_provenance.get("fingerprint")
+    scores = one.result.scores
+    other_scores = other.result.scores
+    # As bytes: NaN differs from itself.
+    return scores.tobytes() == other_scores.tobytes()
 
 
 def _ordered(by_name: Mapping[str, SavedResult]) -> dict[str, SavedResult]:
-    first = [name for name in _FIRST_NAMES if name in by_name]
-    others = [name for name in by_name if name not in first]
-    return {name: by_name[name] for name in [*first, *others]}
+    ordered = {}
+    for name in _FIRST_NAMES:
+        if name in by_name:
+            ordered[name] = by_name[name]
+    # Those that are there already stay where they are.
+    ordered.update(by_name)
+    return ordered
 
 
 def _report(
@@ -170,23 +195,27 @@ def _report(
     logs = {name: saved.training_log for name, saved in by_name.items()}
     provenance = {name: saved.provenance for name, saved in by_name.items() if saved.provenance}
     models = list(provenance)
+    resamples = settings["resamples"]
+    seed = settings["seed"]
     details: JsonObject = {
         "protocol": sources[0].extra["protocol"],
-        "resamples": settings["resamples"],
-        "seed": settings["seed"],
+        "resamples": resamples,
+        "seed": seed,
         "models": provenance,  # type: ignore[dict-item]  # a TypedDict is no Mapping of values
     }
     if runs:
         details["runs"] = runs
+    metrics = {name: result.metrics for name, result in results.items()}
+    rank_counts = {name: result.rank_counts() for name, result in results.items()}
+    model_settings = {name: _model_settings(by_name[name]) for name in models}
+    comparisons = paired_comparisons(results, models, resamples, seed, paired_runs)
     return EvaluationReport(
-        metrics={name: result.metrics for name, result in results.items()},
-        ranks={name: result.rank_counts() for name, result in results.items()},
-        comparisons=paired_comparisons(
-            results, models, settings["resamples"], settings["seed"], paired_runs
-        ),
+        metrics=metrics,
+        ranks=rank_counts,
+        comparisons=comparisons,
         training={name: log for name, log in logs.items() if log},
         examples=example_rows(results, models, paired_runs, rows_folder),
-        differences=_differences({name: _model_settings(by_name[name]) for name in models}),
+        differences=_differences(model_settings),
         runs=_differences(runs),
         details=details,
         warnings=warnings_of(sources),
@@ -210,15 +239,18 @@ def _differences(
     settings: Mapping[str, Mapping[str, JsonValue]],
 ) -> dict[str, dict[str, JsonValue]]:
     """Settings that differ between models or runs: for each its value in each of them."""
-    keys = dict.fromkeys(key for values in settings.values() for key in values)
+    values_by_key: dict[str, dict[str, JsonValue]] = {}
+    for name, values in settings.items():
+        for key, value in values.items():
+            by_name = values_by_key.setdefault(key, {})
+            by_name[name] = value
     differences = {}
-    for key in keys:
+    for key, by_name in values_by_key.items():
+        all_values = [by_name.get(name) for name in settings]
         # As texts, because lists and mappings can't be members of a set.
-        texts = {json.dumps(values.get(key), sort_keys=True) for values in settings.values()}
+        texts = {json.dumps(value, sort_keys=True) for value in all_values}
         if len(texts) > 1:
-            differences[key] = {
-                name: values[key] for name, values in settings.items() if key in values
-            }
+            differences[key] = by_name
     return differences
 
 
@@ -235,6 +267,7 @@ def _write_files(
         "runs": report.runs,
     }
     write_json(folder / "comparison.json", comparison)
+    # In bold above the table, so that nobody copies the numbers without them.
     warnings = "".join(f"**{line}**\n\n" for line in report.warnings)
     table = markdown_table(metrics_table(report.metrics))
     (folder / "table.md").write_text(warnings + table, encoding="utf-8")

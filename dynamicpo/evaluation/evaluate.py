@@ -163,37 +163,43 @@ class _Evaluation:
         self._data = data
         self._config = config
         self._folder = folder
+        items = data.items
         self._items = RankedItems(
-            item_ids=data.items["item_id"].tolist(),
-            popularity=data.items["popularity"].to_numpy(np.int64),
+            item_ids=items["item_id"].tolist(),
+            popularity=items["popularity"].to_numpy(np.int64),
         )
 
     def rank_baselines(self, tables: SplitTables) -> None:
         """Rank with the baselines that learn from the training rows."""
-        items = self._data.items
+        data = self._data
+        config = self._config
+        items = data.items
         train = tables["train"]
-        scorers: dict[str, Scorer] = {
-            name: make_baseline(name, items, train) for name in SIMPLE_BASELINES
-        }
-        if self._config.sasrec:
-            scorers["sasrec"] = fit_sasrec(items, train, self._config.seed)
+        scorers: dict[str, Scorer] = {}
+        for name in SIMPLE_BASELINES:
+            scorers[name] = make_baseline(name, items, train)
+        if config.sasrec:
+            scorers["sasrec"] = fit_sasrec(items, train, config.seed)
         for name, scorer in scorers.items():
-            blocks = score_blocks(scorer, self._data.table, len(items))
-            self._add(name, self._data.ranking(blocks))
+            blocks = score_blocks(scorer, data.table, len(items))
+            ranking = data.ranking(blocks)
+            self._add(name, ranking)
 
     def rank_models(self, models: Mapping[str, Path]) -> None:
         """Rank with the models, and with the base of the first where the settings say so."""
         if self._config.base:
-            first = next(iter(models.values()))
-            ranked = self._rank(load_base_of(first), "base")
-            self._add("base", ranked.ranking, ranked.answers)
+            first, *_ = models.values()
+            ranking, answers, _ = self._rank(load_base_of(first), "base")
+            self._add("base", ranking, answers)
         for name, path in models.items():
-            ranked = self._rank(load_model(path), name)
-            self.cut_items[name] = ranked.cut_items
-            self._add(name, ranked.ranking, ranked.answers)
+            ranking, answers, num_cut = self._rank(load_model(path), name)
+            self.cut_items[name] = num_cut
+            self._add(name, ranking, answers)
+            # Comparisons show how a model was trained, and read evaluations alone.
             training_log = path / "steps.jsonl"
             if training_log.is_file():
-                shutil.copyfile(training_log, self._folder / name / "steps.jsonl")
+                copy = self._folder / name / "steps.jsonl"
+                shutil.copyfile(training_log, copy)
 
     def _rank(self, loaded: LoadedModel, name: str) -> ModelRanking:
         ranked = rank_with_model(loaded, self._data, self._config, name)
@@ -207,7 +213,12 @@ class _Evaluation:
     def _add(self, name: str, ranking: Ranking, answers: GeneratedAnswers | None = None) -> None:
         config = self._config
         result = make_result(
-            self._data.rows, ranking, self._items, config.resamples, config.seed, answers
+            self._data.rows,
+            ranking,
+            self._items,
+            config.resamples,
+            config.seed,
+            answers,
         )
         write_result(self._folder / name, result, answers)
         self.results[name] = result
@@ -216,7 +227,8 @@ class _Evaluation:
 def _counts(results: Mapping[str, ModelResult], models: Sequence[str]) -> dict[str, float | None]:
     """The metrics of the one model, or of all models and baselines with their names."""
     if len(models) == 1:
-        return dict(results[models[0]].metrics)
+        (model,) = models
+        return results[model].metrics
     counts = {}
     for name, result in results.items():
         for metric, value in result.metrics.items():
@@ -271,11 +283,7 @@ def _write_page(
         "configuration": manifest.config,
         "inputs": manifest.inputs,
     }
-    page = evaluation_page(
-        {name: result.metrics for name, result in results.items()},
-        {name: result.rank_counts() for name, result in results.items()},
-        comparisons,
-        details,
-        warnings,
-    )
+    metrics = {name: result.metrics for name, result in results.items()}
+    rank_counts = {name: result.rank_counts() for name, result in results.items()}
+    page = evaluation_page(metrics, rank_counts, comparisons, details, warnings)
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Paired differences between models on the same rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dynamicpo.core.choices import BASELINES
 from dynamicpo.evaluation.results import COMPARED_METRIC, ModelResult
@@ -52,23 +52,34 @@ def _pairs(
     first_pairs: Sequence[tuple[str, str]],
 ) -> list[tuple[str, str]]:
     """All pairs to compare, each once, whatever its order."""
+    pairs = _by_members(first_pairs)
+    others = []
+    for reference in _references(results, models):
+        for model in models:
+            if model != reference:
+                others.append((model, reference))
+    for members, pair in _by_members(others).items():
+        pairs.setdefault(members, pair)
+    return list(pairs.values())
+
+
+def _references(results: Mapping[str, ModelResult], models: Sequence[str]) -> list[str]:
+    """The models and baselines that every model is compared with, each once."""
     references = dict.fromkeys(models[:1])
     # The first baseline is chance, which the number of candidates says.
     for name in ("sft", *BASELINES[1:]):
         if name in results:
             references[name] = None
-    pairs: dict[frozenset[str], tuple[str, str]] = {}
-    for pair in first_pairs:
-        pairs[frozenset(pair)] = pair
-    # Two models that are references for each other are compared as the later one has it.
-    others: dict[frozenset[str], tuple[str, str]] = {}
-    for reference in references:
-        for model in models:
-            if model != reference:
-                others[frozenset((model, reference))] = (model, reference)
-    for key, pair in others.items():
-        pairs.setdefault(key, pair)
-    return list(pairs.values())
+    return list(references)
+
+
+def _by_members(pairs: Iterable[tuple[str, str]]) -> dict[frozenset[str], tuple[str, str]]:
+    """Index pairs by their two members, whatever their order; the last of equals counts."""
+    by_members = {}
+    for pair in pairs:
+        members = frozenset(pair)
+        by_members[members] = pair
+    return by_members
 
 
 def _compare(
@@ -77,17 +88,26 @@ def _compare(
     result_a = results[a]
     result_b = results[b]
     rows = result_a.rows
-    difference = paired_difference(result_a.hits, result_b.hits, rows.users, resamples, seed)
+    difference, low, high, p = paired_difference(
+        result_a.hits,
+        result_b.hits,
+        rows.users,
+        resamples,
+        seed,
+    )
+    # A lower rank is a better one.
     rank_gain = result_b.mean_rank - result_a.mean_rank
+    num_won = int((rank_gain > 0).sum())
+    num_lost = int((rank_gain < 0).sum())
     return {
         "a": a,
         "b": b,
         "metric": f"{rows.split}_{COMPARED_METRIC}",
-        "difference": difference.difference,
-        "low": difference.low,
-        "high": difference.high,
-        "p": difference.p,
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "p": p,
         "p_holm": None,
-        "won": int((rank_gain > 0).sum()),
-        "lost": int((rank_gain < 0).sum()),
+        "won": num_won,
+        "lost": num_lost,
     }

@@ -44,15 +44,14 @@ def rank_listed(scores: FloatArray, target_index: IntArray, codes: IntArray) -> 
     num_rows, num_candidates = scores.shape
     ranks = target_ranks(scores, target_index)
     # To NumPy's argmax NaN would be the best.
-    best_index = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
-    return Ranking(
-        better=ranks.better,
-        tied=ranks.tied,
-        best=codes[np.arange(num_rows), best_index],
-        num_candidates=np.full(num_rows, num_candidates, dtype=np.int64),
-        scores=scores,
-        num_nan=int(np.isnan(scores).sum()),
-    )
+    is_nan = np.isnan(scores)
+    comparable = np.where(is_nan, -np.inf, scores)
+    best_index = comparable.argmax(axis=1)
+    rows = np.arange(num_rows)
+    best = codes[rows, best_index]
+    list_lengths = np.full(num_rows, num_candidates, dtype=np.int64)
+    num_nan = int(is_nan.sum())
+    return Ranking(ranks.better, ranks.tied, best, list_lengths, scores, num_nan)
 
 
 def rank_all(scores: FloatArray, targets: IntArray, mask: BoolArray, keys: KeyArray) -> Ranking:
@@ -65,32 +64,29 @@ def rank_all(scores: FloatArray, targets: IntArray, mask: BoolArray, keys: KeyAr
         keys: Of the draws between equals. Shape (N,).
     """
     ranks = target_ranks(scores, targets, mask)
-    candidate_scores = np.where(mask & ~np.isnan(scores), scores, -np.inf)
+    is_nan = np.isnan(scores)
+    is_comparable = mask & ~is_nan
+    candidate_scores = np.where(is_comparable, scores, -np.inf)
     best = _random_best(candidate_scores, mask, keys)
     # The scores of all items would be too large to keep.
     rows = np.arange(len(scores))
     target_scores = scores[rows, targets]
     best_scores = scores[rows, best]
-    return Ranking(
-        better=ranks.better,
-        tied=ranks.tied,
-        best=best,
-        num_candidates=mask.sum(axis=1),
-        scores=np.stack([target_scores, best_scores], axis=1),
-        num_nan=int((np.isnan(scores) & mask).sum()),
-    )
+    both_scores = np.stack([target_scores, best_scores], axis=1)
+    num_candidates = mask.sum(axis=1)
+    num_nan = int((is_nan & mask).sum())
+    return Ranking(ranks.better, ranks.tied, best, num_candidates, both_scores, num_nan)
 
 
 def concatenate_rankings(parts: Sequence[Ranking]) -> Ranking:
     """Concatenate the rankings of rows that follow each other."""
-    return Ranking(
-        better=np.concatenate([part.better for part in parts]),
-        tied=np.concatenate([part.tied for part in parts]),
-        best=np.concatenate([part.best for part in parts]),
-        num_candidates=np.concatenate([part.num_candidates for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        num_nan=sum(part.num_nan for part in parts),
-    )
+    better = np.concatenate([part.better for part in parts])
+    tied = np.concatenate([part.tied for part in parts])
+    best = np.concatenate([part.best for part in parts])
+    num_candidates = np.concatenate([part.num_candidates for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    num_nan = sum(part.num_nan for part in parts)
+    return Ranking(better, tied, best, num_candidates, scores, num_nan)
 
 
 def _random_best(scores: FloatArray, mask: BoolArray, keys: KeyArray) -> IntArray:
@@ -98,8 +94,12 @@ def _random_best(scores: FloatArray, mask: BoolArray, keys: KeyArray) -> IntArra
 
     Otherwise a model that knows nothing would recommend the first item of the table to everybody.
     """
-    is_best = mask & (scores == scores.max(axis=1, keepdims=True))
+    highest = scores.max(axis=1, keepdims=True)
+    is_best = mask & (scores == highest)
+    num_best = is_best.sum(axis=1)
     # Of a row's n best candidates the one that has k < n of them to its left, k drawn uniformly.
-    draws = random_keys.integers(keys, 0, is_best.sum(axis=1))
+    draws = random_keys.integers(keys, 0, num_best)
     num_so_far = is_best.cumsum(axis=1)
-    return np.asarray((num_so_far > draws[:, None]).argmax(axis=1))
+    is_behind = num_so_far > draws[:, None]
+    first = is_behind.argmax(axis=1)
+    return np.asarray(first)

@@ -13,19 +13,23 @@ from dynamicpo.core.records.manifest import write_json
 from dynamicpo.evaluation.results import EvaluatedRows, GeneratedAnswers, ModelResult
 from dynamicpo.metrics.generated_answers import INVALID
 
+_STRING = pa.string()
+_INTEGER = pa.int64()
+_SCORES = pa.list_(pa.float64())
+_BOOLEAN = pa.bool_()
 _RANKS_SCHEMA = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("user_id", pa.string()),
-        ("better", pa.int64()),
-        ("tied", pa.int64()),
-        ("scores", pa.list_(pa.float64())),
-        ("target_index", pa.int64()),
-        ("num_candidates", pa.int64()),
-        ("best", pa.string()),
-        ("generated", pa.string()),
-        ("valid", pa.bool_()),
-    ]
+    {
+        "example_id": _STRING,
+        "user_id": _STRING,
+        "better": _INTEGER,
+        "tied": _INTEGER,
+        "scores": _SCORES,
+        "target_index": _INTEGER,
+        "num_candidates": _INTEGER,
+        "best": _STRING,
+        "generated": _STRING,
+        "valid": _BOOLEAN,
+    }
 )
 
 
@@ -35,20 +39,28 @@ def write_result(
     """Write the files of a result into a folder, which is made."""
     folder.mkdir(exist_ok=True)
     write_json(folder / "metrics.json", result.metrics)
-    nothing = [None] * len(result.scores)
-    columns = {
-        "example_id": result.rows.example_ids,
-        "user_id": result.rows.users,
+    rows = result.rows
+    columns: dict[str, object] = {
+        "example_id": rows.example_ids,
+        "user_id": rows.users,
         "better": result.better,
         "tied": result.tied,
         "scores": list(result.scores),
-        "target_index": result.rows.target_index,
+        "target_index": rows.target_index,
         "num_candidates": result.num_candidates,
         "best": result.best,
-        "generated": nothing if answers is None else answers.texts,
-        "valid": nothing if answers is None else answers.named != INVALID,
     }
-    arrays = [pa.array(columns[field.name], field.type) for field in _RANKS_SCHEMA]
+    # Null where nothing was generated.
+    nothing = [None] * len(result.scores)
+    columns["generated"] = nothing
+    columns["valid"] = nothing
+    if answers is not None:
+        columns["generated"] = answers.texts
+        columns["valid"] = answers.named != INVALID
+    arrays = []
+    for field in _RANKS_SCHEMA:
+        values = columns[field.name]
+        arrays.append(pa.array(values, field.type))
     table = pa.Table.from_arrays(arrays, schema=_RANKS_SCHEMA)
     pq.write_table(table, folder / "ranks.parquet", compression="zstd")
 
@@ -60,7 +72,8 @@ def read_result(folder: Path, split: str) -> ModelResult:
         DataError: It is missing or can't be read.
     """
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics_text = (folder / "metrics.json").read_text(encoding="utf-8")
+        metrics = json.loads(metrics_text)
         table = pq.read_table(folder / "ranks.parquet", schema=_RANKS_SCHEMA)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
@@ -75,15 +88,13 @@ def read_result(folder: Path, split: str) -> ModelResult:
     )
     # JSON is written with sorted names, which puts @10 before @3.
     names = sorted(metrics, key=_natural_key)
-    return ModelResult(
-        rows=rows,
-        better=table["better"].to_numpy(),
-        tied=table["tied"].to_numpy(),
-        best=table["best"].to_pylist(),
-        num_candidates=table["num_candidates"].to_numpy(),
-        scores=np.array(table["scores"].to_pylist(), dtype=np.float64),
-        metrics={name: metrics[name] for name in names},
-    )
+    sorted_metrics = {name: metrics[name] for name in names}
+    better = table["better"].to_numpy()
+    tied = table["tied"].to_numpy()
+    best = table["best"].to_pylist()
+    num_candidates = table["num_candidates"].to_numpy()
+    scores = np.array(table["scores"].to_pylist(), dtype=np.float64)
+    return ModelResult(rows, better, tied, best, num_candidates, scores, sorted_metrics)
 
 
 def _natural_key(name: str) -> list[str | int]:

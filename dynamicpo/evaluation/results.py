@@ -103,12 +103,16 @@ class ModelResult:
     def rank_counts(self) -> list[float]:
         """Numbers of rows with their target at rank 1, 2, ..., shared where ties leave several."""
         # A row adds the same share to a range of ranks: written as its two steps, summed at last.
-        steps = np.zeros(self.num_candidates.max() + 1)
-        shares = 1 / (self.tied + 1)
-        np.add.at(steps, self.better, shares)
-        np.add.at(steps, self.better + self.tied + 1, -shares)
-        counts = np.cumsum(steps)[:-1]
-        return [float(count) for count in counts]
+        longest = self.num_candidates.max()
+        steps = np.zeros(longest + 1)
+        num_equal = self.tied + 1
+        shares = 1 / num_equal
+        first = self.better
+        end = first + num_equal
+        np.add.at(steps, first, shares)
+        np.add.at(steps, end, -shares)
+        counts = np.cumsum(steps)
+        return [float(count) for count in counts[:-1]]
 
 
 def make_result(
@@ -133,22 +137,25 @@ def make_result(
     fewest = int(ranking.num_candidates.min())
     ks = [k for k in KS if k <= fewest]
     values = row_metrics(ranking.better, ranking.tied, fewest, ks)
-    others: dict[str, float] = dict(beyond_accuracy(ranking.best, items.popularity))
+    others = beyond_accuracy(ranking.best, items.popularity)
     if answers is not None:
-        values |= _answer_values(answers, rows.target_index)
-        others |= answer_metrics(answers.named, rows.target_index)
-        others |= answer_metrics(answers.substring, rows.target_index, "_substring")
+        targets = rows.target_index
+        values |= _answer_values(answers, targets)
+        others |= answer_metrics(answers.named, targets)
+        others |= answer_metrics(answers.substring, targets, "_substring")
     metrics = _with_intervals(values, rows.users, resamples, seed)
-    # Means over all rows are there already, with their intervals.
-    metrics |= {name: value for name, value in others.items() if name not in metrics}
+    for name, value in others.items():
+        # Means over all rows are there already, with their intervals.
+        metrics.setdefault(name, value)
     metrics["rows"] = len(ranking.better)
     metrics["users"] = len({*rows.users})
     metrics["nan_scores"] = ranking.num_nan
+    item_ids = items.item_ids
     return ModelResult(
         rows=rows,
         better=ranking.better,
         tied=ranking.tied,
-        best=[items.item_ids[code] for code in ranking.best],
+        best=[item_ids[code] for code in ranking.best],
         num_candidates=ranking.num_candidates,
         scores=ranking.scores,
         metrics={f"{rows.split}_{name}": value for name, value in metrics.items()},
@@ -162,7 +169,8 @@ def _with_intervals(
     intervals = clustered_intervals(values, users, resamples, seed)
     metrics: dict[str, float | None] = {}
     for name, interval in intervals.items():
-        metrics[name] = float(values[name].mean())
+        mean = values[name].mean()
+        metrics[name] = float(mean)
         metrics[f"{name}_low"] = interval.low
         metrics[f"{name}_high"] = interval.high
     return metrics
@@ -171,7 +179,9 @@ def _with_intervals(
 def _answer_values(answers: GeneratedAnswers, target_index: IntArray) -> dict[str, FloatArray]:
     """Row by row the values of `answer_metrics` that are means over all rows."""
     values = {}
-    for named, suffix in ((answers.named, ""), (answers.substring, "_substring")):
+    # The published rule beside the strict one.
+    rules = {"": answers.named, "_substring": answers.substring}
+    for suffix, named in rules.items():
         is_valid = named != INVALID
         is_hit = named == target_index
         values[f"valid_ratio{suffix}"] = is_valid.astype(float)

@@ -31,18 +31,31 @@ def example_rows(
     if opponents is None:
         return []
     a, b = opponents
-    rank_gains = results[b].mean_rank - results[a].mean_rank
-    order = rank_gains.argsort(kind="stable")
-    most_lost = order[:_MAX_EXAMPLES]
-    most_won = order[::-1][:_MAX_EXAMPLES]
-    chosen: list[tuple[Outcome, int]] = [("won", row) for row in most_won if rank_gains[row] > 0]
-    chosen += [("lost", row) for row in most_lost if rank_gains[row] < 0]
+    chosen = _most_won_and_lost(results[a], results[b])
     table = pq.read_table(folder / "rows.parquet")
     items = read_items(folder)
     titles = dict(zip(items["item_id"], items["title"], strict=True))
-    return [
-        _example(outcome, int(row), opponents, results, table, titles) for outcome, row in chosen
-    ]
+    examples = []
+    for outcome, row in chosen:
+        example = _example(outcome, row, opponents, results, table, titles)
+        examples.append(example)
+    return examples
+
+
+def _most_won_and_lost(result_a: ModelResult, result_b: ModelResult) -> list[tuple[Outcome, int]]:
+    """The rows whose target a ranks higher than b by most, then those it ranks lower by most."""
+    rank_gains = result_b.mean_rank - result_a.mean_rank
+    # Stable, so that equal gains give the same rows everywhere.
+    ascending = rank_gains.argsort(kind="stable").tolist()
+    descending = ascending[::-1]
+    chosen: list[tuple[Outcome, int]] = []
+    for row in descending[:_MAX_EXAMPLES]:
+        if rank_gains[row] > 0:
+            chosen.append(("won", row))
+    for row in ascending[:_MAX_EXAMPLES]:
+        if rank_gains[row] < 0:
+            chosen.append(("lost", row))
+    return chosen
 
 
 def _example(
@@ -54,18 +67,26 @@ def _example(
     titles: Mapping[str, str],
 ) -> ExampleRow:
     a, b = opponents
-    columns = table.slice(row, 1).to_pylist()[0]
+    result_a = results[a]
+    result_b = results[b]
+    (columns,) = table.slice(row, 1).to_pylist()
+    history = [titles[item] for item in columns["history"]]
+    target = columns["target"]
+    best_a = result_a.best[row]
+    best_b = result_b.best[row]
+    rank_a = float(result_a.mean_rank[row])
+    rank_b = float(result_b.mean_rank[row])
     return {
         "a": a,
         "b": b,
         "outcome": outcome,
         "example_id": columns["example_id"],
-        "history": [titles[item] for item in columns["history"]],
-        "target": titles[columns["target"]],
-        "rank_a": float(results[a].mean_rank[row]),
-        "rank_b": float(results[b].mean_rank[row]),
-        "top_a": titles[results[a].best[row]],
-        "top_b": titles[results[b].best[row]],
+        "history": history,
+        "target": titles[target],
+        "rank_a": rank_a,
+        "rank_b": rank_b,
+        "top_a": titles[best_a],
+        "top_b": titles[best_b],
     }
 
 

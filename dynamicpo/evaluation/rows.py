@@ -1,7 +1,7 @@
 """The rows of an evaluation: what each ranks, and what baselines and metrics need besides."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NotRequired, TypedDict
@@ -21,6 +21,7 @@ from dynamicpo.evaluation.rankings import Ranking, concatenate_rankings, rank_al
 from dynamicpo.evaluation.results import EvaluatedRows
 from dynamicpo.negatives.catalogue import (
     Catalogue,
+    EncodedRows,
     encode_column,
     encode_rows,
     item_id_array,
@@ -66,9 +67,10 @@ class SplitTables(Mapping[str, pa.Table]):
 
     def __getitem__(self, split: str) -> pa.Table:
         """A split's rows."""
-        if split not in self._tables:
-            self._tables[split] = read_rows(self.folder, split)
-        return self._tables[split]
+        tables = self._tables
+        if split not in tables:
+            tables[split] = read_rows(self.folder, split)
+        return tables[split]
 
     def __iter__(self) -> Iterator[str]:
         """The names of all splits."""
@@ -94,14 +96,19 @@ class ExcludedTitles(NamedTuple):
 
     def candidate_mask(self, rows: slice, targets: IntArray) -> BoolArray:
         """Mark the items that some rows rank: their targets and all but the excluded. (n, I)."""
-        bounds = self.bounds[rows.start : rows.stop + 1]
-        row_index = np.repeat(np.arange(len(targets)), np.diff(bounds))
+        end = rows.stop + 1  # a row's titles end where those of the next begin
+        bounds = self.bounds[rows.start : end]
+        num_rows = len(targets)
+        row_numbers = np.arange(num_rows)
+        counts = np.diff(bounds)
+        title_rows = np.repeat(row_numbers, counts)
         title_ids = self.title_ids[bounds[0] : bounds[-1]]
-        num_titles = int(self.item_titles.max()) + 1
-        is_excluded = np.zeros((len(targets), num_titles), dtype=bool)
-        is_excluded[row_index, title_ids] = True
-        mask = ~is_excluded[:, self.item_titles]
-        mask[np.arange(len(targets)), targets] = True
+        item_titles = self.item_titles
+        num_titles = int(item_titles.max()) + 1
+        is_excluded = np.zeros((num_rows, num_titles), dtype=bool)
+        is_excluded[title_rows, title_ids] = True
+        mask = ~is_excluded[:, item_titles]
+        mask[row_numbers, targets] = True
         return mask
 
 
@@ -128,12 +135,15 @@ class EvaluationData:
     def ranking(self, score_blocks: Iterable[FloatArray]) -> Ranking:
         """Rank by scores of every item, in blocks of rows that follow each other, (n, I) each."""
         parts = []
-        keys = random_keys.keys(0, f"equals/{self.rows.split}", self.rows.example_ids)
+        rows = self.rows
+        # Between equals an item is drawn by the row's key, whatever the blocks.
+        keys = random_keys.keys(0, f"equals/{rows.split}", rows.example_ids)
         start = 0
         for scores in score_blocks:
-            block = slice(start, start + len(scores))
-            start = block.stop
-            targets = self.rows.target_index[block]
+            end = start + len(scores)
+            block = slice(start, end)
+            start = end
+            targets = rows.target_index[block]
             if self.excluded is not None:
                 mask = self.excluded.candidate_mask(block, targets)
                 parts.append(rank_all(scores, targets, mask, keys[block]))
@@ -157,31 +167,35 @@ def read_data(tables: SplitTables, source: Manifest, config: EvaluationConfig) -
         DataError: No rows, or rows without their target among their candidates.
     """
     table = _choose_rows(tables, config)
-    items = read_items(tables.folder)
+    folder = tables.folder
+    items = read_items(folder)
     if config.candidates == "catalogue":
         table = table.drop_columns(["candidates"])
         return _catalogue_data(table, items, tables, source, config)
-    return _listed_data(table, items, tables.folder / config.split, source, config)
+    split_folder = folder / config.split
+    return _listed_data(table, items, split_folder, source, config)
 
 
 def _choose_rows(tables: SplitTables, config: EvaluationConfig) -> pa.Table:
-    table = tables[config.split]
-    example_ids = table["example_id"].to_pylist()
-    order = random_keys.random_order(config.seed, f"evaluation/{config.split}", example_ids)
-    if not len(order):
+    split = config.split
+    table = tables[split]
+    num_rows = len(table)
+    if not num_rows:
         raise DataError(
-            f"{tables.folder / config.split}: must hold at least one row, got none. "
+            f"{tables.folder / split}: must hold at least one row, got none. "
             "Evaluate another split."
         )
-    if config.rows > len(order):
+    if config.rows > num_rows:
         raise ConfigError(
-            f"rows: must be <= {len(order)}, the rows of the {config.split} split, "
-            f"got {config.rows}."
+            f"rows: must be <= {num_rows}, the rows of the {split} split, got {config.rows}."
         )
-    num_rows = config.rows or len(order)
+    example_ids = table["example_id"].to_pylist()
+    order = random_keys.random_order(config.seed, f"evaluation/{split}", example_ids)
+    num_chosen = config.rows or num_rows
     # Sorted, so that the rows stay in the order of the split.
-    chosen = np.sort(order[:num_rows])
-    return table.select(list(_COLUMNS)).take(pa.array(chosen)).combine_chunks()
+    chosen = np.sort(order[:num_chosen])
+    table = table.select(list(_COLUMNS))
+    return table.take(pa.array(chosen)).combine_chunks()
 
 
 def _listed_data(
@@ -191,25 +205,34 @@ def _listed_data(
     example_ids: list[str] = table["example_id"].to_pylist()
     candidates: list[list[str]] = table["candidates"].to_pylist()
     targets: list[str] = table["target"].to_pylist()
-    target_index = _target_positions(example_ids, targets, candidates, where)
-    rows = EvaluatedRows(config.split, example_ids, table["user_id"].to_pylist(), target_index)
-    codes = encode_column(
+    rows = EvaluatedRows(
+        split=config.split,
+        example_ids=example_ids,
+        users=table["user_id"].to_pylist(),
+        target_index=_target_positions(example_ids, targets, candidates, where),
+    )
+    num_rows = len(table)
+    encoded = encode_column(
         table["candidates"],
         item_id_array(items),
         lambda row: f"{where}: row {example_ids[row]}",
-    ).codes.reshape(len(table), -1)
+    )
+    codes = encoded.codes.reshape(num_rows, -1)
+    _, num_candidates = codes.shape
     sampled = source.extra.get("protocol", {})
     strategy = sampled.get("strategy", "unknown")
     if config.split != "train":
+        # The training rows may have negatives that would leak in others.
         strategy = sampled.get("held_out_strategy", strategy)
+    exclude = sampled.get("exclude", "unknown")
     protocol: EvaluationProtocol = {
         "candidates": _CANDIDATE_NAMES.get(strategy, strategy),
         "split": config.split,
         "score": config.score,
         "strategy": strategy,
-        "exclude": sampled.get("exclude", "unknown"),
-        "num_candidates": codes.shape[1],
-        "num_rows": len(table),
+        "exclude": exclude,
+        "num_candidates": num_candidates,
+        "num_rows": num_rows,
         "rows": _rows_fingerprint(table, canonical(candidates)),
     }
     return EvaluationData(table, rows, items, codes, None, protocol)
@@ -222,13 +245,15 @@ def _target_positions(
     length = len(candidates[0])
     positions = []
     for example_id, target, row in zip(example_ids, targets, candidates, strict=True):
-        if len(row) != length or row.count(target) != 1:
+        num_targets = row.count(target)
+        if len(row) != length or num_targets != 1:
             raise DataError(
                 f"{where}: row {example_id} must list its target {target!r} once among {length} "
-                f"candidates, got {row.count(target)} times among {len(row)}. "
+                f"candidates, got {num_targets} times among {len(row)}. "
                 "Sample negatives again."
             )
-        positions.append(row.index(target))
+        position = row.index(target)
+        positions.append(position)
     return np.array(positions, dtype=np.int64)
 
 
@@ -246,15 +271,12 @@ def _catalogue_data(
     splits = [encoded]
     if exclude != "window":
         # A user's other items are in rows of any split.
-        splits += [encode_rows(tables[split], split, catalogue) for split in SPLITS]
-    exclusions, owners, timestamps = make_exclusions(exclude, splits, catalogue)
-    row_index, title_ids = exclusions.pairs(owners[0], timestamps[0])
-    # The target's own title too, so that nothing else that reads as the target is ranked.
-    row_index = np.concatenate([row_index, np.arange(len(encoded.targets))])
-    title_ids = np.concatenate([title_ids, catalogue.title_ids[encoded.targets]])
-    pairs = np.unique(row_index * catalogue.num_titles + title_ids)
+        for split, split_table in tables.items():
+            splits.append(encode_rows(split_table, split, catalogue))
+    pairs = _excluded_pairs(exclude, splits, catalogue)
     item_ids = items["item_id"].tolist()
-    candidates_text = hashlib.sha256(pairs.tobytes()).hexdigest() + canonical(item_ids)
+    pairs_digest = hashlib.sha256(pairs.tobytes()).hexdigest()
+    candidates_text = pairs_digest + canonical(item_ids)
     protocol: EvaluationProtocol = {
         "candidates": "full-catalogue",
         "split": config.split,
@@ -264,20 +286,43 @@ def _catalogue_data(
         "num_rows": len(table),
         "rows": _rows_fingerprint(table, candidates_text),
     }
-    rows = EvaluatedRows(config.split, encoded.example_ids, encoded.users, encoded.targets)
+    rows = EvaluatedRows(
+        split=config.split,
+        example_ids=encoded.example_ids,
+        users=encoded.users,
+        target_index=encoded.targets,
+    )
     excluded = _excluded_titles(pairs, len(table), catalogue)
     return EvaluationData(table, rows, items, None, excluded, protocol)
+
+
+def _excluded_pairs(exclude: str, splits: Sequence[EncodedRows], catalogue: Catalogue) -> IntArray:
+    """What the rows of the first split exclude, as sorted numbers row * num_titles + title id."""
+    exclusions, owners, timestamps = make_exclusions(exclude, splits, catalogue)
+    row_index, title_ids = exclusions.pairs(owners[0], timestamps[0])
+    # The target's own title too, so that nothing else that reads as the target is ranked.
+    targets = splits[0].targets
+    rows = np.arange(len(targets))
+    target_titles = catalogue.title_ids[targets]
+    row_index = np.concatenate([row_index, rows])
+    title_ids = np.concatenate([title_ids, target_titles])
+    pairs = row_index * catalogue.num_titles + title_ids
+    return np.unique(pairs)
 
 
 def _excluded_titles(pairs: IntArray, num_rows: int, catalogue: Catalogue) -> ExcludedTitles:
     """Split sorted numbers row * num_titles + title id into rows."""
     row_index, title_ids = np.divmod(pairs, catalogue.num_titles)
-    bounds = np.searchsorted(row_index, np.arange(num_rows + 1))
+    rows = np.arange(num_rows + 1)
+    bounds = np.searchsorted(row_index, rows)
     return ExcludedTitles(bounds, title_ids, catalogue.title_ids)
 
 
 def _rows_fingerprint(table: pa.Table, candidates_text: str) -> str:
     """A name for the rows, from their ids, histories and targets and a text of the candidates."""
-    columns = ("example_id", "history", "target")
-    texts = [canonical(table[column].to_pylist()) for column in columns]
-    return fingerprint([*texts, candidates_text])
+    texts = []
+    for column in ("example_id", "history", "target"):
+        values = table[column].to_pylist()
+        texts.append(canonical(values))
+    texts.append(candidates_text)
+    return fingerprint(texts)

@@ -69,19 +69,23 @@ def _protocol_differences(first: Manifest, other: Manifest) -> list[str]:
     """The entries of the protocol in which two evaluations differ, with both values."""
     first_protocol = first.extra["protocol"]
     other_protocol = other.extra["protocol"]
+    names = {*first_protocol, *other_protocol}
     differences = []
-    for name in sorted({*first_protocol, *other_protocol}):
-        values = first_protocol.get(name), other_protocol.get(name)
-        if values[0] != values[1]:
-            texts = ["none" if value is None else str(value) for value in values]
-            differences.append(f"{name} ({texts[0]} and {texts[1]})")
+    for name in sorted(names):
+        value = first_protocol.get(name, "none")
+        other_value = other_protocol.get(name, "none")
+        if value != other_value:
+            differences.append(f"{name} ({value} and {other_value})")
     return differences
 
 
 def warnings_of(sources: Iterable[Manifest]) -> list[str]:
     """The warnings of evaluations, each once: leaks, NaN scores, a single user."""
-    texts = [text for source in sources for text in source.extra["warnings"]]
-    return list(dict.fromkeys(texts))
+    warnings: dict[str, None] = {}
+    for source in sources:
+        for text in source.extra["warnings"]:
+            warnings[text] = None
+    return list(warnings)
 
 
 def evaluated_models(source: Manifest) -> list[str]:
@@ -95,8 +99,12 @@ def read_saved_result(folder: Path, source: Manifest) -> SavedResult:
     Raises:
         DataError: It can't be read.
     """
+    split = source.config["split"]
+    # Baselines are not among the models, and have no origin.
+    models: dict[str, ModelProvenance] = source.extra["models"]
+    provenance = models.get(folder.name, ModelProvenance())
     return SavedResult(
-        result=read_result(folder, source.config["split"]),
+        result=read_result(folder, split),
         training_log=read_training_log(folder / "steps.jsonl"),
-        provenance=source.extra["models"].get(folder.name, {}),
+        provenance=provenance,
     )

@@ -85,10 +85,12 @@ class SASRec(nn.Module):
         Returns:
             Shape (B, L, D).
         """
-        length = sequences.shape[1]
-        embedded = self.items(sequences) + self.positions.weight[:length]
+        _, length = sequences.shape
+        items = self.items(sequences)
+        positions = self.positions.weight[:length]
+        embedded = self.dropout(items + positions)
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=sequences.device)
-        hidden: Tensor = self.blocks(self.dropout(embedded), mask=mask, is_causal=True)
+        hidden: Tensor = self.blocks(embedded, mask=mask, is_causal=True)
         return hidden
 
     def scores(self, hidden: Tensor) -> Tensor:
@@ -117,21 +119,28 @@ def fit_sasrec(
     sequences, max_length = make_sequences(items, train)
     # In one thread, as a small model of ours: then the scores don't depend on the processors.
     base = BaseModelSpec(COMPACT)
+    # Weights and dropout draw from torch's global state, which is left as it was.
     with torch.random.fork_rng(), execution_context(base):
         torch.manual_seed(seed)
-        model = SASRec(len(items), max_length).to(device())
-        _train(model, sequences, max_length, epochs, np.random.default_rng(seed))
+        model = SASRec(len(items), max_length)
+        model.to(device())
+        rng = np.random.default_rng(seed)
+        _train(model, sequences, max_length, epochs, rng)
     model.eval()
 
     def score(rows: pa.Table) -> FloatArray:
         histories, lengths = _recent_items(rows, item_ids, max_length)
+        sequences = torch.from_numpy(histories).to(device())
+        row_index = torch.arange(len(rows))
         last = np.maximum(lengths - 1, 0)
         with torch.no_grad(), execution_context(base):
-            hidden = model(torch.from_numpy(histories).to(device()))
-            hidden = hidden[torch.arange(len(rows)), last]
-            scores = model.scores(hidden).cpu().numpy().astype(np.float64)
+            hidden = model(sequences)
+            last_hidden = hidden[row_index, last]
+            scores = model.scores(last_hidden).cpu()
         # Without a history there is nothing to predict from: all items are alike.
-        return np.where(lengths[:, None] > 0, scores, 0.0)
+        has_history = lengths[:, None] > 0
+        float_scores: FloatArray = scores.numpy().astype(np.float64)
+        return np.where(has_history, float_scores, 0.0)
 
     return score
 
@@ -143,17 +152,30 @@ def _train(
     optimizer = torch.optim.AdamW(model.parameters(), _LEARNING_RATE, weight_decay=0.01)
     with Progress("training SASRec", epochs, "epochs") as progress:
         for epoch in range(epochs):
-            inputs, targets = cut_windows(sequences, length, rng)
-            # An epoch's windows are few: they go to the device at once, not batch by batch.
-            items = torch.from_numpy(inputs).to(device())
-            next_items = torch.from_numpy(targets).to(device())
-            order = torch.from_numpy(rng.permutation(len(inputs))).to(device())
-            for start in range(0, len(order), _BATCH_SIZE):
-                epoch_share = (start + _BATCH_SIZE) / (len(order) + _BATCH_SIZE)
+            items, next_items, order = _epoch_windows(sequences, length, rng)
+            num_windows = len(order)
+            for start in range(0, num_windows, _BATCH_SIZE):
+                end = start + _BATCH_SIZE
+                # Less than 1 after the last batch, so that its learning rate is not 0.
+                epoch_share = end / (num_windows + _BATCH_SIZE)
                 _set_learning_rate(optimizer, (epoch + epoch_share) / epochs)
-                batch = order[start : start + _BATCH_SIZE]
+                batch = order[start:end]
                 _step(model, optimizer, items[batch], next_items[batch])
             progress.advance(1)
+
+
+def _epoch_windows(
+    sequences: Sequences, length: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut the windows of an epoch: items, the items that follow, and an order of the windows.
+
+    They are few: all of them go to the device at once, and not batch by batch.
+    """
+    inputs, targets = cut_windows(sequences, length, rng)
+    order = rng.permutation(len(inputs))
+    arrays = (inputs, targets, order)
+    items, next_items, order_tensor = (torch.from_numpy(array).to(device()) for array in arrays)
+    return items, next_items, order_tensor
 
 
 def _step(
@@ -162,9 +184,11 @@ def _step(
     """Take one step of gradient descent on a batch of windows, (B, L) both."""
     # Padding is dropped before it is scored: the scores of all items are the largest tensor.
     is_counted = next_items != IGNORED_TARGET
-    scores = model.scores(model(items)[is_counted])
+    hidden = model(items)
+    scores = model.scores(hidden[is_counted])
+    targets = next_items[is_counted]
     optimizer.zero_grad()
-    loss = nn.functional.cross_entropy(scores, next_items[is_counted])
+    loss = nn.functional.cross_entropy(scores, targets)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -173,7 +197,8 @@ def _step(
 def _set_learning_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:
     """Set a linear warm-up and a cosine decay to 0, at a share of all steps."""
     warm_up = min(1.0, _WARM_UP_PARTS * progress)
-    learning_rate = _LEARNING_RATE * warm_up * (1 + math.cos(math.pi * progress)) / 2
+    cosine = math.cos(math.pi * progress)
+    learning_rate = _LEARNING_RATE * warm_up * (1 + cosine) / 2
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
@@ -184,14 +209,17 @@ def _recent_items(rows: pa.Table, item_ids: pa.Array, max_length: int) -> tuple[
     Returns:
         Shapes (N, max_length) and (N,).
     """
-    history = encode_items(rows["history"], item_ids)
-    full_lengths = np.bincount(history.rows, minlength=len(rows))
+    codes, code_rows = encode_items(rows["history"], item_ids)
+    num_rows = len(rows)
+    full_lengths = np.bincount(code_rows, minlength=num_rows)
     lengths = np.minimum(full_lengths, max_length)
-    # The column of each item: its position in the history, less the old items that are cut.
-    starts = np.cumsum(full_lengths) - full_lengths
-    num_cut = full_lengths - lengths
-    columns = np.arange(len(history.codes)) - (starts + num_cut)[history.rows]
+    # The newest items of a history are the last ones.
+    ends = np.cumsum(full_lengths)
+    recent_starts = ends - lengths
+    columns = np.arange(len(codes)) - recent_starts[code_rows]
     is_recent = columns >= 0
-    histories = np.zeros((len(rows), max_length), dtype=np.int64)
-    histories[history.rows[is_recent], columns[is_recent]] = history.codes[is_recent]
+    columns = columns[is_recent]
+    code_rows = code_rows[is_recent]
+    histories = np.zeros((num_rows, max_length), dtype=np.int64)
+    histories[code_rows, columns] = codes[is_recent]
     return histories, lengths

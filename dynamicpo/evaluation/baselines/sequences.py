@@ -28,25 +28,40 @@ def make_sequences(items: pd.DataFrame, train: pa.Table) -> tuple[Sequences, int
     Returns:
         The sequences, and the length of the longest history, at least 1.
     """
-    rows = encode_rows(train, "train", make_catalogue(items))
+    catalogue = make_catalogue(items)
+    rows = encode_rows(train, "train", catalogue)
     num_rows = len(rows.targets)
     history_lengths = np.bincount(rows.history_rows, minlength=num_rows)
-    user_ids, _ = pd.factorize(np.asarray(rows.users, dtype=object))
+    users = np.asarray(rows.users, dtype=object)
+    user_ids, _ = pd.factorize(users)
     order = np.lexsort((rows.positions, user_ids))
     continues = _continues(rows, history_lengths, user_ids, order)
-    rank = np.empty(num_rows, dtype=np.int64)
-    rank[order] = np.arange(num_rows)
-    # Each row's history comes before its target, as the sort by rank is stable.
-    in_history = ~continues[rows.history_rows]
-    history_ranks = rank[rows.history_rows[in_history]]
-    codes = np.concatenate([rows.history[in_history], rows.targets])
-    code_order = np.argsort(np.concatenate([history_ranks, rank]), kind="stable")
-    added_lengths = np.where(continues, 0, history_lengths)[order] + 1
+    codes = _ordered_items(rows, continues, order)
+    # A row adds its target, and its history where it starts a sequence.
+    added_lengths = np.where(continues, 1, history_lengths + 1)
+    added_lengths = added_lengths[order]
     ends = np.cumsum(added_lengths)
+    starts = ends - added_lengths
     is_start = ~continues[order]
-    starts = ends[is_start] - added_lengths[is_start]
-    longest = max(int(history_lengths.max(initial=0)), 1)
-    return Sequences(codes[code_order], starts), longest
+    sequences = Sequences(codes, starts[is_start])
+    longest = int(history_lengths.max(initial=1))
+    return sequences, longest
+
+
+def _ordered_items(rows: EncodedRows, continues: BoolArray, order: IntArray) -> IntArray:
+    """All items that rows add to sequences, in the order of the rows."""
+    num_rows = len(order)
+    ranks = np.empty(num_rows, dtype=np.int64)
+    ranks[order] = np.arange(num_rows)
+    history_rows = rows.history_rows
+    is_added = ~continues[history_rows]
+    added_items = rows.history[is_added]
+    added_rows = history_rows[is_added]
+    codes = np.concatenate([added_items, rows.targets])
+    code_ranks = np.concatenate([ranks[added_rows], ranks])
+    # Stable, so that each row's history stays in its order and before the target.
+    code_order = np.argsort(code_ranks, kind="stable")
+    return codes[code_order]
 
 
 def _continues(
@@ -54,12 +69,16 @@ def _continues(
 ) -> BoolArray:
     """Mark the rows whose history ends with the target of their user's row before. Shape (N,)."""
     # The item behind the last one is for rows without a history, whose end would lie outside.
-    history_ends = np.append(rows.history, -1)[np.cumsum(history_lengths) - 1]
-    last_items = np.where(history_lengths > 0, history_ends, -1)
+    history = np.append(rows.history, -1)
+    ends = np.cumsum(history_lengths)
+    last_items = history[ends - 1]
+    has_history = history_lengths > 0
+    last_items = np.where(has_history, last_items, -1)
     later = order[1:]
     earlier = order[:-1]
     same_user = user_ids[later] == user_ids[earlier]
-    follows = last_items[later] == rows.targets[earlier]
+    earlier_targets = rows.targets[earlier]
+    follows = last_items[later] == earlier_targets
     continues = np.zeros(len(order), dtype=bool)
     continues[later] = same_user & follows
     return continues
@@ -75,23 +94,36 @@ def cut_windows(
         items are 0 and the targets `IGNORED_TARGET`.
     """
     codes, starts = sequences
-    lengths = np.diff(np.append(starts, len(codes)))
-    sequence_index = np.repeat(np.arange(len(starts)), lengths)
-    offsets = rng.integers(0, length, len(starts))
-    positions = np.arange(len(codes)) - starts[sequence_index] + offsets[sequence_index]
-    has_next = np.ones(len(codes), dtype=bool)
-    has_next[np.cumsum(lengths) - 1] = False  # nothing follows a sequence's last item
+    num_codes = len(codes)
+    num_sequences = len(starts)
+    ends = np.append(starts[1:], num_codes)[:num_sequences]
+    sequence_index = np.repeat(np.arange(num_sequences), ends - starts)
+    # Another offset in every epoch: the first item of a window has no context to learn from.
+    offsets = rng.integers(0, length, num_sequences)
+    shifts = offsets - starts
+    positions = np.arange(num_codes) + shifts[sequence_index]
+    has_next = np.ones(num_codes, dtype=bool)
+    has_next[ends - 1] = False  # nothing follows a sequence's last item
+    items = np.flatnonzero(has_next)
+    positions = positions[items]
     # A number for each window that is larger than all of the sequences before.
-    window_keys = sequence_index * (len(codes) + length) + positions // length
-    _, windows = np.unique(window_keys[has_next], return_inverse=True)
-    columns = positions[has_next] % length
-    # The first window of a sequence starts at the offset: moved to the left, it ends in padding.
-    window_starts = np.flatnonzero(np.diff(windows, prepend=-1))
-    first_columns = columns[window_starts]
-    columns = columns - first_columns[windows]
-    shape = (int(windows.max(initial=-1)) + 1, length)
-    inputs = np.zeros(shape, dtype=np.int64)
-    targets = np.full(shape, IGNORED_TARGET, dtype=np.int64)
-    inputs[windows, columns] = codes[has_next]
-    targets[windows, columns] = codes[np.flatnonzero(has_next) + 1]
+    first_keys = sequence_index[items] * (num_codes + length)
+    window_keys = first_keys + positions // length
+    _, windows = np.unique(window_keys, return_inverse=True)
+    columns = _columns(positions % length, windows)
+    num_windows = int(windows.max(initial=-1)) + 1
+    inputs = np.zeros((num_windows, length), dtype=np.int64)
+    targets = np.full_like(inputs, IGNORED_TARGET)
+    inputs[windows, columns] = codes[items]
+    targets[windows, columns] = codes[items + 1]
     return inputs, targets
+
+
+def _columns(columns: IntArray, windows: IntArray) -> IntArray:
+    """Move each window to the left edge.
+
+    The first window of a sequence starts at the sequence's offset; moved, it ends in padding.
+    """
+    is_first = np.diff(windows, prepend=-1) != 0
+    first_columns = columns[is_first]
+    return columns - first_columns[windows]

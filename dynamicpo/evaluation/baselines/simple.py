@@ -34,14 +34,17 @@ def make_baseline(name: str, items: pd.DataFrame, train: pa.Table) -> Scorer:
     """
     if name not in SIMPLE_BASELINES:
         raise unknown_name("baseline", name, SIMPLE_BASELINES)
-    return SIMPLE_BASELINES[name](items, train)
+    make_scorer = SIMPLE_BASELINES[name]
+    return make_scorer(items, train)
 
 
 def score_blocks(scorer: Scorer, rows: pa.Table, num_items: int) -> Iterator[FloatArray]:
     """Score every item in blocks of rows, (n, I) each."""
-    rows_at_once = max(1, _CELLS_AT_ONCE // max(num_items, 1))
+    cells_of_row = max(num_items, 1)
+    rows_at_once = max(1, _CELLS_AT_ONCE // cells_of_row)
     for start in range(0, len(rows), rows_at_once):
-        yield scorer(rows.slice(start, rows_at_once))
+        block = rows.slice(start, rows_at_once)
+        yield scorer(block)
 
 
 def score_by_chance(items: pd.DataFrame, train: pa.Table) -> Scorer:
@@ -64,21 +67,31 @@ def score_by_cooccurrence(items: pd.DataFrame, train: pa.Table) -> Scorer:
     item_ids = item_id_array(items)
     history = encode_items(train["history"], item_ids)
     targets = encode_items(train["target"], item_ids)
-    pairs = cooccurring_pairs(targets.codes, history.codes, history.rows, num_items)
+    paired_items, neighbours, cosines = cooccurring_pairs(
+        targets.codes,
+        history.codes,
+        history.rows,
+        num_items,
+    )
     # The pairs are sorted by item, so an item's neighbours are the range between two bounds.
-    bounds = np.searchsorted(pairs.items, np.arange(num_items + 1))
+    codes = np.arange(num_items + 1)
+    bounds = np.searchsorted(paired_items, codes)
 
     def score(rows: pa.Table) -> FloatArray:
-        history = encode_items(rows["history"], item_ids)
-        starts = bounds[history.codes]
-        num_neighbours = bounds[history.codes + 1] - starts
+        num_rows = len(rows)
+        items, item_rows = encode_items(rows["history"], item_ids)
+        starts = bounds[items]
+        ends = bounds[items + 1]
+        num_neighbours = ends - starts
         pair_index, _ = concatenated_ranges(starts, num_neighbours)
-        pair_rows = np.repeat(history.rows, num_neighbours)
+        pair_rows = np.repeat(item_rows, num_neighbours)
         # One bincount over (row, neighbour) as a single integer adds up all rows at once.
-        cells: IntArray = pair_rows * num_items + pairs.neighbours[pair_index]
-        num_cells = len(rows) * num_items
-        sums = np.bincount(cells, weights=pairs.cosines[pair_index], minlength=num_cells)
-        return sums.astype(np.float64).reshape(len(rows), num_items)
+        cells: IntArray = pair_rows * num_items + neighbours[pair_index]
+        weights = cosines[pair_index]
+        num_cells = num_rows * num_items
+        sums = np.bincount(cells, weights=weights, minlength=num_cells)
+        scores = sums.astype(np.float64)  # of no pairs at all bincount makes integers
+        return scores.reshape(num_rows, num_items)
 
     return score
 
