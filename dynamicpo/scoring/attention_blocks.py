@@ -29,7 +29,7 @@ class Block:
 
     @cached_property
     def attention_bias(self) -> Tensor:
-        """What the mask adds to scores, for all heads: 0, or -inf where hidden. (n, 1, n)."""
+        """The mask as a summand of scores, for all heads: 0, or -inf where hidden. (n, 1, n)."""
         # Kept, as all layers add the same one.
         zeros = torch.zeros(self.mask.shape, device=self.mask.device)
         return zeros.masked_fill_(~self.mask, float("-inf"))[:, None]

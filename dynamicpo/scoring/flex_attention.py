@@ -7,6 +7,7 @@ torch's `create_block_mask` would look at every pair of tokens, 4 billion at 65,
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class BlockAttention:
         if group_size & (group_size - 1):
             key = key.repeat_interleave(group_size, dim=1)
             value = value.repeat_interleave(group_size, dim=1)
-        attention = _compiled_attention() if query.is_cuda else flex_attention
+        attention = _attention(query.device.type)
         outputs = attention(
             query,
             key,
@@ -64,15 +65,18 @@ class BlockAttention:
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        return outputs.transpose(1, 2).contiguous()
+        result: Tensor = outputs.transpose(1, 2).contiguous()
+        return result
 
 
-@lru_cache(maxsize=1)
-def _compiled_attention() -> Callable[..., Tensor]:
-    # Not compiled, it writes out all weights. The first batches' lengths compile it, twice at most:
-    # for one length, and then for any.
-    compiled: Callable[..., Tensor] = torch.compile(flex_attention)
-    return compiled
+@lru_cache(maxsize=2)
+def _attention(device_type: str) -> Callable[..., Any]:
+    if device_type != "cuda":
+        # Compiling takes a C++ compiler there, and half a minute.
+        return flex_attention
+    # Not compiled, it would write out all weights. The first batches compile it, twice at most: for
+    # one length, and then for any.
+    return torch.compile(flex_attention)
 
 
 def block_mask(packed: Packed) -> BlockMask:
@@ -130,4 +134,4 @@ def _block_after(end: int) -> int:
 
 def _mark_not_later(part: BoolArray) -> None:
     """Mark, in place, the keys that are not later than the queries; both start at one block."""
-    part |= np.tri(*part.shape, dtype=bool)
+    part |= np.tri(*part.shape, dtype=np.bool_)

@@ -9,7 +9,10 @@ from torch.autograd.function import once_differentiable
 from dynamicpo.scoring.frozen_layers import product_dtype
 from dynamicpo.scoring.torch_internals import SavedContext
 
-CHUNK = 256  # positions whose logits are in memory at once; with fewer the head is read too often
+# Positions whose logits are in memory at once; with fewer the head is read too often, and on a GPU
+# starting the kernels takes longer than they run.
+CHUNK = 256
+GPU_CHUNK = 4096
 
 
 def frozen_head_logps(
@@ -59,8 +62,9 @@ class _FrozenHead(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             expected_rows = torch.empty(hidden.shape, dtype=exact, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(states), CHUNK):
-                chunk = slice(start, start + CHUNK)
+            chunk_size = GPU_CHUNK if hidden.is_cuda else CHUNK
+            for start in range(0, len(states), chunk_size):
+                chunk = slice(start, start + chunk_size)
                 logits = _chunk_logits(states[chunk], head, bias)
                 index = prediction_index - start
                 # Masked, not selected: a selection's size would have to be known on the host,

@@ -17,7 +17,7 @@ PrefixTree: TypeAlias = dict[int, "PrefixTree"]
 
 
 class SpecialTokens(Protocol):
-    """What generation asks of a tokenizer."""
+    """The tokens that generation needs from a tokenizer."""
 
     @property
     def eos_token_id(self) -> int | None:
@@ -82,7 +82,7 @@ def generate_answers(
 
 
 class _Request(NamedTuple):
-    """What is generated for a row.
+    """A row's prompt, and the limits of its answer.
 
     Attributes:
         prompt: Token ids.
@@ -177,7 +177,7 @@ def _pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, T
 
 
 def _greedy(limit: int, end: int | None, padding: int) -> GenerationConfig:
-    # All of these are said, as a model's own generation settings hold for what isn't.
+    # All of these are set, as a model's own generation settings hold for what isn't.
     return GenerationConfig(
         max_new_tokens=limit,
         do_sample=False,

@@ -109,7 +109,7 @@ class _Layout:
 
     @property
     def prompt_ends(self) -> IntArray:
-        """Where each prompt ends, which is where its answers start. Shape (B,)."""
+        """Ends of the prompts, where their answers start. Shape (B,)."""
         return self.starts + self.prompt_lengths
 
 

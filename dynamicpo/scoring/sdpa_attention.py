@@ -64,7 +64,7 @@ class SplitAttention:
             value: Shape (1, H / G, T, D).
             dropout: Of the attention weights.
             scaling: Of the scores; D ** -0.5 where the model gives none.
-            settings: What else a model of transformers says; nothing of it concerns us.
+            settings: Other arguments of transformers; not used.
         """
         # Squeezing gives views whose gradients are views as well; those of [0] are zeros of the
         # full size that a copy goes into.

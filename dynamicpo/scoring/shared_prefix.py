@@ -31,7 +31,7 @@ TOKEN_BUDGET = 4096
 
 
 class PackedInput(NamedTuple):
-    """What a call of the model needs besides the token ids of a packed sequence.
+    """Arguments of a model's call besides the token ids of a packed sequence.
 
     Attributes:
         position_ids: Shape (S, T).

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from dynamicpo.core.choices import LOSSES, LOSSES_WITHOUT_REFERENCE
@@ -64,11 +65,24 @@ def scores_and_gradient(
     weights = torch.linspace(-1, 1, logps.numel(), device=logps.device).view(logps.shape)
     (logps * weights).sum().backward()
     gradients = {
-        name: parameter.grad.float().cpu()
+        # A copy: moving the model moves its gradients in place.
+        name: parameter.grad.to("cpu", torch.float32, copy=True)
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
     return logps.detach().float().cpu(), gradients
+
+
+def with_adapter(model: nn.Module) -> nn.Module:
+    """The model with LoRA whose second factor is not zero, so that every product counts."""
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=32, target_modules="all-linear")
+    adapted = get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(0.02 * noise)
+    return adapted
 
 
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -81,7 +95,7 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 
 
 def compare(
-    name: str, config: transformers.PretrainedConfig, backends: list[str]
+    name: str, config: transformers.PretrainedConfig, backends: list[str], lora: bool = False
 ) -> dict[str, Any]:
     """An architecture: every backend and precision against float32 on the CPU, the plain way."""
     rows = lastfm_like_rows(3, 7, VOCABULARY, seed=1)
@@ -89,6 +103,8 @@ def compare(
     model = transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation="sdpa"
     ).float()
+    if lora:
+        model = with_adapter(model)
     expected, expected_gradient = scores_and_gradient(model, rows, "plain")
     model = model.to(device())
     report: dict[str, Any] = {}
@@ -128,8 +144,8 @@ def objective_difference(loss: str, dynamic: bool) -> float:
     noise = torch.randn(4096, 1 + num_negatives, generator=generator)
     results = []
     for place in (torch.device("cpu"), device()):
-        policy_chosen = chosen.to(place).requires_grad_()
-        policy_rejected = rejected.to(place).requires_grad_()
+        policy_chosen = chosen.to(place, copy=True).requires_grad_()
+        policy_rejected = rejected.to(place, copy=True).requires_grad_()
         reference: tuple[Tensor, ...] = ()
         if loss not in LOSSES_WITHOUT_REFERENCE:
             reference = (
@@ -159,6 +175,12 @@ def run(tiny: bool) -> dict[str, Any]:
         except Exception as error:  # one architecture failing must not hide the others
             scoring[name] = {"passed": False, "error": f"{type(error).__name__}: {error}"[:500]}
             print(f"{name}: {scoring[name]['error']}")
+    try:
+        scoring["llama with lora"] = compare(
+            "llama with lora", architectures()["llama"], backends, lora=True
+        )
+    except Exception as error:
+        scoring["llama with lora"] = {"passed": False, "error": f"{error}"[:500]}
     objective = {
         f"{loss}{'+dynamicpo' if dynamic else ''}": objective_difference(loss, dynamic)
         for loss in LOSSES
