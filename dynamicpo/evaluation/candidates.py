@@ -48,8 +48,9 @@ def rank_with_model(
     if data.codes is None:
         blocks = _catalogue_score_blocks(loaded, prompts, data, config, f"ranking all with {label}")
         return ModelRanking(data.ranking(blocks), None, prompts.cut_items)
-    candidates: list[list[str]] = data.table["candidates"].to_pylist()
-    histories = data.table["history"].to_pylist()
+    table = data.table
+    candidates: list[list[str]] = table["candidates"].to_pylist()
+    histories = table["history"].to_pylist()
     prepared = []
     for example_id, history, listed in zip(
         data.rows.example_ids, histories, candidates, strict=True
@@ -57,10 +58,11 @@ def rank_with_model(
         # Scored are the candidates, and prompts that list items list the same.
         prepared.append(prompts.row(example_id, history, listed, listed))
     answers = None
+    budget = config.token_budget
     with loaded.execution_context(), torch.no_grad():
         scores = _listed_scores(loaded, prompts, prepared, candidates, config, label)
         if config.generate:
-            texts = _generate(loaded, prompts, prepared, config.token_budget, label)
+            texts = _generate(loaded, prompts, prepared, budget, label)
             answers = _matched_answers(texts, loaded, candidates, data.items)
     ranking = rank_listed(scores, data.rows.target_index, data.codes)
     return ModelRanking(ranking, answers, prompts.cut_items)

@@ -72,22 +72,25 @@ def compare_evaluations(
             "comparison: needs at least one evaluation, got none. Name the folders of evaluations."
         )
     runs = runs or {}
-    sources = read_sources([path for _, path in labelled], "comparison")
+    paths = [path for _, path in labelled]
+    sources = read_sources(paths, "comparison")
+    protocol = sources[0].extra["protocol"]
     config = sources[0].config
-    settings: BootstrapSettings = {"resamples": config["resamples"], "seed": config["seed"]}
+    settings: BootstrapSettings = {
+        "resamples": config["resamples"],
+        "seed": config["seed"],
+    }
     manifest = _manifest(labelled, sources, settings, runs)
     if (existing := finished(output, manifest)) is not None:
         return existing
     with stage_output(output, manifest) as folder:
         results = _collect(labelled, sources)
         # All evaluations are of the same rows, so the first one's show them.
-        report = _report(results, labelled[0][1], sources, settings, runs)
-        _write_files(folder, report, sources[0].extra["protocol"], [*runs])
+        report = _report(results, paths[0], sources, settings, runs)
+        _write_files(folder, report, protocol, [*runs])
         manifest.counts = _counts(report)  # type: ignore[assignment]  # None: no interval
-        manifest.extra = {
-            "protocol": sources[0].extra["protocol"],
-            "warnings": list(report.warnings),
-        }
+        warnings = list(report.warnings)
+        manifest.extra = {"protocol": protocol, "warnings": warnings}
     return manifest
 
 
@@ -209,12 +212,14 @@ def _report(
     rank_counts = {name: result.rank_counts() for name, result in results.items()}
     model_settings = {name: _model_settings(by_name[name]) for name in models}
     comparisons = paired_comparisons(results, models, resamples, seed, paired_runs)
+    examples = example_rows(results, models, paired_runs, rows_folder)
+    training_logs = {name: log for name, log in logs.items() if log}
     return EvaluationReport(
         metrics=metrics,
         ranks=rank_counts,
         comparisons=comparisons,
-        training={name: log for name, log in logs.items() if log},
-        examples=example_rows(results, models, paired_runs, rows_folder),
+        training=training_logs,
+        examples=examples,
         differences=_differences(model_settings),
         runs=_differences(runs),
         details=details,

@@ -107,10 +107,14 @@ def evaluate(
 def _manifest(
     source: Manifest, model_manifests: Mapping[str, Manifest], config: EvaluationConfig
 ) -> Manifest:
-    inputs = {"preferences": source.fingerprint, "models": " ".join(model_manifests)}
+    inputs = {
+        "preferences": source.fingerprint,
+        "models": " ".join(model_manifests),
+    }
     for name, manifest in model_manifests.items():
         inputs[f"model {name}"] = manifest.fingerprint
-    return Manifest("evaluate", config_dict(config), inputs)
+    settings = config_dict(config)
+    return Manifest("evaluate", settings, inputs)
 
 
 def _check_models(
@@ -195,11 +199,14 @@ class _Evaluation:
             ranking, answers, num_cut = self._rank(load_model(path), name)
             self.cut_items[name] = num_cut
             self._add(name, ranking, answers)
-            # Comparisons show how a model was trained, and read evaluations alone.
-            training_log = path / "steps.jsonl"
-            if training_log.is_file():
-                copy = self._folder / name / "steps.jsonl"
-                shutil.copyfile(training_log, copy)
+            self._copy_training_log(name, path)
+
+    def _copy_training_log(self, name: str, model: Path) -> None:
+        """Keep how a model was trained: comparisons show it, and read evaluations alone."""
+        training_log = model / "steps.jsonl"
+        if training_log.is_file():
+            copy = self._folder / name / "steps.jsonl"
+            shutil.copyfile(training_log, copy)
 
     def _rank(self, loaded: LoadedModel, name: str) -> ModelRanking:
         ranked = rank_with_model(loaded, self._data, self._config, name)

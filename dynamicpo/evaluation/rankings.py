@@ -42,16 +42,20 @@ def rank_listed(scores: FloatArray, target_index: IntArray, codes: IntArray) -> 
         codes: Each candidate's code. Shape (N, A).
     """
     num_rows, num_candidates = scores.shape
-    ranks = target_ranks(scores, target_index)
+    better, tied = target_ranks(scores, target_index)
     # To NumPy's argmax NaN would be the best.
     is_nan = np.isnan(scores)
     comparable = np.where(is_nan, -np.inf, scores)
     best_index = comparable.argmax(axis=1)
     rows = np.arange(num_rows)
-    best = codes[rows, best_index]
-    list_lengths = np.full(num_rows, num_candidates, dtype=np.int64)
-    num_nan = int(is_nan.sum())
-    return Ranking(ranks.better, ranks.tied, best, list_lengths, scores, num_nan)
+    return Ranking(
+        better=better,
+        tied=tied,
+        best=codes[rows, best_index],
+        num_candidates=np.full(num_rows, num_candidates, dtype=np.int64),
+        scores=scores,
+        num_nan=int(is_nan.sum()),
+    )
 
 
 def rank_all(scores: FloatArray, targets: IntArray, mask: BoolArray, keys: KeyArray) -> Ranking:
@@ -63,7 +67,7 @@ def rank_all(scores: FloatArray, targets: IntArray, mask: BoolArray, keys: KeyAr
         mask: The items that are candidates. Shape (N, I).
         keys: Of the draws between equals. Shape (N,).
     """
-    ranks = target_ranks(scores, targets, mask)
+    better, tied = target_ranks(scores, targets, mask)
     is_nan = np.isnan(scores)
     is_comparable = mask & ~is_nan
     candidate_scores = np.where(is_comparable, scores, -np.inf)
@@ -72,21 +76,33 @@ def rank_all(scores: FloatArray, targets: IntArray, mask: BoolArray, keys: KeyAr
     rows = np.arange(len(scores))
     target_scores = scores[rows, targets]
     best_scores = scores[rows, best]
-    both_scores = np.stack([target_scores, best_scores], axis=1)
-    num_candidates = mask.sum(axis=1)
-    num_nan = int((is_nan & mask).sum())
-    return Ranking(ranks.better, ranks.tied, best, num_candidates, both_scores, num_nan)
+    nan_candidates = is_nan & mask
+    return Ranking(
+        better=better,
+        tied=tied,
+        best=best,
+        num_candidates=mask.sum(axis=1),
+        scores=np.stack([target_scores, best_scores], axis=1),
+        num_nan=int(nan_candidates.sum()),
+    )
 
 
 def concatenate_rankings(parts: Sequence[Ranking]) -> Ranking:
     """Concatenate the rankings of rows that follow each other."""
-    better = np.concatenate([part.better for part in parts])
-    tied = np.concatenate([part.tied for part in parts])
-    best = np.concatenate([part.best for part in parts])
-    num_candidates = np.concatenate([part.num_candidates for part in parts])
-    scores = np.concatenate([part.scores for part in parts])
+    better = [part.better for part in parts]
+    tied = [part.tied for part in parts]
+    best = [part.best for part in parts]
+    num_candidates = [part.num_candidates for part in parts]
+    scores = [part.scores for part in parts]
     num_nan = sum(part.num_nan for part in parts)
-    return Ranking(better, tied, best, num_candidates, scores, num_nan)
+    return Ranking(
+        better=np.concatenate(better),
+        tied=np.concatenate(tied),
+        best=np.concatenate(best),
+        num_candidates=np.concatenate(num_candidates),
+        scores=np.concatenate(scores),
+        num_nan=num_nan,
+    )
 
 
 def _random_best(scores: FloatArray, mask: BoolArray, keys: KeyArray) -> IntArray:

@@ -40,18 +40,21 @@ def write_result(
     folder.mkdir(exist_ok=True)
     write_json(folder / "metrics.json", result.metrics)
     rows = result.rows
+    scores = list(result.scores)
     columns: dict[str, object] = {
         "example_id": rows.example_ids,
         "user_id": rows.users,
+        "target_index": rows.target_index,
+    }
+    columns |= {
         "better": result.better,
         "tied": result.tied,
-        "scores": list(result.scores),
-        "target_index": rows.target_index,
+        "scores": scores,
         "num_candidates": result.num_candidates,
         "best": result.best,
     }
     # Null where nothing was generated.
-    nothing = [None] * len(result.scores)
+    nothing = [None] * len(scores)
     columns["generated"] = nothing
     columns["valid"] = nothing
     if answers is not None:

@@ -151,14 +151,16 @@ def make_result(
     metrics["users"] = len({*rows.users})
     metrics["nan_scores"] = ranking.num_nan
     item_ids = items.item_ids
+    best = [item_ids[code] for code in ranking.best]
+    split_metrics = {f"{rows.split}_{name}": value for name, value in metrics.items()}
     return ModelResult(
         rows=rows,
         better=ranking.better,
         tied=ranking.tied,
-        best=[item_ids[code] for code in ranking.best],
+        best=best,
         num_candidates=ranking.num_candidates,
         scores=ranking.scores,
-        metrics={f"{rows.split}_{name}": value for name, value in metrics.items()},
+        metrics=split_metrics,
     )
 
 
@@ -169,10 +171,11 @@ def _with_intervals(
     intervals = clustered_intervals(values, users, resamples, seed)
     metrics: dict[str, float | None] = {}
     for name, interval in intervals.items():
+        low, high = interval
         mean = values[name].mean()
         metrics[name] = float(mean)
-        metrics[f"{name}_low"] = interval.low
-        metrics[f"{name}_high"] = interval.high
+        metrics[f"{name}_low"] = low
+        metrics[f"{name}_high"] = high
     return metrics
 
 

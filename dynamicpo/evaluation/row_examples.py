@@ -46,7 +46,8 @@ def _most_won_and_lost(result_a: ModelResult, result_b: ModelResult) -> list[tup
     """The rows whose target a ranks higher than b by most, then those it ranks lower by most."""
     rank_gains = result_b.mean_rank - result_a.mean_rank
     # Stable, so that equal gains give the same rows everywhere.
-    ascending = rank_gains.argsort(kind="stable").tolist()
+    order = rank_gains.argsort(kind="stable")
+    ascending = order.tolist()
     descending = ascending[::-1]
     chosen: list[tuple[Outcome, int]] = []
     for row in descending[:_MAX_EXAMPLES]:

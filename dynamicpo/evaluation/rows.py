@@ -166,8 +166,8 @@ def read_data(tables: SplitTables, source: Manifest, config: EvaluationConfig) -
         ConfigError: More rows than there are.
         DataError: No rows, or rows without their target among their candidates.
     """
-    table = _choose_rows(tables, config)
     folder = tables.folder
+    table = _choose_rows(tables, config)
     items = read_items(folder)
     if config.candidates == "catalogue":
         table = table.drop_columns(["candidates"])
@@ -297,17 +297,18 @@ def _catalogue_data(
 
 
 def _excluded_pairs(exclude: str, splits: Sequence[EncodedRows], catalogue: Catalogue) -> IntArray:
-    """What the rows of the first split exclude, as sorted numbers row * num_titles + title id."""
+    """Sorted numbers row * num_titles + title id of all that the first split's rows exclude."""
     exclusions, owners, timestamps = make_exclusions(exclude, splits, catalogue)
+    num_titles = catalogue.num_titles
     row_index, title_ids = exclusions.pairs(owners[0], timestamps[0])
+    pairs = row_index * num_titles + title_ids
     # The target's own title too, so that nothing else that reads as the target is ranked.
     targets = splits[0].targets
     rows = np.arange(len(targets))
     target_titles = catalogue.title_ids[targets]
-    row_index = np.concatenate([row_index, rows])
-    title_ids = np.concatenate([title_ids, target_titles])
-    pairs = row_index * catalogue.num_titles + title_ids
-    return np.unique(pairs)
+    target_pairs = rows * num_titles + target_titles
+    all_pairs = np.concatenate([pairs, target_pairs])
+    return np.unique(all_pairs)
 
 
 def _excluded_titles(pairs: IntArray, num_rows: int, catalogue: Catalogue) -> ExcludedTitles:

@@ -67,7 +67,8 @@ class SASRec(nn.Module):
             norm_first=True,
         )
         final_norm = nn.LayerNorm(_HIDDEN_SIZE)
-        # Nested tensors are a fast path for padding masks; with a causal mask torch warns of them.
+        # Nested tensors, a fast path for padding masks, exist for post-norm layers alone; for
+        # others torch warns of them.
         self.blocks = nn.TransformerEncoder(
             layer, _NUM_LAYERS, final_norm, enable_nested_tensor=False
         )
@@ -130,7 +131,7 @@ def fit_sasrec(
 
     def score(rows: pa.Table) -> FloatArray:
         histories, lengths = _recent_items(rows, item_ids, max_length)
-        sequences = torch.from_numpy(histories).to(device())
+        sequences = _on_device(histories)
         row_index = torch.arange(len(rows))
         last = np.maximum(lengths - 1, 0)
         with torch.no_grad(), execution_context(base):
@@ -158,7 +159,8 @@ def _train(
                 end = start + _BATCH_SIZE
                 # Less than 1 after the last batch, so that its learning rate is not 0.
                 epoch_share = end / (num_windows + _BATCH_SIZE)
-                _set_learning_rate(optimizer, (epoch + epoch_share) / epochs)
+                share = (epoch + epoch_share) / epochs
+                _set_learning_rate(optimizer, share)
                 batch = order[start:end]
                 _step(model, optimizer, items[batch], next_items[batch])
             progress.advance(1)
@@ -172,10 +174,13 @@ def _epoch_windows(
     They are few: all of them go to the device at once, and not batch by batch.
     """
     inputs, targets = cut_windows(sequences, length, rng)
-    order = rng.permutation(len(inputs))
-    arrays = (inputs, targets, order)
-    items, next_items, order_tensor = (torch.from_numpy(array).to(device()) for array in arrays)
-    return items, next_items, order_tensor
+    num_windows = len(inputs)
+    order = rng.permutation(num_windows)
+    return _on_device(inputs), _on_device(targets), _on_device(order)
+
+
+def _on_device(array: IntArray) -> Tensor:
+    return torch.from_numpy(array).to(device())
 
 
 def _step(

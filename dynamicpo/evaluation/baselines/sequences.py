@@ -95,35 +95,46 @@ def cut_windows(
     """
     codes, starts = sequences
     num_codes = len(codes)
-    num_sequences = len(starts)
-    ends = np.append(starts[1:], num_codes)[:num_sequences]
-    sequence_index = np.repeat(np.arange(num_sequences), ends - starts)
     # Another offset in every epoch: the first item of a window has no context to learn from.
-    offsets = rng.integers(0, length, num_sequences)
+    offsets = rng.integers(0, length, len(starts))
+    sequence_index, is_last = _sequence_members(sequences)
     shifts = offsets - starts
     positions = np.arange(num_codes) + shifts[sequence_index]
-    has_next = np.ones(num_codes, dtype=bool)
-    has_next[ends - 1] = False  # nothing follows a sequence's last item
-    items = np.flatnonzero(has_next)
+    items = np.flatnonzero(~is_last)  # nothing follows a sequence's last item
     positions = positions[items]
     # A number for each window that is larger than all of the sequences before.
-    first_keys = sequence_index[items] * (num_codes + length)
+    keys_a_sequence = num_codes + length
+    first_keys = sequence_index[items] * keys_a_sequence
     window_keys = first_keys + positions // length
     _, windows = np.unique(window_keys, return_inverse=True)
-    columns = _columns(positions % length, windows)
+    columns = _move_left(positions % length, windows)
     num_windows = int(windows.max(initial=-1)) + 1
     inputs = np.zeros((num_windows, length), dtype=np.int64)
     targets = np.full_like(inputs, IGNORED_TARGET)
+    next_items = items + 1
     inputs[windows, columns] = codes[items]
-    targets[windows, columns] = codes[items + 1]
+    targets[windows, columns] = codes[next_items]
     return inputs, targets
 
 
-def _columns(columns: IntArray, windows: IntArray) -> IntArray:
+def _sequence_members(sequences: Sequences) -> tuple[IntArray, BoolArray]:
+    """The sequence of each item, and marks of the last ones. Shapes (N,)."""
+    codes, starts = sequences
+    num_codes = len(codes)
+    is_start = np.zeros(num_codes, dtype=bool)
+    is_start[starts] = True
+    sequence_index = np.cumsum(is_start) - 1
+    is_last = np.ones(num_codes, dtype=bool)
+    is_last[:-1] = is_start[1:]
+    return sequence_index, is_last
+
+
+def _move_left(columns: IntArray, windows: IntArray) -> IntArray:
     """Move each window to the left edge.
 
     The first window of a sequence starts at the sequence's offset; moved, it ends in padding.
     """
     is_first = np.diff(windows, prepend=-1) != 0
     first_columns = columns[is_first]
-    return columns - first_columns[windows]
+    shifts: IntArray = first_columns[windows]
+    return columns - shifts

@@ -17,11 +17,11 @@ TRAIN = pa.table({"history": [["a", "b"], ["a"], ["a"]], "target": ["c", "c", "d
 def baseline_scores(name: str, rows: pa.Table, items: pd.DataFrame, train: pa.Table) -> np.ndarray:
     """The scores of the rows' candidates."""
     scores = np.concatenate(list(score_blocks(make_baseline(name, items, train), rows, len(items))))
-    places = [
+    codes = [
         [items["item_id"].tolist().index(item) for item in row]
         for row in rows["candidates"].to_pylist()
     ]
-    return np.take_along_axis(scores, np.array(places), axis=1)
+    return np.take_along_axis(scores, np.array(codes), axis=1)
 
 
 ROWS = pa.table(

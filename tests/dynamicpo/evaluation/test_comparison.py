@@ -44,8 +44,8 @@ def compare(root: Path, output: Path, *names: str) -> Manifest:
 
 def test_models_of_several_evaluations_stand_together(root: Path, tmp_path: Path) -> None:
     manifest = compare(root, tmp_path / "out", "dmpo", "sft", "dynamicpo")
-    found = read(tmp_path / "out")
-    assert {*found["metrics"]} == {
+    comparison = read(tmp_path / "out")
+    assert {*comparison["metrics"]} == {
         "random",
         "popularity",
         "cooccurrence",
@@ -55,13 +55,13 @@ def test_models_of_several_evaluations_stand_together(root: Path, tmp_path: Path
     }
     for name in ("sft", "dmpo", "dynamicpo"):
         metrics = json.loads((root / f"evaluation-{name}" / name / "metrics.json").read_text())
-        assert found["metrics"][name] == metrics
+        assert comparison["metrics"][name] == metrics
         assert manifest.counts[f"{name}_test_mrr"] == metrics["test_mrr"]
-    pairs = [(entry["a"], entry["b"]) for entry in found["comparisons"]]
+    pairs = [(entry["a"], entry["b"]) for entry in comparison["comparisons"]]
     assert pairs[:2] == [("dmpo", "sft"), ("dynamicpo", "sft")]
     models, baselines = ("sft", "dmpo", "dynamicpo"), ("popularity", "cooccurrence")
     assert pairs[2:] == [(name, baseline) for baseline in baselines for name in models]
-    assert found["differences"]["seed"] == {"sft": 0, "dmpo": 1, "dynamicpo": 2}
+    assert comparison["differences"]["seed"] == {"sft": 0, "dmpo": 1, "dynamicpo": 2}
     lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
     order = ["random", "popularity", "cooccurrence", "sft", "dmpo", "dynamicpo"]
     assert [line.split("|")[1].strip() for line in lines[2:]] == order

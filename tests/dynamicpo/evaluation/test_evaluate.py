@@ -1,4 +1,4 @@
-"""Evaluation: scores against the model itself, protocol, names, baselines, and what can't be used."""
+"""Evaluation: scores against the model itself, protocol, names, baselines, and bad input."""
 
 import dataclasses
 import html
@@ -60,16 +60,18 @@ def scores_of(output: Path, name: str) -> np.ndarray:
 
 
 def next_token_logps(folder: Path, histories: list[list[str]]) -> list[dict[str, float]]:
-    """Each item's log-probability right after a start token and a history, straight from the model."""
+    """Each item's log-probability after a start token and a history, straight from the model."""
     loaded = load_model(folder)
     known = loaded.tokenizer.get_vocab()
-    found = []
+    logps_of_rows = []
     for history in histories:
         tokens = torch.tensor([[0, *(known[item_token(item)] for item in history)]])
         with torch.no_grad():
             logps = loaded.model(input_ids=tokens).logits[0, -1].log_softmax(-1)
-        found.append({item: float(logps[known[item_token(item)]]) for item in loaded.base.items})
-    return found
+        logps_of_rows.append(
+            {item: float(logps[known[item_token(item)]]) for item in loaded.base.items}
+        )
+    return logps_of_rows
 
 
 def test_scores_are_the_models_own_log_probabilities(
@@ -79,12 +81,13 @@ def test_scores_are_the_models_own_log_probabilities(
     rows = preference_rows("test")
     expected = next_token_logps(folders["sft"], [row["history"] for row in rows])
     wanted = [
-        [own[item] for item in row["candidates"]] for own, row in zip(expected, rows, strict=True)
+        [logps[item] for item in row["candidates"]]
+        for logps, row in zip(expected, rows, strict=True)
     ]
     assert scores_of(tmp_path / "out", "sft") == pytest.approx(np.array(wanted), abs=1e-4)
     hits = [
-        max(row["candidates"], key=own.get) == row["target"]
-        for own, row in zip(expected, rows, strict=True)
+        max(row["candidates"], key=logps.get) == row["target"]
+        for logps, row in zip(expected, rows, strict=True)
     ]
     metrics = metrics_of(tmp_path / "out", "sft")
     assert metrics["test_hit_ratio_at_1"] == pytest.approx(np.mean(hits))
@@ -102,10 +105,10 @@ def test_pmi_takes_off_what_an_item_scores_without_a_history(
     evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / "out", config)
     rows = preference_rows("test")
     (alone,) = next_token_logps(folders["sft"], [[]])
-    own = next_token_logps(folders["sft"], [row["history"] for row in rows])
+    logps = next_token_logps(folders["sft"], [row["history"] for row in rows])
     wanted = [
-        [o[item] - alone[item] for item in row["candidates"]]
-        for o, row in zip(own, rows, strict=True)
+        [row_logps[item] - alone[item] for item in row["candidates"]]
+        for row_logps, row in zip(logps, rows, strict=True)
     ]
     assert scores_of(tmp_path / "out", "sft") == pytest.approx(np.array(wanted), abs=1e-4)
 
@@ -142,10 +145,10 @@ def test_equally_popular_candidates_share_the_hit(tmp_path: Path) -> None:
     manifest = evaluate(folder, {}, tmp_path / "out", CONFIG)
     rows = preference_rows("test")
     counts = [[(NUM_ITEMS - int(item)) // 4 for item in row["candidates"]] for row in rows]
-    own = [(NUM_ITEMS - int(row["target"])) // 4 for row in rows]
+    target_counts = [(NUM_ITEMS - int(row["target"])) // 4 for row in rows]
     hits = [
         (count == max(listed)) / listed.count(count)
-        for count, listed in zip(own, counts, strict=True)
+        for count, listed in zip(target_counts, counts, strict=True)
     ]
     assert any(0 < hit < 1 for hit in hits)
     assert manifest.counts["popularity_test_hit_ratio_at_1"] == pytest.approx(np.mean(hits))
@@ -212,7 +215,7 @@ def test_some_rows_are_chosen_by_key(folders: dict[str, Path], tmp_path: Path) -
     assert prints[0] != prints[1]
     names = read_rows(folders["preferences"], "test")["example_id"].to_pylist()
     wanted = [
-        names[place] for place in sorted(random_keys.random_order(0, "evaluation/test", names)[:7])
+        names[index] for index in sorted(random_keys.random_order(0, "evaluation/test", names)[:7])
     ]
     assert (
         pq.read_table(tmp_path / "0" / "random" / "ranks.parquet")["example_id"].to_pylist()
@@ -308,13 +311,13 @@ def test_a_leak_of_lists_does_not_matter_where_every_item_is_ranked(
 
 def allowed_items(row: dict[str, Any], rows: list[dict[str, Any]], exclude: str) -> list[str]:
     """By the definition: all items but the history, the user's past, or all the user's items."""
-    barred = {*row["history"]}
+    excluded = {*row["history"]}
     if exclude != "window":
         for other in rows:
             earlier = int(other["example_id"].split(":")[1]) <= int(row["example_id"].split(":")[1])
             if other["user_id"] == row["user_id"] and (exclude == "all" or earlier):
-                barred |= {*other["history"], other["target"]}
-    return [str(item) for item in range(NUM_ITEMS) if str(item) not in barred - {row["target"]}]
+                excluded |= {*other["history"], other["target"]}
+    return [str(item) for item in range(NUM_ITEMS) if str(item) not in excluded - {row["target"]}]
 
 
 @pytest.mark.parametrize("exclude", ["window", "past", "all"])
@@ -330,21 +333,21 @@ def test_every_item_is_ranked_but_what_negatives_exclude(
     longest = max(len(allowed_items(row, rows, exclude)) for row in rows)
     for row in rows:
         items = allowed_items(row, rows, exclude)
-        row["candidates"] = items + [f"none {place}" for place in range(longest - len(items))]
-    found = pq.read_table(tmp_path / "out" / name / "ranks.parquet").to_pydict()
+        row["candidates"] = items + [f"none {index}" for index in range(longest - len(items))]
+    ranks = pq.read_table(tmp_path / "out" / name / "ranks.parquet").to_pydict()
     loaded = load_model(folders[name])
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         items = allowed_items(row, rows, exclude)
         prompts = Prompts(loaded.tokenizer, read_items(folder), loaded.settings)
         scored = score_rows(loaded.model, [prompts.row(row["example_id"], row["history"], items)])[
             0
         ].numpy()
-        own = scored[items.index(row["target"])]
-        assert found["better"][place] == (scored > own).sum()
-        assert found["tied"][place] == 0
-        assert found["num_candidates"][place] == len(items)
-        assert found["best"][place] == items[int(scored.argmax())]
-        assert found["scores"][place] == pytest.approx([own, scored.max()], abs=1e-5)
+        target_score = scored[items.index(row["target"])]
+        assert ranks["better"][index] == (scored > target_score).sum()
+        assert ranks["tied"][index] == 0
+        assert ranks["num_candidates"][index] == len(items)
+        assert ranks["best"][index] == items[int(scored.argmax())]
+        assert ranks["scores"][index] == pytest.approx([target_score, scored.max()], abs=1e-5)
     protocol = manifest.extra["protocol"]
     assert (protocol["candidates"], protocol["exclude"]) == ("full-catalogue", exclude)
     assert protocol["num_candidates"] == NUM_ITEMS
@@ -390,7 +393,7 @@ def test_other_scores_rank_every_item_too(
 
 
 def tie_breaks(metric: str) -> bool:
-    """Whether a metric looks at the recommended item, which for equal scores goes by the order of the list."""
+    """Recognise metrics of the recommended item, which for equal scores is the first listed."""
     return metric in (
         "test_mean_popularity",
         "test_catalogue_coverage",
@@ -406,10 +409,10 @@ def test_titles_that_read_as_the_target_are_not_ranked(tmp_path: Path) -> None:
     )
     folder = write_preferences(tmp_path / "preferences", items=items.assign(category=""))
     evaluate(folder, {}, tmp_path / "out", EvaluationConfig(candidates="catalogue", **FAST))
-    found = pq.read_table(tmp_path / "out" / "random" / "ranks.parquet")[
+    num_candidates = pq.read_table(tmp_path / "out" / "random" / "ranks.parquet")[
         "num_candidates"
     ].to_pylist()
-    for number, row in zip(found, preference_rows("test"), strict=True):
+    for number, row in zip(num_candidates, preference_rows("test"), strict=True):
         known = {int(item) // 2 for item in (*row["history"], row["target"])}
         assert number == NUM_ITEMS - 2 * len(known) + 1
 
@@ -477,15 +480,15 @@ def test_training_logs_are_kept_for_comparisons(folders: dict[str, Path], tmp_pa
 def test_generation_answers_what_the_model_finds_most_likely(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """An item is one token here, so the answer is the best item of all: in some rows a candidate or the target."""
+    """An item is one token, so the answer is the best of all: in some rows a candidate."""
     rows = preference_rows("test")
     logps = next_token_logps(folders["sft"], [row["history"] for row in rows])
-    best = [max(own, key=own.get) for own in logps]
-    for place, (row, item) in enumerate(zip(rows, best, strict=True)):
-        if place % 3 and item not in row["candidates"]:
-            wrong = row["target"] if place % 3 == 1 else row["rejected"][0]
+    best = [max(row_logps, key=row_logps.get) for row_logps in logps]
+    for index, (row, item) in enumerate(zip(rows, best, strict=True)):
+        if index % 3 and item not in row["candidates"]:
+            wrong = row["target"] if index % 3 == 1 else row["rejected"][0]
             row["candidates"][row["candidates"].index(wrong)] = item
-            row["target"] = item if place % 3 == 1 else row["target"]
+            row["target"] = item if index % 3 == 1 else row["target"]
     preferences = write_preferences(tmp_path / "preferences", {"train": rows, "test": rows})
     config = EvaluationConfig(generate=True, **FAST)
     manifest = evaluate(preferences, {"sft": folders["sft"]}, tmp_path / "out", config)
@@ -571,9 +574,9 @@ def test_input_that_can_not_be_used(folders: dict[str, Path], tmp_path: Path) ->
     empty = write_preferences(tmp_path / "empty", {"train": rows})
     with pytest.raises(DataError, match="must hold at least one row, got none"):
         evaluate(empty, {}, tmp_path / "out", CONFIG)
-    for place, listed in enumerate((rows[3]["rejected"], rows[3]["candidates"] * 2)):
+    for number, listed in enumerate((rows[3]["rejected"], rows[3]["candidates"] * 2)):
         folder = write_preferences(
-            tmp_path / str(place),
+            tmp_path / str(number),
             {"train": rows, "test": [*rows[:3], {**rows[3], "candidates": listed}]},
         )
         with pytest.raises(DataError, match=f"row {rows[3]['example_id']} must list its target"):

@@ -40,12 +40,12 @@ def result(
 
 def test_ranks_by_hand_with_ties_and_nan() -> None:
     """First, last, anywhere, and last for a NaN."""
-    found = result()
-    assert found.better.tolist() == [0, 2, 0, 2]
-    assert found.tied.tolist() == [0, 0, 2, 0]
-    assert found.mean_rank.tolist() == [1, 3, 2, 3]
-    assert found.rank_counts() == pytest.approx([1 + 1 / 3, 1 / 3, 2 + 1 / 3])
-    assert found.best == ["a", "a", "d", "b"]
+    scored = result()
+    assert scored.better.tolist() == [0, 2, 0, 2]
+    assert scored.tied.tolist() == [0, 0, 2, 0]
+    assert scored.mean_rank.tolist() == [1, 3, 2, 3]
+    assert scored.rank_counts() == pytest.approx([1 + 1 / 3, 1 / 3, 2 + 1 / 3])
+    assert scored.best == ["a", "a", "d", "b"]
 
 
 def test_metrics_are_flat_and_named_by_split() -> None:
@@ -101,15 +101,15 @@ def test_what_is_written_is_read_again(answers: GeneratedAnswers | None, tmp_pat
 
 def test_a_missing_or_cut_file_is_named(tmp_path: Path) -> None:
     write_result(tmp_path / "model", result())
-    whole = (tmp_path / "model" / "ranks.parquet").read_bytes()
-    (tmp_path / "model" / "ranks.parquet").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "model" / "ranks.parquet").read_bytes()
+    (tmp_path / "model" / "ranks.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="must hold metrics.json and ranks.parquet"):
         read_result(tmp_path / "model", "test")
     with pytest.raises(DataError, match="must hold metrics.json and ranks.parquet"):
         read_result(tmp_path / "other", "test")
 
 
-def many(quality: float, num_rows: int = 300, seed: int = 0) -> ModelResult:
+def result_of_quality(quality: float, num_rows: int = 300, seed: int = 0) -> ModelResult:
     """Rows of 30 users whose target is scored higher the better the quality."""
     random = np.random.default_rng(seed)
     scores = random.normal(size=(num_rows, 3))
@@ -127,14 +127,14 @@ def many(quality: float, num_rows: int = 300, seed: int = 0) -> ModelResult:
 
 def test_every_model_is_paired_with_the_first_with_sft_and_with_baselines() -> None:
     results = {
-        "random": many(0),
-        "popularity": many(0.2, seed=1),
-        "a": many(0),
-        "sft": many(0.1),
-        "b": many(2),
+        "random": result_of_quality(0),
+        "popularity": result_of_quality(0.2, seed=1),
+        "a": result_of_quality(0),
+        "sft": result_of_quality(0.1),
+        "b": result_of_quality(2),
     }
-    found = paired_comparisons(results, ["a", "sft", "b"], 400, 0)
-    pairs = {(entry["a"], entry["b"]) for entry in found}
+    comparisons = paired_comparisons(results, ["a", "sft", "b"], 400, 0)
+    pairs = {(entry["a"], entry["b"]) for entry in comparisons}
     assert {frozenset(pair) for pair in pairs} == {
         frozenset(pair)
         for pair in [
@@ -146,35 +146,39 @@ def test_every_model_is_paired_with_the_first_with_sft_and_with_baselines() -> N
         ]
         + [("b", "popularity")]
     }
-    assert len(pairs) == len(found) == 6
+    assert len(pairs) == len(comparisons) == 6
 
 
 def test_a_clear_difference_is_clear_and_an_absent_one_is_not() -> None:
-    results = {"popularity": many(0.0, seed=1), "a": many(0.0), "b": many(2.0)}
-    found = {
+    results = {
+        "popularity": result_of_quality(0.0, seed=1),
+        "a": result_of_quality(0.0),
+        "b": result_of_quality(2.0),
+    }
+    comparisons = {
         (entry["a"], entry["b"]): entry for entry in paired_comparisons(results, ["a", "b"], 400, 0)
     }
-    clear, none = found["b", "a"], found["a", "popularity"]
+    clear, none = comparisons["b", "a"], comparisons["a", "popularity"]
     hits = [results[name].metrics["test_hit_ratio_at_1"] for name in "ba"]
     assert clear["difference"] == pytest.approx(hits[0] - hits[1])
     assert clear["low"] > 0 and clear["p_holm"] < 0.05 and clear["won"] > clear["lost"] == 0
     assert none["low"] < 0 < none["high"] and none["p_holm"] > 0.05
-    assert all(entry["p_holm"] >= entry["p"] for entry in found.values())
+    assert all(entry["p_holm"] >= entry["p"] for entry in comparisons.values())
     assert clear["metric"] == "test_hit_ratio_at_1"
 
 
 def test_a_clear_difference_stays_clear_among_many() -> None:
-    """Of 60 comparisons the smallest p that 400 resamples allow would be 60 * 2 / 401 = .3 after Holm."""
-    models = {f"m{place}": many(2.0, seed=place) for place in range(60)}
-    found = paired_comparisons(
-        {"popularity": many(0.0, seed=99), **models},
+    """With 60 comparisons the smallest p of 400 resamples would be 60 * 2 / 401 = .3 after Holm."""
+    models = {f"m{number}": result_of_quality(2.0, seed=number) for number in range(60)}
+    comparisons = paired_comparisons(
+        {"popularity": result_of_quality(0.0, seed=99), **models},
         ["m0"],
         400,
         0,
         [(name, "popularity") for name in models],
     )
-    assert len(found) == 60
-    assert max(entry["p_holm"] for entry in found) < 0.05
+    assert len(comparisons) == 60
+    assert max(entry["p_holm"] for entry in comparisons) < 0.05
 
 
 def test_one_user_has_differences_without_intervals() -> None:

@@ -18,7 +18,9 @@ def table(rows: list[tuple[str, int, list[int], int]]) -> pa.Table:
     """Rows of user, position, history and target."""
     return pa.table(
         {
-            "example_id": pa.array([f"{user}:{place}" for user, place, _, _ in rows], pa.string()),
+            "example_id": pa.array(
+                [f"{user}:{position}" for user, position, _, _ in rows], pa.string()
+            ),
             "user_id": pa.array([user for user, _, _, _ in rows], pa.string()),
             "history": pa.array(
                 [[NAMES[item] for item in history] for _, _, history, _ in rows],
@@ -59,13 +61,13 @@ def test_windows_hold_every_step_once_and_are_cut_at_random() -> None:
     for seed in range(30):
         inputs, targets = cut_windows(sequences, 3, np.random.default_rng(seed))
         assert inputs.shape == targets.shape and inputs.shape[1] == 3
-        found = [
+        learnt_steps = [
             (int(a), int(b))
             for row in zip(inputs, targets, strict=True)
             for a, b in zip(*row, strict=True)
             if b >= 0
         ]
-        assert sorted(found) == steps
+        assert sorted(learnt_steps) == steps
         for row, after in zip(inputs, targets, strict=True):
             known = after >= 0
             assert known[0] and (np.diff(known.astype(int)) <= 0).all()  # filled up at the end
@@ -82,8 +84,8 @@ def ring(users: int, length: int = 8) -> list[tuple[str, int, list[int], int]]:
     for user in range(users):
         path = [(7 * user + step) % 20 for step in range(length + 4)]
         rows += [
-            (f"u{user}", place, path[max(0, place - 4) : place], path[place])
-            for place in range(3, length + 4)
+            (f"u{user}", position, path[max(0, position - 4) : position], path[position])
+            for position in range(3, length + 4)
         ]
     return rows
 
@@ -114,14 +116,14 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_random_state_alone() -
 
 def test_the_number_of_threads_changes_nothing() -> None:
     rows = table(ring(10))
-    found = []
+    scores = []
     threads = torch.get_num_threads()
     for number in (1, 2):
         torch.set_num_threads(number)
-        found.append(fit_sasrec(ITEMS, rows, epochs=1)(rows))
+        scores.append(fit_sasrec(ITEMS, rows, epochs=1)(rows))
         assert torch.get_num_threads() == number
     torch.set_num_threads(threads)
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(*scores)
 
 
 def test_without_training_rows_it_still_ranks() -> None:

@@ -1,4 +1,4 @@
-"""Candidates follow their protocol, depend on the row alone, and have the distributions they promise."""
+"""Candidates follow their protocol, depend on the row alone, and have their distributions."""
 
 import dataclasses
 import json
@@ -63,15 +63,21 @@ def examples_folder(
 
 
 def sliding_rows(num_users: int, num_items: int, length: int = 12, seed: int = 0) -> pd.DataFrame:
-    """Users with random sequences of distinct items; the last two rows of each are validation and test."""
+    """Users with random sequences of distinct items; their last two rows are held out."""
     rng = np.random.default_rng(seed)
     rows = []
     for user in range(num_users):
         sequence = [f"i{item:04d}" for item in rng.permutation(num_items)[:length]]
-        for place in range(3, length):
-            split = {length - 1: "test", length - 2: "validation"}.get(place, "train")
+        for position in range(3, length):
+            split = {length - 1: "test", length - 2: "validation"}.get(position, "train")
             rows.append(
-                (f"u{user}", place, sequence[max(0, place - 5) : place], sequence[place], split)
+                (
+                    f"u{user}",
+                    position,
+                    sequence[max(0, position - 5) : position],
+                    sequence[position],
+                    split,
+                )
             )
     return pd.DataFrame(rows, columns=["user_id", "position", "history", "target", "split"])
 
@@ -139,20 +145,21 @@ def test_every_row_holds_the_protocol(prepared: Path, strategy: str, exclude: st
     sequences = interactions.sort_values("timestamp").groupby("user_id")["item_id"].agg(list)
     if exclude == "past":
         for (_, name), (_, _, candidates, _) in zip(frame.index, lists(frame), strict=True):
-            user, place = name.split(":")
-            assert not {*candidates} & {*sequences[user][: int(place)]}
+            user, position = name.split(":")
+            assert not {*candidates} & {*sequences[user][: int(position)]}
 
 
 def test_exclude_all_spares_what_the_user_takes_later(tmp_path: Path) -> None:
     folder = examples_folder(tmp_path / "e", sliding_rows(20, 40), catalogue(40))
     frame = sampled(folder, exclude="all")
-    own = frame.groupby("user_id")["target"].agg(set)
+    targets_of = frame.groupby("user_id")["target"].agg(set)
     check_rows(frame, 20)
     for user, (target, _, candidates, _) in zip(frame["user_id"], lists(frame), strict=True):
-        assert own[user] & {*candidates} == {target}
+        assert targets_of[user] & {*candidates} == {target}
     later = sampled(folder, exclude="past")
     shared = [
-        len(own[user] & {*row[2]}) for user, row in zip(later["user_id"], lists(later), strict=True)
+        len(targets_of[user] & {*row[2]})
+        for user, row in zip(later["user_id"], lists(later), strict=True)
     ]
     assert (
         max(shared) > 1
@@ -165,7 +172,7 @@ def test_past_is_exactly_what_came_before(tmp_path: Path) -> None:
     folder = examples_folder(
         tmp_path / "e", rows[rows["position"] == 7].assign(split="train"), catalogue(16)
     )
-    # Of the first 7 items the row at 7 shows 5 only; the earlier rows are not there to tell of the others.
+    # Of the first 7 items the row at 7 shows 5 only; no earlier rows tell of the others.
     assert all(
         len(row[2]) == 11 for row in lists(sampled(folder, exclude="past", num_candidates=11))
     )
@@ -184,24 +191,24 @@ def test_past_is_exactly_what_came_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_row_does_not_depend_on_order_or_on_other_rows(tmp_path: Path, strategy: str) -> None:
-    """Shuffled rows, and rows in two shards, get what they get together: any number of workers gives the same."""
+    """Shuffled rows, and rows in two shards, get what they get together, as with many workers."""
     rows, items = sliding_rows(60, 50), catalogue(50, popularity=1 + np.arange(50) % 7)
-    whole = sampled(
+    together = sampled(
         examples_folder(tmp_path / "whole", rows, items), strategy=strategy, num_candidates=12
     )
     mixed = rows.sample(frac=1, random_state=1)
     shuffled = sampled(
         examples_folder(tmp_path / "mixed", mixed, items), strategy=strategy, num_candidates=12
     )
-    assert shuffled.index.tolist() != whole.index.tolist()
-    pd.testing.assert_frame_equal(shuffled.sort_index(), whole.sort_index())
+    assert shuffled.index.tolist() != together.index.tolist()
+    pd.testing.assert_frame_equal(shuffled.sort_index(), together.sort_index())
     test_rows, train = rows[rows["split"] == "test"], rows[rows["split"] == "train"]
     for shard in (test_rows[:25], test_rows[25:]):
         folder = examples_folder(
             tmp_path / f"shard{shard.index[0]}", pd.concat([train, shard]), items
         )
         part = sampled(folder, strategy=strategy, num_candidates=12)
-        pd.testing.assert_frame_equal(part, whole.loc[part.index])
+        pd.testing.assert_frame_equal(part, together.loc[part.index])
 
 
 def test_bulk_size_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +226,7 @@ def test_seed_and_split_change_the_draws_and_nothing_else_does(tmp_path: Path) -
         sampled(folder, seed=seed, hard_share=note) for seed, note in ((0, 0.1), (0, 0.2), (1, 0.1))
     )
     pd.testing.assert_frame_equal(first, again)
-    same = [row == twin for row, twin in zip(lists(first), lists(other), strict=True)]
+    same = [row == other_row for row, other_row in zip(lists(first), lists(other), strict=True)]
     assert not any(same)
     moved = rows.assign(split=rows["split"].replace({"train": "test", "test": "train"}))
     swapped = sampled(examples_folder(tmp_path / "swapped", moved, catalogue(200)))
@@ -235,18 +242,18 @@ def test_candidates_do_not_depend_on_the_target(tmp_path: Path) -> None:
     rows["history"] = rows["history"].map(lambda items: [item for item in items if item != "i0000"])
     frame = sampled(examples_folder(tmp_path / "e", rows, catalogue(300)))
     assert frame["candidates"].map(tuple).is_unique
-    places = [candidates.index("i0000") for _, _, candidates, _ in lists(frame)]
-    assert stats.chisquare(np.bincount(places, minlength=20)).pvalue > 1e-3
+    positions = [candidates.index("i0000") for _, _, candidates, _ in lists(frame)]
+    assert stats.chisquare(np.bincount(positions, minlength=20)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_place_of_the_target_is_uniform(tmp_path: Path, strategy: str) -> None:
+def test_position_of_the_target_is_uniform(tmp_path: Path, strategy: str) -> None:
     items = catalogue(80, popularity=np.arange(80))
-    # targets here are not as popular as their items are said to be, which lists drawn by popularity do give away
+    # Targets here are not as popular as the items table says: lists by popularity show that.
     folder = examples_folder(tmp_path / "e", sliding_rows(400, 80), items)
     frame = sampled(folder, strategy=strategy, allow_leak=strategy == "popularity")
-    places = np.array([candidates.index(target) for target, _, candidates, _ in lists(frame)])
-    assert stats.chisquare(np.bincount(places, minlength=20)).pvalue > 1e-3
+    positions = np.array([candidates.index(target) for target, _, candidates, _ in lists(frame)])
+    assert stats.chisquare(np.bincount(positions, minlength=20)).pvalue > 1e-3
 
 
 def one_row_each(count: int) -> pd.DataFrame:
@@ -285,10 +292,10 @@ def test_popularity_draws_follow_the_count_to_the_power_of_three_quarters(tmp_pa
     assert stats.chisquare(counts, np.full(26, len(rows) / 26)).pvalue < 1e-9
 
 
-def test_race_for_tight_catalogues_has_the_same_distribution(
+def test_weighted_order_for_tight_catalogues_has_the_same_distribution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Successive draws by weight, from the stream of draws and from the race alone, agree with each other."""
+    """Draws from the stream and from the weighted order of the catalogue agree with each other."""
     items = catalogue(10, popularity=[1, 1, 1, 1, 2, 400, 3, 50, 2, 9])
     folder = examples_folder(tmp_path / "e", one_row_each(8000), items)
     frames = [sampled(folder, strategy="popularity", num_candidates=4)]
@@ -331,23 +338,24 @@ def test_hard_negatives_are_the_nearest_and_evenly_spread(tmp_path: Path) -> Non
         world = user % 2
         sequence = [f"i{2 * item + world:04d}" for item in rng.permutation(60)[:8]]
         rows += [
-            (f"u{user}", place, sequence[:place], sequence[place], "train") for place in range(3, 8)
+            (f"u{user}", position, sequence[:position], sequence[position], "train")
+            for position in range(3, 8)
         ]
     frame = pd.DataFrame(rows, columns=["user_id", "position", "history", "target", "split"])
     folder = examples_folder(tmp_path / "e", frame, catalogue(120))
-    # 19 negatives: 10 from the own world, and half of the 9 others.
-    found = sampled(folder, strategy="hard")
-    own = np.array(
+    # 19 negatives: 10 from the target's world, and half of the 9 others.
+    hard_rows = sampled(folder, strategy="hard")
+    is_same_world = np.array(
         [
             [(int(item[1:]) - int(target[1:])) % 2 == 0 for item in rejected]
-            for target, _, _, rejected in lists(found)
+            for target, _, _, rejected in lists(hard_rows)
         ]
     )
     expected = (10 + 9 * (60 - 5 - 1 - 10) / (120 - 5 - 1 - 10)) / 19
-    assert own.mean() == pytest.approx(expected, abs=0.02)
-    by_place = own.mean(axis=0)
-    assert np.abs(by_place - own.mean()).max() < 4 * np.sqrt(0.25 / len(own))
-    assert by_place[:15].mean() == pytest.approx(own.mean(), abs=0.01)
+    assert is_same_world.mean() == pytest.approx(expected, abs=0.02)
+    by_position = is_same_world.mean(axis=0)
+    assert np.abs(by_position - is_same_world.mean()).max() < 4 * np.sqrt(0.25 / len(is_same_world))
+    assert by_position[:15].mean() == pytest.approx(is_same_world.mean(), abs=0.01)
     none = sampled(folder, strategy="hard", hard_share=0.0)
     pd.testing.assert_frame_equal(none, sampled(folder, strategy="uniform"))
     manifest = sample_negatives(
@@ -368,7 +376,7 @@ def test_held_out_rows_get_no_hard_negatives(
 
 
 def test_matched_negatives_come_from_the_targets_stratum(tmp_path: Path) -> None:
-    """125 items in strata of 3 x 8: the last one has what is left over. Equals in popularity go by item id."""
+    """125 items in strata of 3 x 8, the last one larger. Equals in popularity go by item id."""
     popularity = np.arange(125)[::-1] // 2
     folder = examples_folder(
         tmp_path / "e", sliding_rows(200, 125, length=8), catalogue(125, popularity=popularity)
@@ -394,13 +402,13 @@ def test_a_matched_list_does_not_tell_its_target_by_popularity(tmp_path: Path) -
         tmp_path / "e", sliding_rows(400, 120, length=6), catalogue(120, popularity=popularity)
     )
     frame = sampled(folder, strategy="popularity-matched", num_candidates=10)
-    places = [sorted(candidates).index(target) for target, _, candidates, _ in lists(frame)]
-    assert stats.chisquare(np.bincount(places, minlength=10)).pvalue > 1e-3
-    assert len(places) == 1200
+    ranks = [sorted(candidates).index(target) for target, _, candidates, _ in lists(frame)]
+    assert stats.chisquare(np.bincount(ranks, minlength=10)).pvalue > 1e-3
+    assert len(ranks) == 1200
 
 
 def test_a_stratum_too_small_is_filled_from_those_beside_it(tmp_path: Path) -> None:
-    """Users have taken most of the 12 items that are like the target: the rest comes from the next 12."""
+    """Users have taken most of the target's stratum of 12: the rest comes from the next 12."""
     rows = [
         (f"u{user}", 10, [f"i{item:04d}" for item in range(1, 11)], "i0000", "train")
         for user in range(50)
@@ -417,7 +425,7 @@ def test_a_stratum_too_small_is_filled_from_those_beside_it(tmp_path: Path) -> N
 
 
 def test_hard_negatives_of_the_next_item_are_its_neighbours(tmp_path: Path) -> None:
-    """Items in a ring, each met by the two on either side: these four are the hard negatives, where allowed."""
+    """In a ring items occur with the two on either side: these are hard negatives where allowed."""
     rows = [
         (
             f"u{start}",
@@ -433,8 +441,8 @@ def test_hard_negatives_of_the_next_item_are_its_neighbours(tmp_path: Path) -> N
     for target, _, _, rejected in lists(
         sampled(folder, strategy="hard", num_candidates=5, hard_share=1.0)
     ):
-        place = int(target[1:])
-        assert {f"i{(place + step) % 40:04d}" for step in (-1, -2)} <= {
+        number = int(target[1:])
+        assert {f"i{(number + step) % 40:04d}" for step in (-1, -2)} <= {
             *rejected
         }  # the next two are the history
 
@@ -454,9 +462,9 @@ def test_order_of_rejected_tells_nothing_about_popularity(tmp_path: Path) -> Non
         deviation = np.sqrt((19**2 - 1) / 12 / len(values))
         assert np.abs(ranks - 10).max() < 4.5 * deviation
     pairs = [
-        (candidates.index(item), place)
+        (candidates.index(item), position)
         for _, _, candidates, rejected in lists(frame)
-        for place, item in enumerate(rejected)
+        for position, item in enumerate(rejected)
     ]
     assert (
         abs(np.corrcoef(np.array(pairs).T)[0, 1]) < 0.02
@@ -470,22 +478,22 @@ def test_items_of_one_title_are_never_together(tmp_path: Path) -> None:
         examples_folder(tmp_path / "e", rows, catalogue(60, title=titles)), num_candidates=15
     )
     for _, _, candidates, _ in lists(frame):
-        texts = [int(item[1:]) // 2 for item in candidates]
-        assert len({*texts}) == 15
+        titles = [int(item[1:]) // 2 for item in candidates]
+        assert len({*titles}) == 15
     for target, history, _, rejected in lists(frame):
         excluded = {int(item[1:]) // 2 for item in (*history, target)}
         assert not excluded & {int(item[1:]) // 2 for item in rejected}
 
 
 def test_smallest_catalogue_that_will_do(tmp_path: Path) -> None:
-    """Exactly as many allowed items as negatives: each row takes them all; one less is an error that says so."""
+    """Exactly as many allowed items as negatives: each row takes all; one fewer is an error."""
     folder = examples_folder(tmp_path / "e", one_row_each(50), catalogue(12))
     for strategy in STRATEGIES:
         for _, _, _, rejected in lists(sampled(folder, strategy=strategy, num_candidates=9)):
             assert sorted(rejected) == [f"i{item:04d}" for item in range(4, 12)]
     message = (
-        r"train row 'u0:3': needs 9 negatives, but a catalogue of 12 titles offers 8 besides its target and its "
-        r"history. Lower num_candidates to 9."
+        r"train row 'u0:3': needs 9 negatives, but a catalogue of 12 titles offers 8 besides its "
+        r"target and its history. Lower num_candidates to 9."
     )
     with pytest.raises(DataError, match=message):
         sample_negatives(folder, tmp_path / "out", NegativesConfig(num_candidates=10))
@@ -529,19 +537,19 @@ def test_fresh_candidates_for_real_rows(lastfm: Path, strategy: str) -> None:
     frame = sampled(lastfm, strategy=strategy, exclude="past")
     assert frame.index.is_unique
     check_rows(frame, 20)
-    places = [candidates.index(target) for target, _, candidates, _ in lists(frame)]
-    assert stats.chisquare(np.bincount(places, minlength=20)).pvalue > 1e-3
+    positions = [candidates.index(target) for target, _, candidates, _ in lists(frame)]
+    assert stats.chisquare(np.bincount(positions, minlength=20)).pvalue > 1e-3
 
 
-def test_place_of_a_real_target_is_no_longer_fixed(lastfm: Path) -> None:
-    """The published lists are seeded by the target: its place is the same in all of its rows. Not in ours."""
+def test_position_of_a_real_target_is_no_longer_fixed(lastfm: Path) -> None:
+    """Published lists are seeded by the target, whose position is always the same; ours not."""
     shares = {}
     for strategy in ("published", "uniform"):
         frame = sampled(lastfm, strategy=strategy, seed=3, allow_leak=True)
-        places = frame.assign(place=[row[2].index(row[0]) for row in lists(frame)])
-        pairs = places.reset_index().merge(places.reset_index(), on="target")
+        positions = frame.assign(position=[row[2].index(row[0]) for row in lists(frame)])
+        pairs = positions.reset_index().merge(positions.reset_index(), on="target")
         pairs = pairs[pairs["example_id_x"] < pairs["example_id_y"]]
-        shares[strategy] = (pairs["place_x"] == pairs["place_y"]).mean()
+        shares[strategy] = (pairs["position_x"] == pairs["position_y"]).mean()
     assert shares["published"] > 0.9
     assert shares["uniform"] == pytest.approx(0.05, abs=0.01)
 
@@ -573,9 +581,9 @@ def test_drawn_lists_of_real_rows_pass_their_audit(
         config = NegativesConfig(strategy=strategy, exclude=exclude)
         audits = sample_negatives(lastfm, tmp_path / exclude, config).extra["audit"]
         assert {*audits} == {"validation", "test"}
-        for found in audits.values():
-            assert found["hit_ratio_at_1"] < found["limit"]
-            assert found["low"] < found["chance"] < found["high"] < found["limit"]
+        for audit in audits.values():
+            assert audit["hit_ratio_at_1"] < audit["limit"]
+            assert audit["low"] < audit["chance"] < audit["high"] < audit["limit"]
 
 
 def published(tmp_path: Path, candidates: list[str], target: str = "a") -> Path:
@@ -612,14 +620,14 @@ def test_published_strategy_needs_published_rows(prepared: Path, tmp_path: Path)
         sample_negatives(prepared, tmp_path / "out", NegativesConfig(strategy="published"))
 
 
-def test_manifest_states_the_protocol_and_passes_the_facts_on(tmp_path: Path) -> None:
-    facts = {"source": "table", "split": "8:1:1 by time"}
-    folder = examples_folder(tmp_path / "e", sliding_rows(5, 60), catalogue(60), facts)
+def test_manifest_states_the_protocol_and_keeps_what_the_source_says(tmp_path: Path) -> None:
+    source_extra = {"source": "table", "split": "8:1:1 by time"}
+    folder = examples_folder(tmp_path / "e", sliding_rows(5, 60), catalogue(60), source_extra)
     manifest = sample_negatives(folder, tmp_path / "out", NegativesConfig(exclude="past", seed=4))
     protocol = {"strategy": "uniform", "exclude": "past", "num_candidates": 20, "seed": 4}
-    assert {name: value for name, value in manifest.extra.items() if name != "audit"} == facts | {
-        "protocol": protocol
-    }
+    assert {
+        name: value for name, value in manifest.extra.items() if name != "audit"
+    } == source_extra | {"protocol": protocol}
     rows = {"train_rows": 35, "validation_rows": 5, "test_rows": 5, "items": 60}
     assert rows.items() <= manifest.counts.items()
     assert (
