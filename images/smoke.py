@@ -1,4 +1,4 @@
-"""Run inside an image while it is built: does it work as the user it will run as? Prints its package list.
+"""Check an image while it is built: it works as the user it will run as. Prints its packages.
 
 smoke.py cpu|gpu
 """
@@ -15,22 +15,22 @@ from importlib import metadata
 from pathlib import Path
 
 
-def check(holds: bool, what: str) -> None:
-    """End the build with a reason."""
+def check(holds: bool, message: str) -> None:
+    """End the build with a message if a condition does not hold."""
     if not holds:
-        sys.exit(f"smoke.py: {what}")
+        sys.exit(f"smoke.py: {message}")
 
 
 def check_runtime(runtime: str) -> None:
-    """The user, its writable places, and what must not be in a final image."""
+    """The user, its writable folders, and what must not be in a final image."""
     check(
         os.getuid() != 0,
         f"the user must not be root, got uid {os.getuid()}. Set USER in the Dockerfile.",
     )
-    for place in (tempfile.gettempdir(), os.environ["HOME"], "/cache"):
+    for folder in (tempfile.gettempdir(), os.environ["HOME"], "/cache"):
         check(
-            os.access(place, os.W_OK),
-            f"{place} must be writable for uid {os.getuid()}, gid {os.getgid()}.",
+            os.access(folder, os.W_OK),
+            f"{folder} must be writable for uid {os.getuid()}, gid {os.getgid()}.",
         )
     check(
         not os.access(sys.prefix, os.W_OK),
@@ -68,7 +68,7 @@ def check_torch(runtime: str) -> None:
 
 
 def check_programs() -> None:
-    """What kfp's launcher and people call, and every module of ours."""
+    """Programs that kfp's launcher and people call, and every module of ours."""
     import duckdb
     import evidently.presets  # noqa: F401
     import kfp
@@ -76,14 +76,17 @@ def check_programs() -> None:
     import transformers  # noqa: F401
 
     import dynamicpo
+    import dynamicpo_components
+    import dynamicpo_pipelines
 
-    for module in pkgutil.walk_packages(dynamicpo.__path__, "dynamicpo."):
-        importlib.import_module(module.name)
+    for package in (dynamicpo, dynamicpo_components, dynamicpo_pipelines):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
     version = metadata.version("dynamicpo")
-    said = subprocess.run(
+    output = subprocess.run(
         ["dynamicpo", "--version"], capture_output=True, text=True, check=True
     ).stdout
-    check(version in said, f"dynamicpo --version must say {version}, got {said!r}.")
+    check(version in output, f"dynamicpo --version must say {version}, got {output!r}.")
     check(bool(kfp.__version__), "kfp must be there.")
     check(duckdb.sql("select 6 * 7").fetchall() == [(42,)], "DuckDB must work.")
     subprocess.run(["sh", "-c", "command -v python3 mktemp >/dev/null"], check=True)

@@ -1,4 +1,4 @@
-"""The images: their sources and lock files always; the built CPU image where an engine and the image are there."""
+"""The images: their sources and locks always; the CPU image where there is one and an engine."""
 
 import json
 import os
@@ -57,6 +57,17 @@ def test_dockerfiles_run_as_a_numeric_user_and_carry_labels(runtime: str):
     assert (
         text.startswith("#") and "ARG BASE_IMAGE=" in text and "PYTHONDONTWRITEBYTECODE=1" in text
     )
+
+
+@runtimes
+def test_an_image_holds_the_wheel_and_tries_all_of_its_packages(runtime: str):
+    """It installs the wheel of the sources, so nothing is copied beside it under a generic name."""
+    dockerfile = (IMAGES / runtime / "Dockerfile").read_text()
+    assert "/package/*.whl" in dockerfile
+    assert not re.search(r"COPY.*\b(components|pipelines)\b", dockerfile)
+    smoke = (IMAGES / "smoke.py").read_text()
+    for package in ("dynamicpo", "dynamicpo_components", "dynamicpo_pipelines"):
+        assert f"    import {package}\n" in smoke
 
 
 def test_the_two_dockerfiles_differ_where_they_must():
@@ -120,7 +131,7 @@ def inside(docker: Docker, *command: str, user: str = f"{USER}:0") -> str:
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
 def test_the_image_holds_the_locked_packages_and_nothing_else(docker: Docker):
-    """Any two builds of a commit hold the same packages, because each holds those of its lock files."""
+    """Two builds of a commit hold the same packages: each holds those of its lock files."""
     listed = inside(docker, "cat", "/usr/share/dynamicpo/packages.txt").splitlines()
     found = {
         name: version.partition("+")[0] for name, version in (line.split("==") for line in listed)
@@ -175,7 +186,10 @@ def test_the_image_is_small_and_runs_as_nobody_special(docker: Docker):
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
 def test_the_image_has_no_compiler_cache_or_bytecode(docker: Docker):
-    search = "for p in gcc g++ cc make pip; do command -v $p || true; done; find /opt/dynamicpo /root -name '*.pyc'"
+    search = (
+        "for p in gcc g++ cc make pip; do command -v $p || true; done; "
+        "find /opt/dynamicpo /root -name '*.pyc'"
+    )
     assert (
         inside(docker, "sh", "-ec", f"{search} -o -name '.cache' 2>/dev/null || true").split() == []
     )
