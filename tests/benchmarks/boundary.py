@@ -1,7 +1,10 @@
-"""What the boundary selection costs: `python -m tests.benchmarks.boundary [--row-seconds 0.89]`.
+"""Cost of the boundary selection.
 
-For K negatives and a batch of 64 rows on one core: the selection alone, all that DynamicPO adds to a plain loss
-(selection and betas), and the authors' way, scikit-learn's KMeans row by row. Medians of 25 repeats; KMeans runs once.
+Run `python -m tests.benchmarks.boundary [--row-seconds 0.89]`.
+
+For K negatives and a batch of 64 rows on one core: the selection alone, all that DynamicPO adds to
+a plain loss (selection and betas), and the authors' way, scikit-learn's KMeans row by row. Medians
+of 25 repeats; KMeans runs once.
 """
 
 import argparse
@@ -79,7 +82,8 @@ def seconds_per_row(run: Callable[[], object], repeats: int = 25) -> float:
 def show(lines: list[dict[str, float]], row_seconds: float) -> None:
     print(f"batch of {ROWS} rows on one core; share of {row_seconds:g} s a row")
     print(
-        f"{'K':>4} {'selection':>12} {'share':>9} {'DynamicPO':>12} {'share':>9} {'KMeans':>12} {'ratio':>7}"
+        f"{'K':>4} {'selection':>12} {'share':>9} {'DynamicPO':>12} {'share':>9} "
+        f"{'KMeans':>12} {'ratio':>7}"
     )
     for line in lines:
         selection, added, kmeans = (
@@ -87,7 +91,8 @@ def show(lines: list[dict[str, float]], row_seconds: float) -> None:
         )
         print(
             f"{line['num_negatives']:>4.0f} {selection:>9.1f} us {line['selection_share']:>9.4%} "
-            f"{added:>9.1f} us {line['dynamicpo_share']:>9.4%} {kmeans:>9.0f} us {kmeans / selection:>6.0f}x"
+            f"{added:>9.1f} us {line['dynamicpo_share']:>9.4%} "
+            f"{kmeans:>9.0f} us {kmeans / selection:>6.0f}x"
         )
 
 

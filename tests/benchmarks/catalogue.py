@@ -1,10 +1,13 @@
-"""Ranking a whole catalogue with SmolLM2-135M: `python -m tests.benchmarks.catalogue [--rounds 3] [--threads 2]`.
+"""Ranking a whole catalogue with SmolLM2-135M.
 
-After a MovieLens prompt (a history, no candidates) every one of the 1,682 titles gets its log-probability: by the
-token tree with the target's own score as the floor (what evaluation does), by the whole tree, by one prompt shared by
-packed answers without a tree, and by separate answers, a prompt each. The last would take minutes a row, so it is
-measured on 32 titles drawn by chance, and multiplied. Every round takes another row of median length. What the first
-three say of the target's rank must agree.
+Run `python -m tests.benchmarks.catalogue [--rounds 3] [--threads 2]`.
+
+After a MovieLens prompt (a history, no candidates) every one of the 1,682 titles gets its
+log-probability: by the token tree with the target's own score as the floor (what evaluation does),
+by the whole tree, by one prompt shared by packed answers without a tree, and by separate answers, a
+prompt each. The last would take minutes a row, so it is measured on 32 titles drawn at random, and
+multiplied. Every round takes another row of median length. The first three must agree on the
+target's rank.
 """
 
 import argparse
@@ -76,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def load_rows(tokenizer: Any, number: int) -> tuple[list[list[int]], list[list[int]], list[int]]:
-    """Prompts of median length of held-out rows, the answer of every title, and each row's target among them."""
+    """Held-out prompts of median length, the answer of every title, and each row's target."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "examples"
         prepare_data("", "", folder, DataConfig(source="movielens", k_core=1))
@@ -109,10 +112,10 @@ def measure(
     times, ranks = {}, {}
     for way, run in runs.items():
         start = CLOCKS[clock]()
-        found = run()
+        scores = run()
         times[way] = CLOCKS[clock]() - start
         if way != "separate":
-            ranks[way] = int((found > found[target] + 1e-3).sum()) + 1
+            ranks[way] = int((scores > scores[target] + 1e-3).sum()) + 1
     times["separate"] *= len(answers) / SEPARATE
     if len({*ranks.values()}) != 1:
         raise RuntimeError(f"the ways must agree on the target's rank, got {ranks}")
@@ -137,8 +140,9 @@ def alone(
 def show(report: dict[str, Any]) -> None:
     titles, seconds = report["titles"], report["seconds"]
     print(
-        f"\n{titles} titles after a prompt of {report['prompt_tokens']:.0f} tokens: {report['answer_tokens']} tokens, "
-        f"{report['tree_tokens']} in the tree; {len(report['rounds'])} rows, medians, {report['threads']} threads"
+        f"\n{titles} titles after a prompt of {report['prompt_tokens']:.0f} tokens: "
+        f"{report['answer_tokens']} tokens, {report['tree_tokens']} in the tree; "
+        f"{len(report['rounds'])} rows, medians, {report['threads']} threads"
     )
     print(f"{'way':32} {'s a row':>9} {'ms a title':>11} {'cost in answers':>16}")
     for way, title in WAYS.items():

@@ -1,10 +1,13 @@
-"""How near a step of training comes to the machine's limit: `python -m tests.benchmarks.limit [--rounds 7]`.
+"""Share of the machine's limit that a step of training reaches.
 
-A step takes 4 x parameters x unique tokens operations (LoRA: forward, and backward through activations). Their rate is
-compared with that of the model's own matrix products, measured right before each step under the same load: one process
-with all cores, or a process of one thread for each core, all at the same time, as `dynamicpo run --workers` trains the
-cells of a study. A step takes as many rows as the default token budget of a forward pass. "predicting" counts the head
-only where a token is predicted, which is all that is computed. Medians over rounds and processes.
+Run `python -m tests.benchmarks.limit [--rounds 7]`.
+
+A step takes 4 x parameters x unique tokens operations (LoRA: forward, and backward through
+activations). Their rate is compared with that of the model's own matrix products, measured right
+before each step under the same load: one process with all cores, or a process of one thread for
+each core, all at the same time, as `dynamicpo run --workers` trains the cells of a study. A step
+takes as many rows as the default token budget of a forward pass. "predicting" counts the head only
+where a token is predicted, which is all that is computed. Medians over rounds and processes.
 """
 
 import argparse
@@ -68,8 +71,8 @@ def together(batch: list[Row], processes: int, threads: int, rounds: int) -> dic
     """Medians of what processes measure at the same time."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, _begin, (context.Barrier(processes), threads)) as pool:
-        found = pool.starmap(_measure, [(batch, rounds)] * processes, chunksize=1)
-    each = [measures for process in found for measures in process]
+        measured = pool.starmap(_measure, [(batch, rounds)] * processes, chunksize=1)
+    each = [measures for process in measured for measures in process]
     medians = {name: statistics.median(measures[name] for measures in each) for name in each[0]}
     return {
         "threads": threads,
@@ -89,16 +92,17 @@ def _begin(barrier: Barrier, threads: int) -> None:
 
 
 def _measure(batch: list[Row], rounds: int) -> list[dict[str, float]]:
-    """One process: the limit and a step, in turn; no process goes on before all have come as far."""
+    """Measure the limit and a step in turn, in one process; all processes wait for each other."""
     model, _ = load()
     limit = Limit(model)
-    tokens, places = sum(map(packed_length, batch)), sum(map(predicting, batch))
+    tokens = sum(map(packed_length, batch))
+    positions = sum(map(predicting, batch))
 
     def ours() -> None:
         step(model, lambda: answer_logps(model, batch, "auto", 10**6))
 
     ours()
-    products = limit.measured(tokens, places)
+    products = limit.measured(tokens, positions)
     result = []
     for _ in range(rounds):
         _meet()
@@ -108,12 +112,12 @@ def _measure(batch: list[Row], rounds: int) -> list[dict[str, float]]:
         result.append(
             {
                 "share": limit.operations(tokens, tokens)
-                / limit.operations(tokens, places)
+                / limit.operations(tokens, positions)
                 * floor
                 / taken,
                 "share_predicting": floor / taken,
                 "step_seconds": taken,
-                "products_per_second": limit.operations(tokens, places) / floor,
+                "products_per_second": limit.operations(tokens, positions) / floor,
             }
         )
     return result
@@ -121,14 +125,16 @@ def _measure(batch: list[Row], rounds: int) -> list[dict[str, float]]:
 
 def show(lines: list[dict[str, Any]]) -> None:
     print(
-        "share of the rate of the model's own products, which is a process's; seconds a row of all processes together"
+        "share of the rate of the model's own products, which is a process's; "
+        "seconds a row of all processes together"
     )
     print("data         K  rows  processes x threads  seconds   share  predicting  products")
     for line in lines:
         print(
             f"{line['data']:<9} {line['num_negatives']:>4}  {line['rows']:>4}"
             f"  {line['processes']:>9} x {line['threads']:<7}"
-            f"  {line['row_seconds']:>7.3f}  {line['share']:>6.1%}  {line['share_predicting']:>10.1%}"
+            f"  {line['row_seconds']:>7.3f}  {line['share']:>6.1%}"
+            f"  {line['share_predicting']:>10.1%}"
             f"  {line['products_per_second'] / 1e9:>5.0f} GFLOP/s"
         )
 

@@ -36,7 +36,8 @@ def _status(name: str) -> int:
 class Limit:
     """The matrix products a LoRA step can't do without: forward, and backward through activations.
 
-    4 x (weights of the layers x unique tokens + weights of the head x places that predict a token) operations.
+    Operations: 4 x (weights of the layers x unique tokens + weights of the head x positions that
+    predict a token).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -55,12 +56,12 @@ class Limit:
         )
         self.head_parameters = head[0] * head[1]
 
-    def operations(self, tokens: int, places: int) -> int:
-        return 4 * (self.parameters * tokens + self.head_parameters * places)
+    def operations(self, tokens: int, positions: int) -> int:
+        return 4 * (self.parameters * tokens + self.head_parameters * positions)
 
-    def measured(self, tokens: int, places: int) -> Callable[[], float]:
-        """Seconds of all of them: the median of three tries for each shape, results written to memory that is there."""
-        head = _both(self.head, places)
+    def measured(self, tokens: int, positions: int) -> Callable[[], float]:
+        """Seconds of all of them, results written to allocated memory: medians of three tries."""
+        head = _both(self.head, positions)
         layers = [(number, _both(shape, tokens)) for shape, number in self.shapes.items() if number]
         return lambda: head() + sum(number * both() for number, both in layers)
 

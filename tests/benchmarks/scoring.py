@@ -1,10 +1,13 @@
-"""Shared prompts against repeated ones: `python -m tests.benchmarks.scoring [--rounds 5] [--threads 2]`.
+"""Shared prompts against repeated ones.
 
-For K negatives, seconds a row of forward + backward: shared (a batch of 2 rows); (a) repeated prompts as published
-(one padded batch, logits of every token); (b) the same and a reference's forward pass in every step; and our own plain
-backend, which repeats prompts too but has the head at answer tokens only and nothing padded. Every round takes each
-once; what is shown are medians of the rounds' ratios. Memory is the peak of one row. Published batches of more than 19
-negatives do not fit and are left out.
+Run `python -m tests.benchmarks.scoring [--rounds 5] [--threads 2]`.
+
+For K negatives, seconds a row of forward + backward: shared (a batch of 2 rows); (a) repeated
+prompts as published (one padded batch, logits of every token); (b) the same and a reference's
+forward pass in every step; and our own plain backend, which repeats prompts too but has the head at
+answer tokens only and nothing padded. Every round takes each once; the medians of the rounds'
+ratios are shown. Memory is the peak of one row. Published batches of more than 19 negatives do not
+fit and are left out.
 """
 
 import argparse
@@ -82,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def published_logps(model: nn.Module, row: Row) -> Tensor:
-    """The published way: a padded batch of prompt + answer, log-probabilities of the whole vocabulary at each token."""
+    """The published way: a padded batch, log-probabilities of the vocabulary at each token."""
     sequences = [torch.tensor([*row.prompt_ids, *ids]) for ids in row.answer_ids]
     token_ids = pad_sequence(sequences, batch_first=True)
     mask = pad_sequence([torch.ones_like(ids) for ids in sequences], batch_first=True)
@@ -159,18 +162,23 @@ def training(
 def cost_line(lines: list[dict[str, float]], path: Path, name: str) -> dict[str, float]:
     """Seconds a row against answer tokens: a straight line whose slope is a token's cost."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fed = np.array([line["tokens"] - line["prompt_tokens"] for line in lines])
+    answer_tokens = np.array([line["tokens"] - line["prompt_tokens"] for line in lines])
     times = np.array([line["shared_seconds"] for line in lines])
     if len(lines) < 3:
         return {}
-    slope, start = np.polyfit(fed, times, 1)
-    error = float(((times - slope * fed - start) ** 2).sum() / ((times - times.mean()) ** 2).sum())
+    slope, start = np.polyfit(answer_tokens, times, 1)
+    error = float(
+        ((times - slope * answer_tokens - start) ** 2).sum() / ((times - times.mean()) ** 2).sum()
+    )
     axes = Figure(figsize=(6, 4), layout="constrained").subplots()
     axes.plot(
-        fed, slope * fed + start, color="0.6", label=f"{start:.3f} s + {1e3 * slope:.2f} ms a token"
+        answer_tokens,
+        slope * answer_tokens + start,
+        color="0.6",
+        label=f"{start:.3f} s + {1e3 * slope:.2f} ms a token",
     )
-    axes.plot(fed, times, "o", color="tab:blue", label="measured")
-    for line, x, y in zip(lines, fed, times, strict=True):
+    axes.plot(answer_tokens, times, "o", color="tab:blue", label="measured")
+    for line, x, y in zip(lines, answer_tokens, times, strict=True):
         axes.annotate(
             f"K = {line['num_negatives']}", (x, y), xytext=(4, -12), textcoords="offset points"
         )
@@ -193,8 +201,11 @@ def cost_line(lines: list[dict[str, float]], path: Path, name: str) -> dict[str,
 def evaluation(
     model: nn.Module, tokenizer: Any, listed: list[Row], plain: list[Row], options: Any
 ) -> dict[str, dict[str, float]]:
-    """Seconds a row to generate one of 20 listed candidates greedily (the published way, as long as a tuned model's
-    answer), to rank the same 20, and to rank them as we do by default, where the prompt needn't list them."""
+    """Seconds a row to generate one of 20 listed candidates, and to rank the same 20.
+
+    Generation is greedy (the published way), as long as a tuned model's answer. They are ranked
+    with the list in the prompt, and without it, as by default.
+    """
     result = {}
     for size in (1, 8):
         rows, short = (
@@ -249,14 +260,15 @@ def show(name: str, result: dict[str, Any]) -> None:
     if line := result["line"]:
         print(
             f"a row: {1e3 * line['seconds_per_prompt_token']:.2f} ms a prompt token, "
-            f"{1e3 * line['seconds_per_answer_token']:.2f} ms an answer token; a straight line explains "
-            f"{line['explained']:.2%}"
+            f"{1e3 * line['seconds_per_answer_token']:.2f} ms an answer token; "
+            f"a straight line explains {line['explained']:.2%}"
         )
     print(f"a token trie would save {result['trie_saving']:.1%} of the answers' tokens")
     for size, times in result["evaluation"].items():
         print(
-            f"{size}: generating one of 20 listed candidates {times['generate']:.3f} s a row, ranking them "
-            f"{times['rank_listed']:.3f} s, ranking them without the list {times['rank']:.3f} s"
+            f"{size}: generating one of 20 listed candidates {times['generate']:.3f} s a row, "
+            f"ranking them {times['rank_listed']:.3f} s, "
+            f"ranking them without the list {times['rank']:.3f} s"
         )
 
 

@@ -1,4 +1,7 @@
-"""What is measured: SmolLM2-135M with LoRA on q and v, and real rows of LastFM and MovieLens, prompted as published."""
+"""Workload of the benchmarks: SmolLM2-135M with LoRA on q and v, and real rows.
+
+The rows are LastFM's and MovieLens's, prompted as published.
+"""
 
 import random
 import tempfile
@@ -30,11 +33,14 @@ TEMPLATE = {
     "name": "published",
     "separator": "::",
     "prompts_with_candidates": [
-        "This user has {verb} {{history}} in the past. Please predict the next {thing} this user will {act}. "
-        "The {thing} candidates are {{candidates}}. Choose only one {thing} from the candidates. Answer:"
+        "This user has {verb} {{history}} in the past. "
+        "Please predict the next {thing} this user will {act}. "
+        "The {thing} candidates are {{candidates}}. "
+        "Choose only one {thing} from the candidates. Answer:"
     ],
     "prompts": [
-        "This user has {verb} {{history}} in the past. Please predict the next {thing} this user will {act}. Answer:"
+        "This user has {verb} {{history}} in the past. "
+        "Please predict the next {thing} this user will {act}. Answer:"
     ],
 }
 WORDS = {
@@ -59,7 +65,7 @@ def data_sets() -> list[str]:
 
 
 def load_rows(name: str, tokenizer: Any, *, list_candidates: bool = True) -> list[Row]:
-    """Training rows in an order of chance: the target, its 19 rejected candidates, then other items up to K = 50."""
+    """Training rows in random order: the target, its 19 rejected candidates, other items."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if name == "lastfm":
@@ -102,28 +108,28 @@ def with_negatives(row: Row, num_negatives: int) -> Row:
 
 
 def typical(rows: list[Row], number: int) -> list[Row]:
-    """The rows nearest to the median length, so that rows of one measure can stand for those of another."""
+    """The rows nearest to the median length, so that measures of different rows compare."""
     lengths = [packed_length(row) for row in rows]
     middle = sorted(lengths)[len(lengths) // 2]
-    order = sorted(range(len(rows)), key=lambda place: (abs(lengths[place] - middle), place))
-    return [rows[place] for place in order[:number]]
+    order = sorted(range(len(rows)), key=lambda index: (abs(lengths[index] - middle), index))
+    return [rows[index] for index in order[:number]]
 
 
 def shared_beginnings(rows: list[Row]) -> float:
     """The share of answer tokens that a token trie would save."""
-    fed = [
+    beginnings = [
         [tuple(ids[:end]) for ids in row.answer_ids for end in range(1, len(ids))] for row in rows
     ]
-    return 1 - sum(len(set(tokens)) for tokens in fed) / sum(map(len, fed))
+    return 1 - sum(len(set(tokens)) for tokens in beginnings) / sum(map(len, beginnings))
 
 
 def step(model: nn.Module, score: Callable[[], Tensor]) -> None:
-    """DynamicPO's loss without a reference, as cached reference log-probabilities cost nothing in a step."""
+    """A step of DynamicPO's loss without a reference: a cached one costs nothing in a step."""
     model.zero_grad()
     logps = score()
     preference_losses(logps[:, 0], logps[:, 1:], loss="dmpo").losses.mean().backward()
 
 
 def predicting(row: Row) -> int:
-    """Places from which a token is predicted: the prompt's end, and all fed answer tokens."""
+    """Positions from which a token is predicted: the prompt's end, and all packed answer tokens."""
     return 1 + packed_length(row) - len(row.prompt_ids)
