@@ -1,4 +1,4 @@
-"""Writes the README of each component, of each pipeline and of placements: `python -m dynamicpo_components.readme`."""
+"""READMEs of components, pipelines and placements: `python -m dynamicpo_components.readme`."""
 
 import dataclasses
 import importlib
@@ -41,15 +41,17 @@ def documents() -> dict[Path, str]:
 
 
 def placements() -> str:
-    """The README of what `--placement` and `--place` take."""
+    """The README of the values of `--placement` and `--place`."""
     rows = [
         _row(item.name, str(item.type.__name__), f"`{item.default!r}`", item.metadata["help"])
         for item in dataclasses.fields(Placement)
     ]
     parts = [
         "# Placement",
-        "Where on a cluster a pipeline's tasks run, and what they may take: `dynamicpo compile` and `dynamicpo submit` "
-        "with `--placement FILE` (YAML; `k8s/overlays/*/placement*.yaml`) and `--place NAME=VALUE`.",
+        "Where on a cluster a pipeline's tasks run, and what they may take: `dynamicpo compile` "
+        "and `dynamicpo submit` with `--placement FILE` "
+        "(YAML; `k8s/overlays/*/placement*.yaml`) and "
+        "`--place NAME=VALUE`.",
         (Placement.__doc__ or "").partition("\n\n")[2].strip(),
         _table("Fields", ("Name", "Type", "Default", "Meaning"), rows),
         "<!-- Made from pipelines/placement.py by `python -m dynamicpo_components.readme`. -->",
@@ -59,22 +61,20 @@ def placements() -> str:
 
 def readme(component: Any) -> str:
     """The README of a component or a pipeline."""
-    spec, function = (
-        component.component_spec,
-        getattr(component, "pipeline_func", None) or component.python_func,
-    )
+    spec = component.component_spec
+    function = getattr(component, "pipeline_func", None) or component.python_func
     doc = docstring_parser.parse(function.__doc__)
     texts = {item.arg_name: item.description for item in doc.params}
     if doc.returns:
         texts["Output"] = doc.returns.description
-    given = spec.inputs or {}
+    inputs = spec.inputs or {}
     artifacts = [
-        _row(name, _kind(item), texts[name]) for name, item in given.items() if _is_artifact(item)
+        _row(name, _kind(item), texts[name]) for name, item in inputs.items() if _is_artifact(item)
     ]
     outputs = [_row(name, _kind(item), texts[name]) for name, item in (spec.outputs or {}).items()]
     settings = [
         _row(name, _kind(item), f"`{item.default!r}`" if item.optional else "required", texts[name])
-        for name, item in given.items()
+        for name, item in inputs.items()
         if not _is_artifact(item)
     ]
     parts = [

@@ -1,9 +1,10 @@
-"""Where on a cluster a pipeline's tasks run, and what they may take: written into the YAML when it is compiled.
+"""Placement of a pipeline's tasks on a cluster: nodes, resources and volumes, compiled into it.
 
-The fields of `Placement` are options of compilation, not parameters of a run, for three reasons. KFP takes labels, time
-limits, retries, volumes and shared memory as constants only. A resource that is a parameter enters the key of KFP's
-cache, so that more memory would compute everything again. And such a parameter, in a loop or below an exit handler, is
-not passed on by the compiler (kfp 2.17.0), which fails on the cluster alone. Local runs are not placed.
+The fields of `Placement` are options of compilation, not parameters of a run, for three reasons.
+KFP takes labels, time limits, retries, volumes and shared memory as constants only. A resource that
+is a parameter enters the key of KFP's cache, so that more memory would compute everything again.
+And such a parameter, in a loop or below an exit handler, is not passed on by the compiler (kfp
+2.17.0), which fails on the cluster alone. Local runs are not placed.
 """
 
 import re
@@ -19,7 +20,8 @@ from kubernetes.utils import parse_quantity
 from dynamicpo.core.config_fields import Checked, check_fields, setting
 from dynamicpo.core.errors import ConfigError
 
-# Names that the manifests in k8s/ and the images share with the pipelines; k8s/consistency.py compares them.
+# Names that the manifests in k8s/ and the images share with the pipelines; k8s/consistency.py
+# compares them.
 SERVICE_ACCOUNT = "dynamicpo-pipeline"
 USER = 10001
 CACHE, DATA = "/cache", "/data"
@@ -96,7 +98,8 @@ class Placement(Checked):
     )
     checkpoint_prefix: str = setting(
         "",
-        "place for GPU tasks' checkpoints, the same on a retry: gs://... or /data/... (no stage resumes from it yet)",
+        "place for GPU tasks' checkpoints, the same on a retry: gs://... or /data/... "
+        "(no stage resumes from it yet)",
     )
 
     def __post_init__(self) -> None:
@@ -105,7 +108,8 @@ class Placement(Checked):
         problems = [*self._quantity_problems(), *self._node_problems()]
         if self.checkpoint_prefix and not self.checkpoint_prefix.startswith(("gs://", f"{DATA}/")):
             problems.append(
-                f"checkpoint_prefix: must start with gs:// or {DATA}/, got {self.checkpoint_prefix!r}."
+                f"checkpoint_prefix: must start with gs:// or {DATA}/, "
+                f"got {self.checkpoint_prefix!r}."
             )
         if self.checkpoint_prefix.startswith(f"{DATA}/") and not self.data_claim:
             problems.append(f"data_claim: must be given for a checkpoint_prefix below {DATA}.")
@@ -114,8 +118,9 @@ class Placement(Checked):
 
     def _quantity_problems(self) -> Iterator[str]:
         for name in _QUANTITIES:
-            if not _QUANTITY.fullmatch(getattr(self, name)):
-                yield f"{name}: must be a quantity such as 4, 500m or 16Gi, got {getattr(self, name)!r}."
+            value = getattr(self, name)
+            if not _QUANTITY.fullmatch(value):
+                yield f"{name}: must be a quantity such as 4, 500m or 16Gi, got {value!r}."
                 return
         for name in ("gpu_cpu", "gpu_memory", "task_cpu", "task_memory"):
             request, limit = getattr(self, name), getattr(self, f"{name}_limit")
@@ -180,7 +185,7 @@ def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
         )
         if placement.gpu_count:
             _take_gpus(task, placement)
-        _models_of(task, placement)
+        _provide_base_models(task, placement)
         _on_any(task, placement)
     return task
 
@@ -207,8 +212,8 @@ def _take_gpus(task: dsl.PipelineTask, placement: Placement) -> None:
         task.set_container_image(placement.gpu_image)
 
 
-def _models_of(task: dsl.PipelineTask, placement: Placement) -> None:
-    """Token and cache for base models, and the place of checkpoints."""
+def _provide_base_models(task: dsl.PipelineTask, placement: Placement) -> None:
+    """Provide the token and the cache for base models, and the place of checkpoints."""
     kubernetes.use_secret_as_env(task, placement.token_secret, {"token": "HF_TOKEN"}, optional=True)
     if placement.cache_claim:
         kubernetes.mount_pvc(task, placement.cache_claim, CACHE)
@@ -253,10 +258,12 @@ def _parts(text: str) -> list[str]:
 
 @contextmanager
 def reported(summarize: Any) -> Iterator[None]:
-    """On a cluster: run a last task whatever happens to those inside. A local run writes its own summary.
+    """Run a last task on a cluster, whatever happens to those inside.
+
+    A local run writes its own summary.
 
     Args:
-        summarize: The component of the last task; it is given the run's final status and `run_id`.
+        summarize: The component of the last task; it gets the run's final status and `run_id`.
     """
     if _CURRENT.get() is None:
         yield

@@ -12,20 +12,21 @@ def plan_cells(
     variants: str = "plain,dynamicpo",
     seeds: str = "0,1,2",
 ) -> list:
-    """List what the collapse study trains, each cell once.
+    """List the cells that the collapse study trains, each once.
 
-    With one negative DMPO and S-DPO are both DPO, and half of DynamicPO is the whole of it or none: such cells are
-    trained once.
+    With one negative DMPO and S-DPO both equal DPO, and either half of DynamicPO equals all of it
+    or none: such cells are trained once.
 
     Args:
         num_negatives: Numbers of negatives K, with commas.
         objectives: Base objectives [dmpo, mppo, sdpo, simpo], with commas.
-        variants: DynamicPO off, on, or one half of it [plain, dynamicpo, selection, beta], with commas.
+        variants: DynamicPO off, on, or one half of it [plain, dynamicpo, selection, beta], with
+            commas.
         seeds: Seeds of preference training, with commas.
 
     Returns:
-        For each cell its name, and the settings of preference training that it stands for: cell, loss, dynamic,
-        ablation, num_negatives, seed.
+        For each cell its name, and the settings of preference training that it stands for: cell,
+        loss, dynamic, ablation, num_negatives, seed.
     """
     arguments = dict(locals())
     from dynamicpo.core.config import GridConfig

@@ -21,21 +21,23 @@ def prepare_data(
 ):
     """Make examples, a history of items and the next one, from interactions.
 
-    Checks the tables, drops duplicates and rare users and items, splits by time, and cuts sliding histories. The
-    same input and parameters give the same bytes.
+    Checks the tables, drops duplicates and rare users and items, splits by time, and cuts sliding
+    histories. The same input and parameters give the same bytes.
 
     Args:
-        examples: Folder of the examples: {train,validation,test}/part-*.parquet, items.parquet, manifest.json.
-        metrics: Rows read, kept and dropped, by reason.
-        interactions: File of interactions: user_id, item_id, timestamp, optional rating; CSV, TSV, JSONL or
-            Parquet, local or gs://. For 'movielens' a GroupLens zip or folder (empty: the copy in the recbole
-            wheel); for 'published' a file or folder of rows.
+        examples: Folder of the examples: {train,validation,test}/part-*.parquet, items.parquet,
+            manifest.json.
+        metrics: Numbers of rows read, selected and dropped, by reason.
+        interactions: File of interactions: user_id, item_id, timestamp, optional rating; CSV, TSV,
+            JSONL or Parquet, local or gs://. For 'movielens' a GroupLens zip or folder (empty: the
+            copy in the recbole wheel); for 'published' a file or folder of rows.
         items: File of items: item_id, title, optional category. Only for 'table'.
-        source: What the input is: two tables, MovieLens' own files, or published rows [table, movielens,
-            published].
+        source: What the input is: two tables, MovieLens' own files, or published rows [table,
+            movielens, published].
         min_rating: Keep interactions with at least this rating (0: all).
         k_core: Drop users and items with fewer interactions, until none is left (1: keep all).
-        split: 8:1:1 by time over all interactions, or the last two of every user [time, leave-one-out].
+        split: 8:1:1 by time over all interactions, or the last two of every user [time,
+            leave-one-out].
         min_history: Shortest history of an example, in items.
         max_history: Longest history of an example, in items.
         max_unknown_share: Largest share of interactions with items that are not in the items table.

@@ -23,8 +23,8 @@ def monitor_drift(
 ) -> bool:
     """Compare a current window of rows with the reference's training split.
 
-    Looks at history length, user activity, popularity, category, share of unseen items and, with a model, the score
-    of the chosen item.
+    Looks at history length, user activity, popularity, category, share of unseen items and, with a
+    model, the score of the chosen item.
 
     Args:
         reference: Folder of preference rows that the model was trained on.
@@ -33,8 +33,8 @@ def monitor_drift(
         metrics: Share of drifted columns, the verdict and each column's distance.
         report: Evidently's report.
         model: Model folder; its score of the chosen item is then compared as well.
-        split: Split of the current window that is compared with the reference's training split [train, validation,
-            test].
+        split: Split of the current window that is compared with the reference's training split
+            [train, validation, test].
         threshold: A column has drifted when its distance reaches this.
         drift_share: Drifted when at least this share of the columns has drifted.
         rows: Rows of each window, chosen at random (0: all).

@@ -33,18 +33,21 @@ def evaluate(
     Args:
         preferences: Folder of preference rows, from negative sampling.
         model: Model folder, from SFT or preference training.
-        evaluation: Folder with NAME/metrics.json and NAME/ranks.parquet of the model and of each baseline.
+        evaluation: Folder with NAME/metrics.json and NAME/ranks.parquet of the model and of each
+            baseline.
         metrics: The model's metrics with their 95 % intervals.
         report: The evaluation's page.
         name: What the model is called in tables and charts.
         split: Split to evaluate [train, validation, test].
-        candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded [listed, catalogue].
-        score: An item's score: log-probability, its mean per token, or pointwise mutual information [sum, mean, pmi].
+        candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded
+            [listed, catalogue].
+        score: An item's score: log-probability, its mean per token, or pointwise mutual information
+            [sum, mean, pmi].
         rows: Evaluate this many rows, chosen at random (0: all).
         generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
         base: Also evaluate the untrained base model.
         sasrec: Also train and evaluate SASRec, a sequential recommender without language.
-        allow_leak: Accept candidate lists that give the answer away; every report says so in red.
+        allow_leak: Accept candidate lists that give the answer away; every report warns of it.
         token_budget: Tokens scored at once.
         resamples: Bootstrap resamples of users.
         backend: How prompts are shared [auto, sdpa, flex, plain].

@@ -19,20 +19,21 @@ def sample_negatives(
 ):
     """Give every example its candidates: the target and negatives.
 
-    Every draw comes from a hash of the seed, the split, the example and the draw, so the order of rows and the
-    number of workers do not matter. Held-out lists that give the answer away are an error.
+    Every draw comes from a hash of the seed, the split, the example and the draw, so the order of
+    rows and the number of workers do not matter. Held-out lists that give the answer away are an
+    error.
 
     Args:
         examples: Folder of the examples, from data preparation.
         preferences: Folder of the rows with candidates and rejected items.
         metrics: Rows, and what a lookup that ignores the history gains from held-out lists.
         num_candidates: Candidates per row, the target included.
-        strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps the lists the rows came
-            with [uniform, popularity, popularity-matched, hard, published].
+        strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps the lists
+            the rows came with [uniform, popularity, popularity-matched, hard, published].
         hard_share: Share of 'hard' negatives; the others are uniform.
-        exclude: What negatives exclude: the row's history, the user's past, or all the user's items [window, past,
-            all].
-        allow_leak: Accept candidate lists that give the answer away; every report says so in red.
+        exclude: What negatives exclude: the row's history, the user's past, or all the user's items
+            [window, past, all].
+        allow_leak: Accept candidate lists that give the answer away; every report warns of it.
         seed: Seed of every draw.
     """
     arguments = dict(locals())

@@ -33,8 +33,8 @@ def train_preferences(
 ):
     """Train an SFT model on preferences, with DynamicPO or with a base objective alone.
 
-    DynamicPO (arXiv 2605.00327) keeps the boundary negatives of each row and gives each a beta of its own. The
-    reference is the SFT model as it came.
+    DynamicPO (arXiv 2605.00327) keeps the boundary negatives of each row and gives each a beta of
+    its own. The reference is the SFT model as it came.
 
     Args:
         preferences: Folder of preference rows, from negative sampling.
@@ -54,7 +54,8 @@ def train_preferences(
         max_steps: Stop after this many steps (0: by epochs).
         batch_size: Rows per step.
         micro_batch_size: Rows in memory at once (0: the batch).
-        learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all weights).
+        learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all
+            weights).
         warmup_share: Share of the steps with a rising learning rate.
         max_grad_norm: Gradient clipping.
         gradient_checkpointing: Recompute activations to save memory.

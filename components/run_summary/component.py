@@ -1,4 +1,4 @@
-"""KFP component: what a run leaves behind, whatever happened."""
+"""KFP component: the summary of a run, however it ended."""
 
 from kfp import dsl
 
@@ -12,14 +12,14 @@ def summarize_run(
     logs: dsl.Output[dsl.Markdown],
     run_id: str = "",
 ):
-    """Say how a run and each of its pods ended, with the models' metrics, and keep the last lines of their logs.
+    """Summarize a run: its end and that of each pod, the models' metrics, the last log lines.
 
     Runs as the exit handler, on a cluster.
 
     Args:
-        status: How the run ended, given by KFP.
-        summary: Folder with summary.json: state, error, images, every model's metrics, and each pod's node, phase,
-            reason and exit code.
+        status: State and error of the run, from KFP.
+        summary: Folder with summary.json: state, error, images, every model's metrics, and each
+            pod's node, phase, reason and exit code.
         logs: The last lines of every pod's log, those of failed ones first.
         run_id: The run's id.
     """

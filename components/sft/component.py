@@ -48,7 +48,8 @@ def fine_tune(
         model: Model folder: an adapter or all weights, tokenizer, training log.
         metrics: Rows, steps and final losses.
         report: The training's curves and settings.
-        backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs:// prefix.
+        backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs://
+            prefix.
         revision: Revision of a Hugging Face model.
         trust_remote_code: Run code that comes with the model; only for models you trust.
         item_text: How items are written: titles, or one token each [auto, title, token].
@@ -57,8 +58,8 @@ def fine_tune(
         max_length: Longest prompt plus answer, in tokens; the oldest history items are cut.
         tuning: Train a LoRA adapter or all weights [auto, lora, full].
         quantization: Weights of the base model in memory [none, 4bit].
-        precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for compact [auto,
-            float32, bfloat16].
+        precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for
+            compact [auto, float32, bfloat16].
         base_weights: Weights that LoRA leaves as they are; auto: bfloat16 on a GPU, float32
             elsewhere [auto, float32, bfloat16].
         loss_on: Tokens that carry the loss [answer, history].
@@ -70,7 +71,8 @@ def fine_tune(
         eval_steps: Steps between two looks at validation.
         batch_size: Rows per step.
         micro_batch_size: Rows in memory at once (0: the batch).
-        learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights).
+        learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all
+            weights).
         warmup_share: Share of the steps with a rising learning rate.
         max_grad_norm: Gradient clipping.
         lora_rank: Rank of the adapter.

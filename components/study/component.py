@@ -16,9 +16,10 @@ def judge_collapse(
     min_drop: float = 0.02,
     level: float = 0.05,
 ):
-    """Say whether more negatives made ranking worse while the loss fell, and whether DynamicPO prevented it.
+    """Judge if ranking got worse with more negatives while the loss fell, and DynamicPO's effect.
 
-    Compares all cells on the same rows, over seeds and users, corrected for the number of comparisons.
+    Compares all cells on the same rows, over seeds and users, corrected for the number of
+    comparisons.
 
     Args:
         baselines: Evaluation of the SFT model that all cells started from, and of the baselines.

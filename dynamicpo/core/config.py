@@ -95,7 +95,7 @@ class NegativesConfig(Checked):
         choices=EXCLUSIONS,
     )
     allow_leak: bool = setting(
-        False, "accept candidate lists that give the answer away; every report says so in red"
+        False, "accept candidate lists that give the answer away; every report warns of it"
     )
     seed: int = setting(0, "seed of every draw", low=0)
 
@@ -238,7 +238,7 @@ class EvaluationConfig(Checked):
         True, "also train and evaluate SASRec, a sequential recommender without language"
     )
     allow_leak: bool = setting(
-        False, "accept candidate lists that give the answer away; every report says so in red"
+        False, "accept candidate lists that give the answer away; every report warns of it"
     )
     # Memory grows with the tokens of a batch, not with its rows.
     token_budget: int = setting(8192, "tokens scored at once", low=64)

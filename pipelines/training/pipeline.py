@@ -93,33 +93,37 @@ def training(
     drift_rows: int = 5000,
     drift_seed: int = 0,
 ):
-    """Train an LLM recommender with DynamicPO and compare it with its SFT model and with simple baselines.
+    """Train an LLM recommender with DynamicPO, compare it with its SFT model and with baselines.
 
-    data preparation -> negative sampling -> SFT -> preference training, once for each objective -> evaluation ->
-    comparison; drift monitoring of the test split beside it.
+    data preparation -> negative sampling -> SFT -> preference training, once for each objective ->
+    evaluation -> comparison; drift monitoring of the test split beside it.
 
     Args:
-        data_interactions: File of interactions: user_id, item_id, timestamp, optional rating; CSV, TSV, JSONL or
-            Parquet, local or gs://. For 'movielens' a GroupLens zip or folder (empty: the copy in the recbole
-            wheel); for 'published' a file or folder of rows.
+        data_interactions: File of interactions: user_id, item_id, timestamp, optional rating; CSV,
+            TSV, JSONL or Parquet, local or gs://. For 'movielens' a GroupLens zip or folder (empty:
+            the copy in the recbole wheel); for 'published' a file or folder of rows.
         data_items: File of items: item_id, title, optional category. Only for 'table'.
-        data_source: What the input is: two tables, MovieLens' own files, or published rows [table, movielens,
-            published].
+        data_source: What the input is: two tables, MovieLens' own files, or published rows [table,
+            movielens, published].
         data_min_rating: Keep interactions with at least this rating (0: all).
         data_k_core: Drop users and items with fewer interactions, until none is left (1: keep all).
-        data_split: 8:1:1 by time over all interactions, or the last two of every user [time, leave-one-out].
+        data_split: 8:1:1 by time over all interactions, or the last two of every user [time,
+            leave-one-out].
         data_min_history: Shortest history of an example, in items.
         data_max_history: Longest history of an example, in items.
-        data_max_unknown_share: Largest share of interactions with items that are not in the items table.
+        data_max_unknown_share: Largest share of interactions with items that are not in the items
+            table.
         negatives_num_candidates: Candidates per row, the target included.
-        negatives_strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps the lists the
-            rows came with [uniform, popularity, popularity-matched, hard, published].
+        negatives_strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps
+            the lists the rows came with [uniform, popularity, popularity-matched, hard, published].
         negatives_hard_share: Share of 'hard' negatives; the others are uniform.
-        negatives_exclude: What negatives exclude: the row's history, the user's past, or all the user's items
-            [window, past, all].
-        negatives_allow_leak: Accept candidate lists that give the answer away; every report says so in red.
+        negatives_exclude: What negatives exclude: the row's history, the user's past, or all the
+            user's items [window, past, all].
+        negatives_allow_leak: Accept candidate lists that give the answer away; every report warns
+            of it.
         negatives_seed: Seed of every draw.
-        sft_backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs:// prefix.
+        sft_backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs://
+            prefix.
         sft_revision: Revision of a Hugging Face model.
         sft_trust_remote_code: Run code that comes with the model; only for models you trust.
         sft_item_text: How items are written: titles, or one token each [auto, title, token].
@@ -128,8 +132,8 @@ def training(
         sft_max_length: Longest prompt plus answer, in tokens; the oldest history items are cut.
         sft_tuning: Train a LoRA adapter or all weights [auto, lora, full].
         sft_quantization: Weights of the base model in memory [none, 4bit].
-        sft_precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for compact [auto,
-            float32, bfloat16].
+        sft_precision: Matrix products; auto: bfloat16 where the processor has it, but float32 for
+            compact [auto, float32, bfloat16].
         sft_base_weights: Weights that LoRA leaves as they are; auto: bfloat16 on a GPU, float32
             elsewhere [auto, float32, bfloat16].
         sft_loss_on: Tokens that carry the loss [answer, history].
@@ -141,7 +145,8 @@ def training(
         sft_eval_steps: Steps between two looks at validation.
         sft_batch_size: Rows per step.
         sft_micro_batch_size: Rows in memory at once (0: the batch).
-        sft_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights).
+        sft_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all
+            weights).
         sft_warmup_share: Share of the steps with a rising learning rate.
         sft_max_grad_norm: Gradient clipping.
         sft_lora_rank: Rank of the adapter.
@@ -149,9 +154,10 @@ def training(
         sft_lora_dropout: Dropout of the adapter.
         sft_gradient_checkpointing: Recompute activations to save memory.
         sft_seed: Seed of weights, order and templates.
-        objectives: What to train side by side: a list of {"objective": a name, "loss": one of dpo, dmpo, mppo,
-            sdpo, simpo, "dynamic": whether DynamicPO is on}.
-        preference_ablation: Keep one half of DynamicPO: 'selection' or 'beta' [none, selection, beta].
+        objectives: What to train side by side: a list of {"objective": a name, "loss": one of dpo,
+            dmpo, mppo, sdpo, simpo, "dynamic": whether DynamicPO is on}.
+        preference_ablation: Keep one half of DynamicPO: 'selection' or 'beta' [none, selection,
+            beta].
         preference_beta: Strength of the pull to the reference.
         preference_margin: Margin constant of the dynamic beta, nats.
         preference_simpo_gamma: Target margin of SimPO, nats.
@@ -161,28 +167,31 @@ def training(
         preference_max_steps: Stop after this many steps (0: by epochs).
         preference_batch_size: Rows per step.
         preference_micro_batch_size: Rows in memory at once (0: the batch).
-        preference_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all weights).
+        preference_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for
+            all weights).
         preference_warmup_share: Share of the steps with a rising learning rate.
         preference_max_grad_norm: Gradient clipping.
         preference_gradient_checkpointing: Recompute activations to save memory.
         preference_backend: How prompts are shared [auto, sdpa, flex, plain].
         preference_seed: Seed of the order.
         evaluation_split: Split to evaluate [train, validation, test].
-        evaluation_candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded [listed,
-            catalogue].
-        evaluation_score: An item's score: log-probability, its mean per token, or pointwise mutual information [sum, mean,
-            pmi].
+        evaluation_candidates: What is ranked: a row's own list, or the whole catalogue but what is
+            excluded [listed, catalogue].
+        evaluation_score: An item's score: log-probability, its mean per token, or pointwise mutual
+            information [sum, mean, pmi].
         evaluation_rows: Evaluate this many rows, chosen at random (0: all).
         evaluation_generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
         evaluation_base: Also evaluate the untrained base model.
-        evaluation_sasrec: Also train and evaluate SASRec, a sequential recommender without language.
-        evaluation_allow_leak: Accept candidate lists that give the answer away; every report says so in red.
+        evaluation_sasrec: Also train and evaluate SASRec, a sequential recommender without
+            language.
+        evaluation_allow_leak: Accept candidate lists that give the answer away; every report warns
+            of it.
         evaluation_token_budget: Tokens scored at once.
         evaluation_resamples: Bootstrap resamples of users.
         evaluation_backend: How prompts are shared [auto, sdpa, flex, plain].
         evaluation_seed: Seed of the bootstrap, of the rows and of SASRec.
-        drift_split: Split of the current window that is compared with the reference's training split [train,
-            validation, test].
+        drift_split: Split of the current window that is compared with the reference's training
+            split [train, validation, test].
         drift_threshold: A column has drifted when its distance reaches this.
         drift_drift_share: Drifted when at least this share of the columns has drifted.
         drift_rows: Rows of each window, chosen at random (0: all).
