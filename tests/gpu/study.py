@@ -409,7 +409,9 @@ def pack(output: Path, target: Path) -> None:
     partial = target / ".study.tar.gz"
     with tarfile.open(partial, "w:gz") as tar:
         for path in sorted(output.rglob("*")):
-            if path.is_file() and path.suffix in (".json", ".jsonl", ".parquet"):
+            is_partial = any(part.startswith(".") for part in path.relative_to(output).parts)
+            wanted = path.suffix in (".json", ".jsonl", ".parquet") and not is_partial
+            if path.is_file() and wanted:
                 tar.add(path, path.relative_to(output))
     partial.replace(target / "study.tar.gz")
 
