@@ -1,4 +1,4 @@
-"""One stage, four faces: its configuration, its sub-command, its component and its pipeline parameters agree."""
+"""A stage's configuration, sub-command, component and pipeline parameters agree."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,8 @@ from dynamicpo.runs import parameter_files
 from dynamicpo.runs import parameters as pipeline_source
 from dynamicpo_components import readme
 
-# stage folder -> command, prefix of the pipelines' parameters, component parameters that are no fields
+# stage folder -> command, prefix of the pipelines' parameters, component parameters that are no
+# fields
 FACES: dict[str, tuple[str, str, set[str]]] = {
     "data_prep": ("prepare-data", "data", {"interactions", "items"}),
     "negative_sampling": ("sample-negatives", "negatives", set()),

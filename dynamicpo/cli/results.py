@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dynamicpo.reports.pages.comparisons import PairedComparison
     from dynamicpo.runs.run_records import ListedRun
 
-Metrics = dict[str, dict[str, float | None]]
+JsonMetrics = dict[str, dict[str, float | None]]
 Settings = dict[str, dict[str, JsonValue]]
 
 
@@ -33,7 +33,7 @@ class StageResult(TypedDict):
 class EvaluationResult(StageResult):
     """The result of `evaluate`: also each model's metrics."""
 
-    metrics: Metrics
+    metrics: JsonMetrics
 
 
 class StudyResult(StageResult):
@@ -58,7 +58,7 @@ class ComparisonContent(TypedDict):
     protocol: JsonObject
     models: list[str]
     run_names: list[str]
-    metrics: Metrics
+    metrics: JsonMetrics
     comparisons: "list[PairedComparison]"
     differences: Settings
     runs: Settings

@@ -6,15 +6,13 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from dynamicpo.core.config_fields import from_mapping
+from dynamicpo.core.config_fields import ConfigClass, from_mapping
 from dynamicpo.core.records.manifest import write_json
 
 if TYPE_CHECKING:
     from kfp import dsl
-
-ConfigClass = TypeVar("ConfigClass")
 
 
 def config_of(kind: type[ConfigClass], arguments: Mapping[str, object]) -> ConfigClass:

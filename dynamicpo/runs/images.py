@@ -9,9 +9,9 @@ from dynamicpo.runs.registry import Repository
 
 log = logging.getLogger(__name__)
 
-TITLE = "org.opencontainers.image.title"
-VERSION = "org.opencontainers.image.version"
-REVISION = "org.opencontainers.image.revision"
+TITLE_LABEL = "org.opencontainers.image.title"
+VERSION_LABEL = "org.opencontainers.image.version"
+REVISION_LABEL = "org.opencontainers.image.revision"
 # host[:port]/path[:tag][@digest]; looser than the reference grammar, which the registry checks.
 _IMAGE_NAME = re.compile(r"[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 
@@ -61,13 +61,13 @@ def check_labels(where: str, image: str) -> None:
             f"{where}: {image} must hold dynamicpo, but its registry does not say: {error}. "
             "Log in (`docker login`), or give --no-image-check if you know what is inside."
         ) from error
-    title = labels.get(TITLE)
+    title = labels.get(TITLE_LABEL)
     if title != "dynamicpo":
         raise ConfigError(
-            f"{where}: {image} must hold dynamicpo, but its label {TITLE} is {title!r}. Build it "
-            "with images/build.sh, or give --no-image-check if you know what is inside."
+            f"{where}: {image} must hold dynamicpo, but its label {TITLE_LABEL} is {title!r}. "
+            "Build it with images/build.sh, or give --no-image-check if you know what is inside."
         )
-    version = labels.get(VERSION)
+    version = labels.get(VERSION_LABEL)
     if version != __version__:
         warn_of_version(image, version)
 

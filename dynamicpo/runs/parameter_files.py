@@ -48,7 +48,9 @@ def check_cluster_files(parameters: Mapping[str, object], mounted: Sequence[str]
             )
 
 
-def check_template(parameters: Mapping[str, object], mounted: Sequence[str] | None) -> None:
+def check_template_parameter(
+    parameters: Mapping[str, object], mounted: Sequence[str] | None
+) -> None:
     """Check a run's prompt templates, where this machine has them.
 
     Args:

@@ -26,7 +26,7 @@ from dynamicpo.runs.parameter_files import (
     INPUT_PARAMETERS,
     check_cluster_files,
     check_local_files,
-    check_template,
+    check_template_parameter,
 )
 
 # A pipeline's parameter is one of these prefixes, an underscore, and a field of the configuration.
@@ -112,7 +112,7 @@ def check_parameters(
     with _collected(problems):
         _check_trainings(parameters, is_valid=not problems)
     with _collected(problems):
-        check_template(parameters, mounted)
+        check_template_parameter(parameters, mounted)
     if problems:
         raise ConfigError("\n".join(problems))
     if mounted is None:

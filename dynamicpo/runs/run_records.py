@@ -8,6 +8,9 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.records.manifest import read_manifest
 
+# From a model's name to its metrics.
+RunMetrics = dict[str, dict[str, float]]
+
 
 class ListedRun(TypedDict):
     """A line in the list of runs.

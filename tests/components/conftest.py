@@ -21,7 +21,7 @@ Call = Callable[..., SimpleNamespace]
 
 @pytest.fixture(scope="session")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
-    """Calls the component of a stage as kfp does: outputs made, defaults filled in. Gives its outputs."""
+    """A function that calls a stage's component as kfp does, and returns the outputs."""
 
     def run(stage: str, **given: Any) -> SimpleNamespace:
         component, folder = readme.load(stage), tmp_path_factory.mktemp(stage)

@@ -1,4 +1,4 @@
-"""What holds for every component: it compiles, its README is in step, it makes what its stage makes."""
+"""Every component compiles, has a README in step, and makes the files of its stage."""
 
 import ast
 import dataclasses
@@ -46,7 +46,7 @@ def test_body_is_wiring(stage: str):
 
 
 def check_metrics(metrics: Any, expected: dict[str, Any]) -> None:
-    """The artifact holds these numbers, and its file the same (without it kfp's local cache never hits)."""
+    """Check the numbers in the artifact and in its file, without which kfp's cache never hits."""
     numbers = {
         name.replace("/", "_"): float(value)
         for name, value in expected.items()

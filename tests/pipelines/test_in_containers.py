@@ -1,4 +1,4 @@
-"""The training pipeline in containers: the same results as by processes, no rights, no network, nothing left behind."""
+"""The training pipeline in containers: results as by processes, no rights, nothing left behind."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def client(image: str) -> Iterator[Any]:
 
 
 def left_behind(client: Any, image: str) -> list[Any]:
-    """Containers of an image that stay; those of somebody else's tests on the same engine go by themselves."""
+    """Containers of an image that stay; those of other tests end by themselves."""
     for _ in range(30):
         if not (found := client.containers.list(all=True, filters={"ancestor": image})):
             break
@@ -97,7 +97,8 @@ def test_no_task_ran_as_root(runs: dict[str, Path]):
 LOOK = """
 import os, socket
 print(os.getuid(), [name for _, name in socket.if_nameindex()])
-print([line.split()[1] for line in open("/proc/self/status") if line.startswith(("CapEff", "NoNewPrivs"))])
+rights = ("CapEff", "NoNewPrivs")
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith(rights)])
 for place in ("/opt/dynamicpo/x", "/x", "DATA"):
     try:
         open(place, "a").close()

@@ -1,4 +1,4 @@
-"""Each thing that a placement says stands in the compiled YAML, also in loops and below the exit handler."""
+"""Every field of a placement is in the compiled YAML, in loops and below the exit handler too."""
 
 from pathlib import Path
 from typing import Any

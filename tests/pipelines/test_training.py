@@ -183,7 +183,7 @@ def check_report(folder: Path, names: list[str]) -> None:
 
 @pytest.mark.parametrize("name", pipeline_names())
 def test_every_task_of_every_pipeline_is_placed(name: str, tmp_path: Path):
-    """What a placement becomes is tested in test_placement.py; here: no task of a real pipeline was forgotten."""
+    """The fields of a placement are tested in test_placement.py; here, that all tasks have one."""
     path = tmp_path / "pipeline.yaml"
     places = [
         "gpu_count=2",

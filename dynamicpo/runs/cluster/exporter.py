@@ -27,7 +27,7 @@ DEFAULT_PORT = 9090
 DEFAULT_INTERVAL_SECONDS = 300
 
 
-class DriftResult(NamedTuple):
+class DriftMetrics(NamedTuple):
     """The result of a drift task: its time, in epoch seconds, and its metrics."""
 
     time: float
@@ -42,7 +42,7 @@ class _File(NamedTuple):
     read: Callable[[], bytes]
 
 
-def newest_result(source: str) -> DriftResult | None:
+def newest_result(source: str) -> DriftMetrics | None:
     """The result of the newest drift task below a folder or prefix.
 
     Raises:
@@ -59,7 +59,7 @@ def newest_result(source: str) -> DriftResult | None:
         raise DataError(
             f"{file.name}: must be a JSON object of numbers, but {error}. Run the drift task again."
         ) from error
-    return DriftResult(file.time, metrics)
+    return DriftMetrics(file.time, metrics)
 
 
 def _is_number(value: object) -> bool:
@@ -99,7 +99,7 @@ def _newest_object(uri: str) -> _File | None:
     return _File(name, newest.updated.timestamp(), newest.download_as_bytes)
 
 
-def exposition(result: DriftResult | None, failed: bool = False) -> str:
+def exposition(result: DriftMetrics | None, failed: bool = False) -> str:
     """Prometheus' text format of a result, and of whether it could be read."""
     gauges: list[tuple[str, float]] = [("dynamicpo_drift_up", int(not failed))]
     if result:

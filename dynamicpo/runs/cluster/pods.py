@@ -74,12 +74,12 @@ def read_pods(run_id: str, api: "CoreV1Api | None") -> tuple[list[PodRecord], st
         pods = sorted(listed.items, key=lambda pod: str(pod.metadata.name))
         return [_read_pod(pod, api, namespace) for pod in pods], ""
     except (client.ApiException, config.ConfigException, HTTPError, OSError) as error:
-        problem = f"The pods could not be read: {one_line(error)}"
+        problem = f"The pods could not be read: {short_message(error)}"
         log.warning(problem)
         return [], problem
 
 
-def one_line(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """An error's text in one line of limited length."""
     return " ".join(str(error).split())[:_MESSAGE_CHARACTERS]
 

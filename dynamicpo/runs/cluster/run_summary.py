@@ -16,7 +16,8 @@ from dynamicpo import __version__
 from dynamicpo.core import storage
 from dynamicpo.core.errors import DynamicPOError
 from dynamicpo.core.records.manifest import write_json
-from dynamicpo.runs.cluster.pods import PodEntry, PodRecord, one_line, pod_images, read_pods
+from dynamicpo.runs.cluster.pods import PodEntry, PodRecord, pod_images, read_pods, short_message
+from dynamicpo.runs.run_records import RunMetrics
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _METRICS_FILE = re.compile(r".*/evaluation/(?P<model>[^/]+)/metrics\.json")
-Metrics = dict[str, dict[str, float]]
 
 
 class RunStatus(TypedDict):
@@ -49,7 +49,7 @@ class ClusterRunSummary(RunStatus):
     run: str
     package_version: str
     images: list[str]
-    metrics: Metrics
+    metrics: RunMetrics
     pods: list[PodEntry]
     problem: NotRequired[str]
 
@@ -96,22 +96,22 @@ def summarize_run(
     log_file.write_text(_logs_as_markdown(summary, pods), encoding="utf-8")
 
 
-def _read_metrics(run_id: str, summary_uri: str) -> tuple[Metrics, str]:
+def _read_metrics(run_id: str, summary_uri: str) -> tuple[RunMetrics, str]:
     """Every model's metrics from the evaluations in the store, and a problem in reading them."""
     parent, separator, _ = summary_uri.partition(f"/{run_id}/")
     if not separator:
         return {}, ""
-    metrics: Metrics = {}
+    metrics: RunMetrics = {}
     try:
         _add_metrics(metrics, parent + separator)
     except (DynamicPOError, OSError, ValueError) as error:
-        problem = f"The metrics could not be read: {one_line(error)}"
+        problem = f"The metrics could not be read: {short_message(error)}"
         log.warning(problem)
         return metrics, problem
     return metrics, ""
 
 
-def _add_metrics(metrics: Metrics, prefix: str) -> None:
+def _add_metrics(metrics: RunMetrics, prefix: str) -> None:
     """Add the metrics of every evaluation below a prefix; those read before an error remain."""
     with tempfile.TemporaryDirectory() as scratch:
         for number, file in enumerate(storage.list_files(prefix)):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dynamicpo import __version__
 from dynamicpo.core.errors import ConfigError
-from dynamicpo.runs.images import REVISION, warn_of_version
+from dynamicpo.runs.images import REVISION_LABEL, warn_of_version
 from dynamicpo.runs.local.jobs import Container
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def find_image(client: "docker.DockerClient", name: str, where: str = "--image")
     version = _version_inside(client, where, name, image.id)
     if version != __version__:
         warn_of_version(name, version)
-    return Image(name, image.id, version, image.labels.get(REVISION, ""))
+    return Image(name, image.id, version, image.labels.get(REVISION_LABEL, ""))
 
 
 def _pull(client: "docker.DockerClient", name: str) -> "EngineImage":
@@ -129,7 +129,7 @@ def _version_inside(client: "docker.DockerClient", where: str, name: str, image_
         output = _short(error)
         failed = True
     if failed or not output:
-        problem = output[-_MESSAGE_CHARACTERS:] or "it says nothing"
+        problem = output[-_MESSAGE_CHARACTERS:] or "it prints nothing"
         raise ConfigError(
             f"{where}: {name} must hold dynamicpo, but `dynamicpo --version` fails in it: "
             f"{problem}. Build one with images/build.sh."
@@ -191,7 +191,7 @@ def _user() -> str:
     return f"{user}:{group}"
 
 
-def describe(image: Image) -> str:
+def describe_environment(image: Image) -> str:
     """The environment of the tasks, for the summary of a run."""
     return (
         f"{image.name} ({image.id}), dynamicpo {image.version}, "

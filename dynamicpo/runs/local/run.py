@@ -178,7 +178,7 @@ def _origin(image: containers.Image | None) -> _Origin:
             "runner": "docker",
             "package_version": image.version,
             "commit": image.revision,
-            "image": containers.describe(image),
+            "image": containers.describe_environment(image),
         }
     python = platform.python_version()
     return {

@@ -14,13 +14,12 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.locks import is_locked, locked
 from dynamicpo.runs.local.tasks import Artifact, Task, TaskState, file_name_of
-from dynamicpo.runs.run_records import ListedRun
+from dynamicpo.runs.run_records import ListedRun, RunMetrics
 
 if TYPE_CHECKING:
     from dynamicpo.reports.pages.comparisons import PairedComparison
 
 RunState = Literal["running", "succeeded", "failed", "cancelled", "killed"]
-Metrics = dict[str, dict[str, float]]
 
 _LOCK = ".at-work"
 
@@ -89,7 +88,7 @@ class RunSummary(StartedRun):
     started: str
     seconds: float
     tasks: list[TaskEntry]
-    metrics: Metrics
+    metrics: RunMetrics
     report: str
 
 
@@ -145,7 +144,7 @@ def _task_entry(folder: Path, task: Task) -> TaskEntry:
         # By its name, because kfp is not imported to list runs.
         if isinstance(output, Artifact) and type(output).__name__ == "Metrics":
             metrics = dict(output.metadata)
-    # A task from the cache has said nothing; a skipped one is from no cache.
+    # A task from the cache has no output; a skipped one is from no cache.
     log_file = ""
     if task.log_path.exists():
         log_file = str(task.log_path.relative_to(folder))
@@ -209,9 +208,9 @@ def _copy_report(folder: Path, entries: Sequence[TaskEntry]) -> str:
     return "report.html"
 
 
-def _evaluated_metrics(folder: Path, entries: Sequence[TaskEntry]) -> Metrics:
+def _evaluated_metrics(folder: Path, entries: Sequence[TaskEntry]) -> RunMetrics:
     """Every model's metrics, from the evaluations."""
-    metrics: Metrics = {}
+    metrics: RunMetrics = {}
     for entry in entries:
         evaluation = entry["outputs"].get("evaluation")
         if not isinstance(evaluation, str):
@@ -223,7 +222,7 @@ def _evaluated_metrics(folder: Path, entries: Sequence[TaskEntry]) -> Metrics:
     return metrics
 
 
-def metrics_in_order(summary: RunSummary) -> Metrics:
+def metrics_in_order(summary: RunSummary) -> RunMetrics:
     """Every model's metrics: baselines first, then SFT, then the objectives in the order given."""
     objectives = summary.get("parameters", {}).get("objectives", [])
     assert isinstance(objectives, list)

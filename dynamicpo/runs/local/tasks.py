@@ -66,7 +66,7 @@ class Task:
             )
         lines = [line for line in self.tail if line.strip()]
         error = "\n".join(_last_exception(lines) or lines[-_LAST_LINES:])
-        return _OUR_ERROR.sub("", error) or "it said nothing"
+        return _OUR_ERROR.sub("", error) or "it printed nothing"
 
 
 def _last_exception(lines: list[str]) -> list[str]:

@@ -31,8 +31,8 @@ PROBE = f"""
 import resource, sys
 from dynamicpo.cli.main import main
 code = main(sys.argv[1:])
-found = [name for name in {HEAVY!r} if name in sys.modules]
-print(code, found, resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+print(code, loaded, resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)
 """
 Capture = pytest.CaptureFixture[str]
 
@@ -84,8 +84,8 @@ def test_help_and_mistakes_answer_at_once(argv: list[str]):
         [sys.executable, "-c", PROBE, *argv], capture_output=True, text=True, check=True
     )
     code, rest = done.stderr.splitlines()[-1].split(" ", 1)
-    found, seconds = rest.rsplit(" ", 1)
-    assert (code, found) == ("0" if "--help" in argv else "2", "[]")
+    loaded, seconds = rest.rsplit(" ", 1)
+    assert (code, loaded) == ("0" if "--help" in argv else "2", "[]")
     assert float(seconds) < 0.5
 
 
@@ -209,10 +209,10 @@ def test_mistakes_are_named(argv: list[str], message: str, capsys: Capture):
 )
 def test_mistakes_in_a_file_are_named(text: str, message: str, tmp_path: Path, capsys: Capture):
     (tmp_path / "settings.yaml").write_text(text)
-    said = fail(
+    error = fail(
         capsys, "prepare-data", "--output", "x", "--config", str(tmp_path / "settings.yaml")
     )
-    assert re.search(message, said)
+    assert re.search(message, error)
 
 
 def test_a_path_that_cannot_be_used_is_named(tmp_path: Path, capsys: Capture):
@@ -290,7 +290,7 @@ def leaky_rows() -> list[dict[str, Any]]:
     return [
         {
             "historyList": [titles[(target + row) % 40] for row in range(1, 5)],
-            "itemList": [titles[(target + 1 + place * (1 + target % 5)) % 40] for place in range(5)]
+            "itemList": [titles[(target + 1 + step * (1 + target % 5)) % 40] for step in range(5)]
             + [titles[target]],
             "trueSelection": titles[target],
         }
@@ -311,9 +311,9 @@ def test_a_leak_ends_with_exit_code_3(tmp_path: Path, capsys: Capture):
         str(tmp_path / "test.jsonl"),
     ]
     assert main(argv) == 3
-    found = json.loads(capsys.readouterr().out)
-    assert found["leak"] is True
-    assert found["hit_ratio_at_1"] > found["high"]
+    audit = json.loads(capsys.readouterr().out)
+    assert audit["leak"] is True
+    assert audit["hit_ratio_at_1"] > audit["high"]
 
 
 def test_runs_are_listed_with_their_state_and_headline(tmp_path: Path, capsys: Capture):
@@ -327,14 +327,14 @@ def test_runs_are_listed_with_their_state_and_headline(tmp_path: Path, capsys: C
             if state == "succeeded"
             else {}
         )
-        facts = {
+        summary = {
             "pipeline": "training",
             "state": state,
             "started": started,
             "seconds": 12.5,
             "metrics": metrics,
         }
-        (tmp_path / name / "summary.json").write_text(json.dumps(facts))
+        (tmp_path / name / "summary.json").write_text(json.dumps(summary))
     assert main(["runs", str(tmp_path)]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["b", "succeeded", "12", "s", "HitRatio@1:", "sft", "0.250"]
@@ -342,7 +342,8 @@ def test_runs_are_listed_with_their_state_and_headline(tmp_path: Path, capsys: C
 
 
 def test_a_reader_that_leaves_is_no_error():
-    command = f"{sys.executable} -c 'from dynamicpo.cli.main import main; raise SystemExit(main())' sft --help | head -1"
+    program = "from dynamicpo.cli.main import main; raise SystemExit(main())"
+    command = f"{sys.executable} -c '{program}' sft --help | head -1"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False, env=dict(os.environ)
     )

@@ -1,4 +1,4 @@
-"""`dynamicpo compare`: runs of this machine and of a Kubeflow installation, and what can't be compared."""
+"""`dynamicpo compare`: runs of this machine and of a Kubeflow installation, and its refusals."""
 
 import json
 import re
@@ -45,14 +45,14 @@ def write_run(
         "image": "local processes",
         "package_version": "0.1.0",
     }
-    facts = {"pipeline": "training", "parameters": {"sft_seed": 0, **parameters}, **origin}
-    summary.write(folder, {**facts, "state": state}, 1.8e9, tasks)
+    settings = {"pipeline": "training", "parameters": {"sft_seed": 0, **parameters}, **origin}
+    summary.write(folder, {**settings, "state": state}, 1.8e9, tasks)
     return folder
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, `monday` and `friday`, that share an SFT model, on the same rows; their evaluations one model each."""
+    """Two runs, `monday` and `friday`, on the same rows, each with one SFT model and its own."""
     folder = tmp_path_factory.mktemp("runs")
     preferences = write_preferences(folder / "data" / "preferences")
     for seed, name in enumerate(("sft", "monday", "friday")):
@@ -103,15 +103,15 @@ def test_two_runs_by_name(root: Path, tmp_path: Path, capsys: Capture):
     settings = {line.split("  ")[0]: line.split()[-2:] for line in out.splitlines()}
     assert settings["preference_beta"] == ["1", "2"]
     assert "commit of monday" in out and "sft_seed" not in settings
-    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert found["runs"] == {
+    result = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert result["runs"] == {
         "commit": {"monday": "commit of monday", "friday": "commit of friday"},
         "preference_beta": {"monday": 1.0, "friday": 2.0},
     }
-    first = found["comparisons"][0]
+    first = result["comparisons"][0]
     assert (first["a"], first["b"]) == ("friday/dynamicpo", "monday/dynamicpo")
     metrics = {
-        name: found["metrics"][f"{name}/dynamicpo"]["test_hit_ratio_at_1"]
+        name: result["metrics"][f"{name}/dynamicpo"]["test_hit_ratio_at_1"]
         for name in ("monday", "friday")
     }
     assert first["difference"] == pytest.approx(metrics["friday"] - metrics["monday"])
@@ -140,9 +140,9 @@ def test_runs_and_evaluations_mix_and_json_is_whole(root: Path, tmp_path: Path, 
     argv = ["monday", str(root / "data" / "evaluation-friday"), "--folder", str(root), "--json"]
     code, out, err = compare(capsys, *argv, "--output", str(tmp_path / "out"))
     assert code == 0, err
-    found = json.loads(out)
-    assert {"monday/dynamicpo", "evaluation-friday/dynamicpo"} <= set(found["metrics"])
-    assert found["report"] == str(tmp_path / "out" / "report.html")
+    result = json.loads(out)
+    assert {"monday/dynamicpo", "evaluation-friday/dynamicpo"} <= set(result["metrics"])
+    assert result["report"] == str(tmp_path / "out" / "report.html")
 
 
 def test_the_default_folder_stands_beside_the_runs(root: Path, tmp_path: Path, capsys: Capture):
@@ -154,8 +154,8 @@ def test_the_default_folder_stands_beside_the_runs(root: Path, tmp_path: Path, c
 
 
 def test_an_unknown_run_is_named_with_the_nearest(root: Path, capsys: Capture):
-    said = refused(capsys, "monday", "fridey", "--folder", str(root))
-    assert "unknown name 'fridey'; choose from friday, monday. Did you mean 'friday'?" in said
+    message = refused(capsys, "monday", "fridey", "--folder", str(root))
+    assert "unknown name 'fridey'; choose from friday, monday. Did you mean 'friday'?" in message
 
 
 @pytest.mark.parametrize(
@@ -170,19 +170,20 @@ def test_a_run_that_did_not_succeed_is_refused(
     state: str, remedy: str, root: Path, tmp_path: Path, capsys: Capture
 ):
     write_run(tmp_path / "bad", [root / "data" / "evaluation-sft"], state)
-    said = refused(capsys, "bad", "--folder", str(tmp_path))
-    assert f"bad: must be a run that succeeded, but it is '{state}'. {remedy}." in said
+    message = refused(capsys, "bad", "--folder", str(tmp_path))
+    assert f"bad: must be a run that succeeded, but it is '{state}'. {remedy}." in message
 
 
 def test_a_run_goes_on_as_long_as_its_process(root: Path, tmp_path: Path, capsys: Capture):
     folder = write_run(tmp_path / "long", [root / "data" / "evaluation-sft"], "running")
     enter = f"with summary.at_work(pathlib.Path({str(folder)!r})):"
-    code = f"import pathlib, time\nfrom dynamicpo.runs.local import summary\n{enter}\n print(flush=True)\n time.sleep(60)"
+    imports = "import pathlib, time\nfrom dynamicpo.runs.local import summary"
+    code = f"{imports}\n{enter}\n print(flush=True)\n time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()
     assert [run["state"] for run in summary.list_local_runs(tmp_path)] == ["running"]
-    said = refused(capsys, "long", "--folder", str(tmp_path))
-    assert "long: must be a run that succeeded, but it is 'running'. Wait for its end." in said
+    message = refused(capsys, "long", "--folder", str(tmp_path))
+    assert "long: must be a run that succeeded, but it is 'running'. Wait for its end." in message
     process.kill()
     process.wait()
     assert [run["state"] for run in summary.list_local_runs(tmp_path)] == ["killed"]
@@ -219,7 +220,7 @@ def test_other_rows_and_other_candidates_are_refused(
             row["candidates"] = row["candidates"][::-1]
     preferences = write_preferences(tmp_path / "preferences", rows)
     evaluate(preferences, {"x": root / "data" / "model-sft"}, tmp_path / "other", CONFIG)
-    said = refused(
+    message = refused(
         capsys,
         "monday",
         str(tmp_path / "other"),
@@ -228,7 +229,7 @@ def test_other_rows_and_other_candidates_are_refused(
         "--output",
         str(tmp_path / "out"),
     )
-    assert "must have the same rows and protocol" in said and "differ in rows (" in said
+    assert "must have the same rows and protocol" in message and "differ in rows (" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -269,9 +270,9 @@ def test_scores_that_are_nan_are_warned_of(root: Path, tmp_path: Path, capsys: C
     assert metrics["test_nan_scores"] == metrics["test_rows"] * NUM_CANDIDATES
     assert metrics["test_mrr"] == pytest.approx(1 / NUM_CANDIDATES)
     number = f"{metrics['test_nan_scores']:.0f}"
-    said = f"{number} of {number} scores of broken are NaN; they rank worst."
+    warning = f"{number} of {number} scores of broken are NaN; they rank worst."
     for name in ("report.html", "table.md"):
-        assert said in (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert warning in (tmp_path / "out" / name).read_text(encoding="utf-8")
 
 
 def test_an_empty_split_can_not_be_evaluated(tmp_path: Path, capsys: Capture):
@@ -292,23 +293,23 @@ def test_an_empty_split_can_not_be_evaluated(tmp_path: Path, capsys: Capture):
 
 
 def test_flags_of_an_installation_need_a_host(root: Path, capsys: Capture):
-    said = refused(capsys, "monday", "--folder", str(root), "--store", "gs://bucket")
-    assert "--store: is for runs of an installation. Give --host as well." in said
+    message = refused(capsys, "monday", "--folder", str(root), "--store", "gs://bucket")
+    assert "--store: is for runs of an installation. Give --host as well." in message
 
 
-def write_remote(root: Path, place: str, name: str, run_id: str) -> None:
-    """What a run on a cluster leaves in the store."""
+def write_remote(root: Path, prefix: str, name: str, run_id: str) -> None:
+    """Write the artifacts of a run on a cluster into the store."""
     for number, part in enumerate(("sft", name)):
-        task = f"{place}/training/{run_id}/evaluate-{number}/0/evaluation"
+        task = f"{prefix}/training/{run_id}/evaluate-{number}/0/evaluation"
         storage.put(root / "data" / f"evaluation-{part}", task)
-    facts = {
+    content = {
         "run": run_id,
         "images": [f"registry/dynamicpo@sha256:{name}"],
         "package_version": "0.1.0",
     }
     path = root / "data" / f"{name}-summary.json"
-    path.write_text(json.dumps(facts))
-    storage.put(path, f"{place}/training/{run_id}/summarize-run/0/summary/summary.json")
+    path.write_text(json.dumps(content))
+    storage.put(path, f"{prefix}/training/{run_id}/summarize-run/0/summary/summary.json")
 
 
 @pytest.mark.parametrize("kind", ["mounted", "gs"])
@@ -337,20 +338,20 @@ def test_runs_of_an_installation(
         ]
         code, out, err = compare(capsys, *argv, "--json")
     assert code == 0, err
-    found = json.loads(out)
+    result = json.loads(out)
     assert {"sft", "training monday/dynamicpo", "training friday/dynamicpo"} <= set(
-        found["metrics"]
+        result["metrics"]
     )
-    assert found["runs"]["preference_beta"] == {"training monday": 1.0, "training friday": 2.0}
-    assert found["runs"]["images"]["training friday"] == ["registry/dynamicpo@sha256:friday"]
+    assert result["runs"]["preference_beta"] == {"training monday": 1.0, "training friday": 2.0}
+    assert result["runs"]["images"]["training friday"] == ["registry/dynamicpo@sha256:friday"]
     versions = {
         "training monday": "commit-version-of-training-monday",
         "training friday": "version-of-training-friday",
     }
-    assert found["runs"]["pipeline version"] == versions
-    assert "preference rows" not in found["runs"]  # the same data
+    assert result["runs"]["pipeline version"] == versions
+    assert "preference rows" not in result["runs"]  # the same data
     local = read_manifest(root / "data" / "evaluation-monday").counts["test_mrr"]
-    assert found["metrics"]["training monday/dynamicpo"]["test_mrr"] == local
+    assert result["metrics"]["training monday/dynamicpo"]["test_mrr"] == local
 
 
 def test_what_an_installation_can_not_give_is_named(root: Path, tmp_path: Path, capsys: Capture):
@@ -363,7 +364,7 @@ def test_what_an_installation_can_not_give_is_named(root: Path, tmp_path: Path, 
     runs.append(earlier_run("x", "homeless", ""))
     runs.append(earlier_run("y", "lost", store))
     with Installation(earlier=runs).serving() as kubeflow:
-        for text, said in (
+        for text, message in (
             ("nightyl", "unknown name 'nightyl'; choose from .*Did you mean 'nightly'"),
             (
                 "weekly",
@@ -373,7 +374,7 @@ def test_what_an_installation_can_not_give_is_named(root: Path, tmp_path: Path, 
             ("lost", "lost: must have left its artifacts in one of .*/training/y"),
             ("0a0a0a0a-0000-4000-8000-00000000000f", "404 Not Found: run not found"),
         ):
-            assert re.search(said, refused(capsys, text, "--host", kubeflow.host)), said
+            assert re.search(message, refused(capsys, text, "--host", kubeflow.host)), message
 
 
 def test_a_token_is_sent_and_a_dead_host_is_an_error(root: Path, tmp_path: Path, capsys: Capture):

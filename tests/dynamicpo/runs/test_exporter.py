@@ -12,7 +12,7 @@ import pytest
 
 from dynamicpo.core import storage
 from dynamicpo.core.errors import DataError
-from dynamicpo.runs.cluster.exporter import DriftResult, exposition, make_server, newest_result
+from dynamicpo.runs.cluster.exporter import DriftMetrics, exposition, make_server, newest_result
 
 FIRST, SECOND = (
     '{"drifted": 0.0, "drifted_share": 0.2}',
@@ -52,9 +52,10 @@ def test_the_same_from_the_object_store(object_store: str, folder: Path, tmp_pat
 
 
 def test_text_format():
-    assert exposition(DriftResult(5.5, {"drifted": True, "a-b": 0.25})) == (
+    assert exposition(DriftMetrics(5.5, {"drifted": True, "a-b": 0.25})) == (
         "# TYPE dynamicpo_drift_up gauge\ndynamicpo_drift_up 1\n"
-        "# TYPE dynamicpo_drift_result_time_seconds gauge\ndynamicpo_drift_result_time_seconds 5.5\n"
+        "# TYPE dynamicpo_drift_result_time_seconds gauge\n"
+        "dynamicpo_drift_result_time_seconds 5.5\n"
         "# TYPE dynamicpo_drift_a_b gauge\ndynamicpo_drift_a_b 0.25\n"
         "# TYPE dynamicpo_drift_drifted gauge\ndynamicpo_drift_drifted 1.0\n"
     )

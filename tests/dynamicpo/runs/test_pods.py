@@ -78,9 +78,9 @@ def api() -> Iterator[Any]:
     server.shutdown()
 
 
-def summarized(folder: Path, api: Any, place: str = "") -> tuple[dict[str, Any], str]:
+def summarized(folder: Path, api: Any, uri: str = "") -> tuple[dict[str, Any], str]:
     status = {"state": "FAILED", "error_message": "task failed"}
-    summarize_run("run-1", status, folder / "summary", folder / "logs.md", api, place)
+    summarize_run("run-1", status, folder / "summary", folder / "logs.md", api, uri)
     return json.loads((folder / "summary" / "summary.json").read_text()), (
         folder / "logs.md"
     ).read_text()
@@ -93,10 +93,10 @@ def test_names_every_pod_with_its_reason(api: Any, tmp_path: Path):
         "FAILED",
         "task failed",
     )
-    seen = {
+    ends = {
         item["task"]: (item["phase"], item["reason"], item["exit_code"]) for item in summary["pods"]
     }
-    assert seen == {
+    assert ends == {
         "prepare-data": ("Succeeded", "", 0),
         "train-preferences": ("Failed", "OOMKilled", 137),
         "evaluate": ("Running", "", None),
@@ -146,9 +146,9 @@ def test_metrics_and_images_are_in_the_summary(api: Any, tmp_path: Path):
     assert "problem" not in summary
 
 
-@pytest.mark.parametrize("place", ["/nowhere/run-1/x/summary", "minio://bucket/run-1/x/summary"])
-def test_a_store_that_can_not_be_read_is_named(api: Any, tmp_path: Path, place: str):
-    summary, logs = summarized(tmp_path, api, place)
+@pytest.mark.parametrize("uri", ["/nowhere/run-1/x/summary", "minio://bucket/run-1/x/summary"])
+def test_a_store_that_can_not_be_read_is_named(api: Any, tmp_path: Path, uri: str):
+    summary, logs = summarized(tmp_path, api, uri)
     assert summary["metrics"] == {} and summary["problem"].startswith(
         "The metrics could not be read: "
     )

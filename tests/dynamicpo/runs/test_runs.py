@@ -32,14 +32,14 @@ MOVIELENS = {"data_source": "movielens"}
 
 
 def test_parameters_are_converted_and_completed():
-    given = {
+    overrides = {
         **MOVIELENS,
         "sft_epochs": "2",
         "data_k_core": "3",
         "evaluation_base": "true",
         "preference_beta": 2,
     }
-    checked = check_parameters("training", given)
+    checked = check_parameters("training", overrides)
     assert checked.keys() == pipeline_parameters("training").keys()
     assert (checked["sft_epochs"], checked["data_k_core"], checked["evaluation_base"]) == (
         2.0,
@@ -56,7 +56,7 @@ def test_equal_values_are_equal_however_they_were_given():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("overrides", "message"),
     [
         ({"sft_epoch": 1}, "unknown name 'sft_epoch'.*Did you mean 'sft_epochs'"),
         ({"sft_rows": -1}, "^sft_rows: must be >= 0, got -1"),
@@ -95,9 +95,9 @@ def test_equal_values_are_equal_however_they_were_given():
     ],
     ids=str,
 )
-def test_bad_parameters_are_named(given: dict[str, Any], message: str):
+def test_bad_parameters_are_named(overrides: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=f"(?s){message}"):
-        check_parameters("training", {**MOVIELENS, **given})
+        check_parameters("training", {**MOVIELENS, **overrides})
 
 
 def test_a_missing_file_is_found_before_anything_starts(tmp_path: Path):
@@ -180,7 +180,7 @@ TRACE = ["Traceback (most recent call last):", '  File "x.py", line 3, in f', " 
 
 
 @pytest.mark.parametrize(
-    ("said", "error"),
+    ("output", "error"),
     [
         (
             [*TRACE, "dynamicpo.core.errors.ConfigError: rows: must be 1.", "beta: must be 2."],
@@ -191,17 +191,17 @@ TRACE = ["Traceback (most recent call last):", '  File "x.py", line 3, in f', " 
             "ValueError: b",
         ),
         (["starting", "Killed"], "starting\nKilled"),
-        ([], "it said nothing"),
+        ([], "it printed nothing"),
     ],
     ids=["ours", "chained", "killed", "silent"],
 )
-def test_the_error_of_a_task_is_its_message(said: list[str], error: str):
-    assert Task("task", Path("log"), tail=deque(said)).error == error
+def test_the_error_of_a_task_is_its_message(output: list[str], error: str):
+    assert Task("task", Path("log"), tail=deque(output)).error == error
 
 
-SAYS = r"""
+PRINTS = r"""
 echo "[KFP Executor 2026-01-01 00:00:00,000 INFO]: Looking for component \`f\`"
-echo "[KFP Executor 2026-01-01 00:00:00,000 INFO]: SFT: 10 of 20 steps, 5 a second, 2 s left, from $PLACE"
+echo "[KFP Executor 2026-01-01 00:00:00,000 INFO]: SFT: 10 of 20 steps, 2 s left, from $MODEL"
 echo "    plain line"
 echo "threads $OMP_NUM_THREADS" >&2
 exit 3
@@ -221,9 +221,9 @@ def test_a_process_is_followed(
     runner = TaskRunner(tmp_path, 1, os.cpu_count() or 1, root, str(tmp_path))
     task = runner._current.task = Task("fine-tune", tmp_path / "fine-tune.log", in_loop)
     with caplog.at_level("INFO", logger="dynamicpo"):
-        code = runner.run_process(["sh", "-c", SAYS], {"PLACE": f"{root}/training-1/sft/model"})
+        code = runner.run_process(["sh", "-c", PRINTS], {"MODEL": f"{root}/training-1/sft/model"})
     assert (code, task.cached) == (3, False)
-    progress = "fine-tune: SFT: 10 of 20 steps, 5 a second, 2 s left, from sft/model"
+    progress = "fine-tune: SFT: 10 of 20 steps, 2 s left, from sft/model"
     assert [record.getMessage() for record in caplog.records] == ["fine-tune: started", progress]
     assert [line.rstrip() for line in task.log_path.read_text().splitlines()[2:]] == [
         "    plain line",
@@ -246,10 +246,10 @@ def test_a_containers_pieces_of_output_become_lines():
 def test_a_container_runs_as_the_caller_but_never_as_root(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caller: int, user: str
 ):
-    given: list[Any] = []
+    owners: list[Any] = []
     monkeypatch.setattr(os, "getuid", lambda: caller)
     monkeypatch.setattr(os, "getgid", lambda: caller)
-    monkeypatch.setattr(os, "chown", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(os, "chown", lambda *arguments: owners.append(arguments))
     (tmp_path / "rows.csv").touch()
     parameters = {
         "data_interactions": str(tmp_path / "rows.csv"),
@@ -262,7 +262,7 @@ def test_a_container_runs_as_the_caller_but_never_as_root(
         "none",
         ["ALL"],
     )
-    assert given == ([] if caller else [(tmp_path / "artifacts", 10001, 0)])
+    assert owners == ([] if caller else [(tmp_path / "artifacts", 10001, 0)])
     (mount,) = arguments["mounts"]
     assert (mount["Target"], mount["Source"], mount["ReadOnly"]) == (
         *2 * (str(tmp_path / "rows.csv"),),
@@ -278,7 +278,7 @@ def test_a_container_that_can_not_start_is_removed():
     client.containers.create.return_value.remove.assert_called_once_with(force=True)
 
 
-def test_a_killed_task_is_said_to_be_killed(tmp_path: Path):
+def test_the_error_of_a_killed_task_names_the_kill(tmp_path: Path):
     runner = TaskRunner(tmp_path, 1, 1, tmp_path, str(tmp_path))
     task = runner._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
     assert runner.run_process(["sh", "-c", "echo 1 of 9; kill -9 $$"], {}) != 0
@@ -316,12 +316,12 @@ def test_a_failed_task_ends_the_run_with_its_own_message(
     with pytest.raises(RunFailedError, match="^prepare-data failed: .*user_id") as caught:
         local_run.run_pipeline("training", bad_tables(tmp_path), tmp_path / "runs" / "bad")
     assert "Traceback" not in str(caught.value)
-    found = summary.read(tmp_path / "runs" / "bad")
-    states = {task["task"]: task["state"] for task in found["tasks"]}
-    assert found["state"] == "failed"
+    run = summary.read(tmp_path / "runs" / "bad")
+    states = {task["task"]: task["state"] for task in run["tasks"]}
+    assert run["state"] == "failed"
     assert states == {"prepare-data": "failed"}
-    assert found["tasks"][0]["error"] in str(caught.value)
-    assert "Traceback" in (tmp_path / "runs" / "bad" / found["tasks"][0]["log"]).read_text()
+    assert run["tasks"][0]["error"] in str(caught.value)
+    assert "Traceback" in (tmp_path / "runs" / "bad" / run["tasks"][0]["log"]).read_text()
     assert capfd.readouterr().out == ""
     (run,) = summary.list_local_runs(tmp_path / "runs")
     assert (run["run"], run["state"], run["hit_ratio_at_1"]) == ("bad", "failed", {})
@@ -364,8 +364,8 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path, number: int
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in err
-    found = summary.read(tmp_path / "run")
-    assert (found["state"], [task["state"] for task in found["tasks"]]) == (
+    run = summary.read(tmp_path / "run")
+    assert (run["state"], [task["state"] for task in run["tasks"]]) == (
         "cancelled",
         ["cancelled"],
     )

@@ -1,4 +1,4 @@
-"""`dynamicpo submit`: what reaches a Kubeflow installation, what is found before, and how a run's end is told."""
+"""`dynamicpo submit`: requests to a Kubeflow installation, checks before them, and a run's end."""
 
 import json
 from collections.abc import Iterator
@@ -45,8 +45,8 @@ def kubeflow() -> Iterator[Installation]:
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    with Registry().serving() as found:
-        yield found
+    with Registry().serving() as server:
+        yield server
 
 
 def call(kubeflow: Installation, *more: str, image: str = IMAGE, check: bool = False) -> int:
@@ -86,15 +86,19 @@ def test_a_run_is_started_and_its_link_printed(
         "weekly",
     )
     assert run["service_account"] == "dynamicpo-pipeline"
-    given = run["runtime_config"]["parameters"]
-    assert given == {**pipeline_parameters("training"), "data_source": "movielens", "sft_rows": 7}
+    parameters = run["runtime_config"]["parameters"]
+    assert parameters == {
+        **pipeline_parameters("training"),
+        "data_source": "movielens",
+        "sft_rows": 7,
+    }
 
 
 def test_the_result_is_json_on_demand(kubeflow: Installation, capsys: Capture):
     assert call(kubeflow, "--json", "--wait", "1") == 0
     link = f"{kubeflow.host}/#/runs/details/run-0"
-    found = {"run": "run-0", "link": link, "pipeline_version": COMMIT, "state": "succeeded"}
-    assert json.loads(capsys.readouterr().out) == found
+    expected = {"run": "run-0", "link": link, "pipeline_version": COMMIT, "state": "succeeded"}
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_a_version_is_uploaded_once_and_other_content_gets_another_name(kubeflow: Installation):
@@ -172,7 +176,7 @@ def failed() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("states", "details", "said"),
+    ("states", "details", "message"),
     [
         (["PENDING", "RUNNING", "FAILED"], failed(), "the run failed:\nfine-tune: OOMKilled\n"),
         (
@@ -186,13 +190,17 @@ def failed() -> dict[str, Any]:
     ],
 )
 def test_an_end_that_is_not_good_is_exit_code_4(
-    kubeflow: Installation, capsys: Capture, states: list[str], details: dict[str, Any], said: str
+    kubeflow: Installation,
+    capsys: Capture,
+    states: list[str],
+    details: dict[str, Any],
+    message: str,
 ):
     kubeflow.states, kubeflow.details = states, details
     assert call(kubeflow, "--wait", "1") == 4
     out, err = capsys.readouterr()
     assert out == "" and "Traceback" not in err
-    assert f"{said}{kubeflow.host}/#/runs/details/run-0" in err
+    assert f"{message}{kubeflow.host}/#/runs/details/run-0" in err
 
 
 @pytest.mark.parametrize(
@@ -206,16 +214,16 @@ def test_a_good_end_is_exit_code_0_whatever_the_network_does_meanwhile(
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [("RUNNING", "running after 0.01 minutes, and not ended"), ("503", "not known after")],
 )
 def test_when_time_is_over_the_run_is_not_called_done(
-    kubeflow: Installation, capsys: Capture, state: str, said: str
+    kubeflow: Installation, capsys: Capture, state: str, message: str
 ):
     kubeflow.states = [state]
     assert call(kubeflow, "--wait", "0.01") == 4
     err = capsys.readouterr().err
-    assert said in err and f"It goes on: {kubeflow.host}/#/runs/details/run-0" in err
+    assert message in err and f"It goes on: {kubeflow.host}/#/runs/details/run-0" in err
 
 
 def test_a_run_that_may_not_be_watched_is_not_called_done(kubeflow: Installation, capsys: Capture):
@@ -227,7 +235,7 @@ def test_a_run_that_may_not_be_watched_is_not_called_done(kubeflow: Installation
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (
             ("--param", "data_interactions=rows.csv"),
@@ -255,12 +263,12 @@ def test_a_run_that_may_not_be_watched_is_not_called_done(kubeflow: Installation
         (("--token-file", "/nowhere"), "/nowhere: can't be used"),
     ],
 )
-def test_what_can_not_be_used_is_found_before_anything_is_asked(
-    kubeflow: Installation, capsys: Capture, more: tuple[str, ...], said: str
+def test_what_can_not_be_used_is_found_before_any_request(
+    kubeflow: Installation, capsys: Capture, more: tuple[str, ...], message: str
 ):
     assert call(kubeflow, *more) == 2
-    assert said in capsys.readouterr().err
-    assert kubeflow.asked == []
+    assert message in capsys.readouterr().err
+    assert kubeflow.requests == []
 
 
 def test_files_in_mounted_volumes_are_taken(kubeflow: Installation):
@@ -271,7 +279,7 @@ def test_files_in_mounted_volumes_are_taken(kubeflow: Installation):
     assert call(kubeflow, "--param", "sft_backbone=gs://bucket/model") == 0
 
 
-def test_nobody_there_is_said(capsys: Capture):
+def test_a_host_that_does_not_answer_is_named(capsys: Capture):
     assert call(Installation(host="http://127.0.0.1:1")) == 2
     assert "http://127.0.0.1:1: must answer, but" in capsys.readouterr().err
 
@@ -279,12 +287,16 @@ def test_nobody_there_is_said(capsys: Capture):
 def test_a_schedule_is_a_recurring_run_of_this_version(kubeflow: Installation, capsys: Capture):
     assert call(kubeflow, "--cron", "0 0 3 * * 1") == 0
     assert capsys.readouterr().out == f"{kubeflow.host}/#/recurringrun/details/recurring-0\n"
-    (found,) = kubeflow.recurring
-    assert found["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 1"}}
-    assert (found["mode"], found["max_concurrency"], found["no_catchup"]) == ("ENABLE", "1", True)
-    assert found["pipeline_version_reference"]["pipeline_version_id"] == "version-0"
-    assert found["service_account"] == "dynamicpo-pipeline" and kubeflow.runs == []
-    assert found["runtime_config"]["parameters"]["data_source"] == "movielens"
+    (recurring_run,) = kubeflow.recurring
+    assert recurring_run["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 1"}}
+    assert (
+        recurring_run["mode"],
+        recurring_run["max_concurrency"],
+        recurring_run["no_catchup"],
+    ) == ("ENABLE", "1", True)
+    assert recurring_run["pipeline_version_reference"]["pipeline_version_id"] == "version-0"
+    assert recurring_run["service_account"] == "dynamicpo-pipeline" and kubeflow.runs == []
+    assert recurring_run["runtime_config"]["parameters"]["data_source"] == "movielens"
 
 
 @pytest.mark.parametrize("index", [False, True])
@@ -295,7 +307,7 @@ def test_an_image_with_dynamicpo_inside_is_run(
 
 
 @pytest.mark.parametrize("labels", [None, {}, {"org.opencontainers.image.title": "ubuntu"}])
-def test_an_image_without_dynamicpo_is_found_before_anything_is_asked(
+def test_an_image_without_dynamicpo_is_found_before_any_request(
     kubeflow: Installation, registry: Registry, capsys: Capture, labels: dict[str, str] | None
 ):
     image = registry.add(labels)
@@ -304,7 +316,7 @@ def test_an_image_without_dynamicpo_is_found_before_anything_is_asked(
     good = registry.add(LABELS)
     assert call(kubeflow, "--place", f"gpu_image={image}", image=good, check=True) == 2
     assert f"gpu_image: {image} must hold dynamicpo" in capsys.readouterr().err
-    assert kubeflow.asked == []
+    assert kubeflow.requests == []
     assert call(kubeflow, image=image) == 0
 
 
@@ -317,7 +329,7 @@ def test_an_image_that_is_not_there_is_found(
     assert "404" in err and "--no-image-check" in err
     assert call(kubeflow, image=IMAGE, check=True) == 2
     assert "registry.invalid: can't be asked for dynamicpo" in capsys.readouterr().err
-    assert kubeflow.asked == []
+    assert kubeflow.requests == []
 
 
 def test_the_registry_is_asked_with_dockers_own_credentials(
@@ -333,7 +345,7 @@ def test_the_registry_is_asked_with_dockers_own_credentials(
     assert call(kubeflow, image=image, check=True) == 0
 
 
-def test_another_version_inside_is_said(
+def test_another_version_inside_is_logged(
     kubeflow: Installation, registry: Registry, capsys: Capture
 ):
     old = {**LABELS, "org.opencontainers.image.version": "0.0.1"}
