@@ -105,15 +105,19 @@ def _catalogue_score_blocks(
     """Score every item in blocks of rows, (n, I) each."""
     item_ids = data.items["item_id"].tolist()
     answers = prompts.answers(item_ids)
+    rows = data.rows
     lengths = np.array([len(answer) for answer in answers])
     longest = int(lengths.max())
     histories = data.table["history"].to_pylist()
     prompt_ids = []
-    for example_id, history in zip(data.rows.example_ids, histories, strict=True):
+    for example_id, history in zip(rows.example_ids, histories, strict=True):
+        # All answers must fit behind one prompt, so that their scores can be compared.
         prompt = prompts.prompt(example_id, history, longest)
         prompt_ids.append(prompt)
     # Only a sum of log-probabilities tells before its end that it can't reach the target's.
-    targets = data.rows.target_index.tolist() if config.score == "sum" else None
+    targets = None
+    if config.score == "sum":
+        targets = rows.target_index.tolist()
     budget = config.token_budget
     with loaded.execution_context(), torch.no_grad(), Progress(label, len(prompt_ids)) as progress:
         prior: FloatArray | float = 0.0
@@ -134,7 +138,9 @@ def _catalogue_score_blocks(
             backend=config.backend,
         ):
             scores = logps.astype(np.float64) - prior
-            yield scores / lengths if config.score == "mean" else scores
+            if config.score == "mean":
+                scores = scores / lengths
+            yield scores
             progress.advance(len(logps))
 
 
@@ -201,9 +207,11 @@ def _matched_answers(
     substring = []
     for text, row_titles in zip(texts, titles, strict=True):
         full_answers = [answer_form.replace(TITLE, title) for title in row_titles]
-        named.append(named_candidate(text, full_answers))
+        named_index = named_candidate(text, full_answers)
+        named.append(named_index)
         # The published rule looks for the bare title anywhere in the answer.
-        substring.append(substring_candidate(text, row_titles))
+        substring_index = substring_candidate(text, row_titles)
+        substring.append(substring_index)
     return GeneratedAnswers(
         texts=texts,
         named=np.array(named, dtype=np.int64),

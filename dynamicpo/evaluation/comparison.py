@@ -118,7 +118,9 @@ def _manifest(
     inputs = {}
     for number, source in enumerate(sources):
         label, _ = labelled[number]
-        inputs[f"{number} {label}"] = source.fingerprint
+        # Numbered, as two evaluations of one run have the same label.
+        name = f"{number} {label}"
+        inputs[name] = source.fingerprint
     if runs:
         inputs["runs"] = fingerprint(runs)
     return Manifest("compare_evaluations", dict(settings), inputs)
@@ -194,14 +196,16 @@ def _report(
     runs: Mapping[str, Mapping[str, JsonValue]],
 ) -> EvaluationReport:
     by_name, paired_runs = compared
+    protocol = sources[0].extra["protocol"]
     results = {name: saved.result for name, saved in by_name.items()}
     logs = {name: saved.training_log for name, saved in by_name.items()}
     provenance = {name: saved.provenance for name, saved in by_name.items() if saved.provenance}
+    # Baselines have no provenance: they are compared with, but not against each other.
     models = list(provenance)
     resamples = settings["resamples"]
     seed = settings["seed"]
     details: JsonObject = {
-        "protocol": sources[0].extra["protocol"],
+        "protocol": protocol,
         "resamples": resamples,
         "seed": seed,
         "models": provenance,  # type: ignore[dict-item]  # a TypedDict is no Mapping of values
@@ -283,5 +287,6 @@ def _counts(report: EvaluationReport) -> dict[str, float | None]:
     counts = {}
     for name, metrics in report.metrics.items():
         for metric, value in metrics.items():
-            counts[f"{name}_{metric}"] = value
+            full_name = f"{name}_{metric}"
+            counts[full_name] = value
     return counts

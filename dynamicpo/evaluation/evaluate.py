@@ -143,14 +143,18 @@ def _audit(
     if data.codes is None:
         return {"skipped": "every item is ranked, so there are no lists"}
     exclude = effective_exclusion(source.config)
-    return audit_split(tables, config.split, data.items, exclude, config.seed)
+    items = data.items
+    split = config.split
+    return audit_split(tables, split, items, exclude, config.seed)
 
 
 def _check_audit(audit: SplitAudit | SkippedAudit, config: EvaluationConfig) -> list[str]:
     """Refuse lists that leak; the warnings, where that is allowed."""
+    # Without lists there is nothing to leak, and no warning that the audit was skipped.
     if config.candidates == "catalogue":
         return []
-    return check_audit(audit, f"{config.split} split", config.allow_leak)
+    where = f"{config.split} split"
+    return check_audit(audit, where, config.allow_leak)
 
 
 class _Evaluation:
@@ -180,6 +184,7 @@ class _Evaluation:
         items = data.items
         train = tables["train"]
         scorers: dict[str, Scorer] = {}
+        # All are made before any ranks: an unknown item is an error at once.
         for name in SIMPLE_BASELINES:
             scorers[name] = make_baseline(name, items, train)
         if config.sasrec:
@@ -205,7 +210,8 @@ class _Evaluation:
         """Keep how a model was trained: comparisons show it, and read evaluations alone."""
         training_log = model / "steps.jsonl"
         if training_log.is_file():
-            copy = self._folder / name / "steps.jsonl"
+            folder = self._folder / name
+            copy = folder / "steps.jsonl"
             shutil.copyfile(training_log, copy)
 
     def _rank(self, loaded: LoadedModel, name: str) -> ModelRanking:
@@ -239,7 +245,8 @@ def _counts(results: Mapping[str, ModelResult], models: Sequence[str]) -> dict[s
     counts = {}
     for name, result in results.items():
         for metric, value in result.metrics.items():
-            counts[f"{name}_{metric}"] = value
+            full_name = f"{name}_{metric}"
+            counts[full_name] = value
     return counts
 
 

@@ -31,8 +31,12 @@ def paired_comparisons(
         The comparisons; `p_holm` is corrected for all of them.
     """
     pairs = _pairs(results, models, first_pairs)
-    resamples = max(resamples, _RESAMPLES_PER_COMPARISON * len(pairs))
-    comparisons = [_compare(a, b, results, resamples, seed) for a, b in pairs]
+    fewest_resamples = _RESAMPLES_PER_COMPARISON * len(pairs)
+    resamples = max(resamples, fewest_resamples)
+    comparisons = []
+    for a, b in pairs:
+        comparison = _compare(a, b, results, resamples, seed)
+        comparisons.append(comparison)
     # Rows of a single user have no p, and are no tests to correct for.
     tested = []
     p_values = []
@@ -67,7 +71,8 @@ def _references(results: Mapping[str, ModelResult], models: Sequence[str]) -> li
     """The models and baselines that every model is compared with, each once."""
     references = dict.fromkeys(models[:1])
     # The first baseline is chance, which the number of candidates says.
-    for name in ("sft", *BASELINES[1:]):
+    baselines = BASELINES[1:]
+    for name in ("sft", *baselines):
         if name in results:
             references[name] = None
     return list(references)

@@ -73,7 +73,8 @@ def rank_all(scores: FloatArray, targets: IntArray, mask: BoolArray, keys: KeyAr
     candidate_scores = np.where(is_comparable, scores, -np.inf)
     best = _random_best(candidate_scores, mask, keys)
     # The scores of all items would be too large to keep.
-    rows = np.arange(len(scores))
+    num_rows = len(scores)
+    rows = np.arange(num_rows)
     target_scores = scores[rows, targets]
     best_scores = scores[rows, best]
     nan_candidates = is_nan & mask
@@ -94,7 +95,9 @@ def concatenate_rankings(parts: Sequence[Ranking]) -> Ranking:
     best = [part.best for part in parts]
     num_candidates = [part.num_candidates for part in parts]
     scores = [part.scores for part in parts]
-    num_nan = sum(part.num_nan for part in parts)
+    num_nan = 0
+    for part in parts:
+        num_nan += part.num_nan
     return Ranking(
         better=np.concatenate(better),
         tied=np.concatenate(tied),

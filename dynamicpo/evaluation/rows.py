@@ -69,7 +69,8 @@ class SplitTables(Mapping[str, pa.Table]):
         """A split's rows."""
         tables = self._tables
         if split not in tables:
-            tables[split] = read_rows(self.folder, split)
+            table = read_rows(self.folder, split)
+            tables[split] = table
         return tables[split]
 
     def __iter__(self) -> Iterator[str]:
@@ -245,11 +246,12 @@ def _target_positions(
     length = len(candidates[0])
     positions = []
     for example_id, target, row in zip(example_ids, targets, candidates, strict=True):
+        num_candidates = len(row)
         num_targets = row.count(target)
-        if len(row) != length or num_targets != 1:
+        if num_candidates != length or num_targets != 1:
             raise DataError(
                 f"{where}: row {example_id} must list its target {target!r} once among {length} "
-                f"candidates, got {num_targets} times among {len(row)}. "
+                f"candidates, got {num_targets} times among {num_candidates}. "
                 "Sample negatives again."
             )
         position = row.index(target)

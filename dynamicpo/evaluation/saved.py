@@ -69,13 +69,15 @@ def _protocol_differences(first: Manifest, other: Manifest) -> list[str]:
     """The entries of the protocol in which two evaluations differ, with both values."""
     first_protocol = first.extra["protocol"]
     other_protocol = other.extra["protocol"]
-    names = {*first_protocol, *other_protocol}
+    # Either may have entries that the other lacks, such as the strategy of listed candidates.
+    names = sorted({*first_protocol, *other_protocol})
     differences = []
-    for name in sorted(names):
+    for name in names:
         value = first_protocol.get(name, "none")
         other_value = other_protocol.get(name, "none")
         if value != other_value:
-            differences.append(f"{name} ({value} and {other_value})")
+            text = f"{name} ({value} and {other_value})"
+            differences.append(text)
     return differences
 
 

@@ -49,7 +49,9 @@ def save_model(folder: Path, model: LanguageModel, tokenizer: PreTrainedTokenize
     sort_adapter_config(folder)
 
 
-def describe(base: BaseModelSpec, model: LanguageModel, settings: PromptSettings) -> dict[str, Any]:
+def manifest_entries(
+    base: BaseModelSpec, model: LanguageModel, settings: PromptSettings
+) -> dict[str, Any]:
     """Entries of a model folder's manifest, from which `load_model` makes the model again."""
     return {
         "kind": "adapter" if has_adapter(model) else "full",

@@ -126,12 +126,15 @@ def encode_lists(table: pa.Table, column: str, split: str, catalogue: Catalogue)
         DataError: An item is not in the catalogue.
     """
 
-    def row_name(row: int) -> str:
-        example_ids = table["example_id"]
-        example_id = example_ids[row].as_py()
-        return f"{split} row {example_id!r}"
+    values = table[column]
+    example_ids = table["example_id"]
 
-    return encode_column(table[column], catalogue.item_ids, row_name)
+    def row_name(row: int) -> str:
+        example_id = example_ids[row]
+        text = example_id.as_py()
+        return f"{split} row {text!r}"
+
+    return encode_column(values, catalogue.item_ids, row_name)
 
 
 def encode_column(
@@ -153,7 +156,9 @@ def encode_column(
         rows = parents.astype(np.int64)
         values = pc.list_flatten(values)
     else:
-        rows = np.arange(len(values), dtype=np.int64)
+        num_rows = len(values)
+        rows = np.arange(num_rows, dtype=np.int64)
+    # A hash lookup in C++, without a Python object for each item.
     codes = pc.index_in(values, value_set=item_ids)
     if codes.null_count:
         is_unknown = pc.is_null(codes)

@@ -199,18 +199,20 @@ def _check_catalogue_size(
 ) -> None:
     """Refuse a catalogue that has too few titles for some row."""
     num_negatives = config.num_candidates - 1
+    owners = batch.owners
+    timestamps = batch.timestamps
     target_titles = catalogue.title_ids[batch.targets]
-    num_excluded = excluded.count(batch.owners, batch.timestamps)
+    num_excluded = excluded.count(owners, timestamps)
     # The target takes a title of its own, unless the row excludes that anyway.
-    is_target_extra = ~excluded.contains(batch.owners, batch.timestamps, target_titles)
-    num_free = catalogue.num_titles - num_excluded - is_target_extra
+    is_target_extra = ~excluded.contains(owners, timestamps, target_titles)
+    num_titles = catalogue.num_titles
+    num_free = num_titles - num_excluded - is_target_extra
     has_too_few = num_free < num_negatives
     if not has_too_few.any():
         return
     worst = num_free.argmin()
     least = int(num_free[worst])
     example_id = rows.example_ids[worst]
-    num_titles = catalogue.num_titles
     remedy = "Give more items"
     if least > 0:
         remedy = f"Lower num_candidates to {least + 1}"

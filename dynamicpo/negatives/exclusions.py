@@ -46,7 +46,8 @@ class Exclusions:
         # A key behind all others would be looked up outside.
         last = len(keys) - 1
         index = np.minimum(index, last)
-        is_known = keys[index] == wanted
+        nearest = keys[index]
+        is_known = nearest == wanted
         known_from = self.timestamps[index]
         is_earlier = known_from < timestamps
         is_excluded: BoolArray = is_known & is_earlier
@@ -57,8 +58,10 @@ class Exclusions:
         span = self.span
         count_keys = self.count_keys
         first_keys = owners * span
-        steps = np.minimum(timestamps + 1, span)
-        end_keys = first_keys + steps
+        # Keys hold the timestamp + 1: those below this one are earlier than the row.
+        offsets = timestamps + 1
+        capped = np.minimum(offsets, span)  # an owner's keys end where the next one's begin
+        end_keys = first_keys + capped
         first = np.searchsorted(count_keys, first_keys)
         end = np.searchsorted(count_keys, end_keys)
         return end - first
@@ -75,13 +78,15 @@ class Exclusions:
         end_keys = first_keys + num_titles
         first = np.searchsorted(keys, first_keys)
         end = np.searchsorted(keys, end_keys)
-        index, rows = concatenated_ranges(first, end - first)
+        num_keys = end - first
+        index, rows = concatenated_ranges(first, num_keys)
         known_from = self.timestamps[index]
-        is_earlier = known_from < timestamps[rows]
+        row_timestamps = timestamps[rows]
+        is_earlier = known_from < row_timestamps
         index = index[is_earlier]
         rows = rows[is_earlier]
-        title_ids = keys[index] % num_titles
-        return rows, title_ids
+        row_keys = keys[index]
+        return rows, row_keys % num_titles
 
 
 class RowExclusions(NamedTuple):

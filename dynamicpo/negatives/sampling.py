@@ -99,6 +99,7 @@ def _write_preferences(
     tables = {split: read_rows(examples, split, EXAMPLES) for split in SPLITS}
     make_lists = STRATEGY_FUNCTIONS[config.strategy]
     lists_by_split = make_lists(tables, catalogue, config)
+    # Those of all splits come before the numbers of rows in the log.
     for split, lists in lists_by_split.items():
         for name, count in lists.counts.items():
             counts[f"{split}_{name}"] = count
@@ -142,8 +143,10 @@ def _audit_counts(audits: Mapping[str, SplitAudit | SkippedAudit]) -> dict[str, 
     counts = {}
     for split, audit in audits.items():
         if "skipped" not in audit:
-            counts[f"{split}_audit_hit_ratio_at_1"] = audit["hit_ratio_at_1"]
-            counts[f"{split}_audit_chance"] = audit["chance"]
+            hit_ratio = audit["hit_ratio_at_1"]
+            chance = audit["chance"]
+            counts[f"{split}_audit_hit_ratio_at_1"] = hit_ratio
+            counts[f"{split}_audit_chance"] = chance
     return counts
 
 

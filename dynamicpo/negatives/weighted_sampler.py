@@ -173,6 +173,7 @@ class WeightedSampler:
             new_titles,
         )
         accepted[:, num_slots:] &= ~is_excluded
+        # Refused ones do not count, so this takes the first acceptable of the row.
         num_so_far = np.cumsum(accepted, axis=1)
         accepted &= num_so_far <= limit
         return _move_left(codes, accepted, num_slots)

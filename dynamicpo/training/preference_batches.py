@@ -41,7 +41,7 @@ class PreferenceBatch(LabelledBatch):
     reference_logps: NotRequired[Tensor]
 
 
-def encode_rows(rows: pa.Table, prompts: Prompts, num_negatives: int) -> list[Row]:
+def encode_preference_rows(rows: pa.Table, prompts: Prompts, num_negatives: int) -> list[Row]:
     """Token ids of each row: the target first, then its first K rejected items.
 
     Args:
@@ -82,7 +82,7 @@ def make_dataset(
     return store_rows(columns)
 
 
-def collate(examples: list[PreferenceExample]) -> PreferenceBatch:
+def collate_preferences(examples: list[PreferenceExample]) -> PreferenceBatch:
     """Rows to a batch; padding and packing are left to scoring."""
     # The data set stores lists alone, so that rows are made again here.
     rows = [Row(example["prompt_ids"], example["answer_ids"]) for example in examples]

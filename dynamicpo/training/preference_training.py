@@ -22,7 +22,11 @@ from dynamicpo.reports.pages.training import training_page
 from dynamicpo.reports.training_log import RELATIVE_BOUNDARY_GRADIENT, relative_boundary_gradient
 from dynamicpo.scoring.reference_cache import reference_logps
 from dynamicpo.training import trainer
-from dynamicpo.training.preference_batches import collate, encode_rows, make_dataset
+from dynamicpo.training.preference_batches import (
+    collate_preferences,
+    encode_preference_rows,
+    make_dataset,
+)
 from dynamicpo.training.preference_objective import PreferenceObjective, check_objective
 from dynamicpo.training.schedule import Schedule
 
@@ -61,14 +65,14 @@ def train_preferences(
     with stage_output(output, manifest) as folder:
         loaded = checkpoints.load_model(adapter, trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
-        encoded = encode_rows(rows, prompts, config.num_negatives)
+        encoded = encode_preference_rows(rows, prompts, config.num_negatives)
         with loaded.execution_context():
             reference = _reference(encoded, loaded.model, preferences, config, inputs)
             dataset = make_dataset(rows["example_id"].to_pylist(), encoded, reference)
             schedule = Schedule.from_config(config, _learning_rate(config, loaded))
             objective = PreferenceObjective(config)
             steps = trainer.train(
-                loaded.model, dataset, collate, objective, schedule, folder, label
+                loaded.model, dataset, collate_preferences, objective, schedule, folder, label
             )
         checkpoints.save_model(folder, loaded.model, loaded.tokenizer)
         manifest.counts = {
@@ -77,7 +81,7 @@ def train_preferences(
             "history_items_cut": prompts.cut_items,
             **_final_measures(steps),
         }
-        manifest.extra = checkpoints.describe(loaded.base, loaded.model, loaded.settings)
+        manifest.extra = checkpoints.manifest_entries(loaded.base, loaded.model, loaded.settings)
         manifest.extra["data"] = data.extra
         page = training_page(
             steps,

@@ -13,7 +13,7 @@ import torch.utils.data
 
 
 class Rows(Protocol):
-    """What a trainer needs of a data set: `datasets.Dataset` and `ArrowRows` have it."""
+    """Methods that a trainer needs of a data set: those of `datasets.Dataset` and `ArrowRows`."""
 
     def __len__(self) -> int:
         """Count the rows."""

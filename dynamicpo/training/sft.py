@@ -31,9 +31,9 @@ from dynamicpo.training import trainer
 from dynamicpo.training.early_stopping import EarlyStopping
 from dynamicpo.training.schedule import Schedule
 from dynamicpo.training.sft_batches import (
-    collate,
+    collate_sft,
     cross_entropy,
-    encode_rows,
+    encode_sft_rows,
     mean_cross_entropy,
 )
 
@@ -70,11 +70,13 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
         model, tokenizer = _load_trainable_model(base, config)
         prompts = Prompts(tokenizer, items, settings)
         with execution_context(base):
-            dataset = encode_rows(rows, prompts, config.loss_on)
+            dataset = encode_sft_rows(rows, prompts, config.loss_on)
             early_stopping = _early_stopping(preferences, model, prompts, config)
             schedule = Schedule.from_config(config, _learning_rate(config))
             schedule = replace(schedule, early_stopping=early_stopping)
-            steps = trainer.train(model, dataset, collate, cross_entropy, schedule, folder, "SFT")
+            steps = trainer.train(
+                model, dataset, collate_sft, cross_entropy, schedule, folder, "SFT"
+            )
         checkpoints.save_model(folder, model, tokenizer)
         manifest.counts = {
             "rows": len(rows),
@@ -86,7 +88,7 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
         if early_stopping is not None:
             manifest.counts["best_step"] = early_stopping.best_step
             manifest.counts["best_validation_loss"] = early_stopping.best_loss
-        manifest.extra = checkpoints.describe(base, model, settings)
+        manifest.extra = checkpoints.manifest_entries(base, model, settings)
         manifest.extra["data"] = data.extra
         page = training_page(
             steps,
@@ -165,7 +167,7 @@ def _early_stopping(
     example_ids = rows["example_id"].to_pylist()
     order = random_keys.random_order(config.seed, "validation", example_ids)
     chosen = rows.take(np.sort(order[:_VALIDATION_ROWS]))
-    validation = encode_rows(chosen, prompts, config.loss_on)
+    validation = encode_sft_rows(chosen, prompts, config.loss_on)
     batch_size = config.micro_batch_size or config.batch_size
     return EarlyStopping(
         model,

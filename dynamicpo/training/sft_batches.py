@@ -42,7 +42,7 @@ class SFTBatch(LabelledBatch):
     targets: Tensor
 
 
-def encode_rows(rows: pa.Table, prompts: Prompts, loss_on: str) -> Rows:
+def encode_sft_rows(rows: pa.Table, prompts: Prompts, loss_on: str) -> Rows:
     """The data set of `SFTExample`s.
 
     Args:
@@ -81,7 +81,7 @@ def _labels(
     return labels
 
 
-def collate(rows: list[SFTExample]) -> SFTBatch:
+def collate_sft(rows: list[SFTExample]) -> SFTBatch:
     """Rows to a batch, padded at the end."""
     length = max(len(row["input_ids"]) for row in rows)
     shape = (len(rows), length)
@@ -134,7 +134,7 @@ def mean_cross_entropy(model: nn.Module, rows: Rows, batch_size: int) -> float:
     num_tokens = 0
     for start in range(0, len(rows), batch_size):
         stop = min(start + batch_size, len(rows))
-        batch = collate([rows[index] for index in range(start, stop)])
+        batch = collate_sft([rows[index] for index in range(start, stop)])
         total += cross_entropy(model, _to_device(batch, device)).total
         num_tokens += len(batch["targets"])
     model.train(was_training)

@@ -13,7 +13,8 @@ def popularity_samplers(context: SamplingContext) -> dict[str, RowSampler]:
     catalogue = context.catalogue
     popularity = catalogue.popularity.astype(float)
     weights = popularity**_POPULARITY_POWER
-    sampler = WeightedSampler(catalogue, context.excluded, weights)
+    excluded = context.excluded
+    sampler = WeightedSampler(catalogue, excluded, weights)
     num_negatives = context.num_negatives
     row_sampler = fill_rows(sampler, num_negatives)
     return dict.fromkeys(SPLITS, row_sampler)

@@ -1,4 +1,4 @@
-"""What stands around a plot, and where: title, units, legend and notes.
+"""Everything around a plot, and its position: title, units, legend and notes.
 
 All lengths are in units of the SVG. Heights count from the bottom up, as matplotlib's do.
 """

@@ -14,7 +14,7 @@ from dynamicpo.models.checkpoints import load_model
 from dynamicpo.prompts.encoding import Prompts
 from dynamicpo.training import row_store
 from dynamicpo.training.sft import fine_tune
-from dynamicpo.training.sft_batches import encode_rows, mean_cross_entropy
+from dynamicpo.training.sft_batches import encode_sft_rows, mean_cross_entropy
 from tests.fixtures.folders import preference_rows, write_preferences, write_title_model
 
 
@@ -41,7 +41,7 @@ def test_training_stops_when_validation_gets_worse_and_keeps_the_best_weights(
     assert counts["best_step"] == counts["steps"] - 2 * 2  # two looks without a better loss
     loaded = load_model(tmp_path / "sft")
     prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
-    validation = encode_rows(read_rows(preferences, "validation"), prompts, "answer")
+    validation = encode_sft_rows(read_rows(preferences, "validation"), prompts, "answer")
     reached = mean_cross_entropy(loaded.model, validation, 7)
     assert reached == pytest.approx(counts["best_validation_loss"], rel=1e-5)
 

@@ -63,7 +63,7 @@ def test_a_step_divides_by_the_labels_of_all_its_micro_batches(
         return BatchLoss(total, result.metrics)
 
     config = schedule(batch_size=4, micro_batch_size=2, max_steps=1)
-    steps = train(model, rows, sft_batches.collate, loss, config, tmp_path, "test")
+    steps = train(model, rows, sft_batches.collate_sft, loss, config, tmp_path, "test")
     assert len(seen) == 2 and [float(divisor) for divisor in divisors] == pytest.approx([5, 5])
     assert steps[0]["loss"] == pytest.approx(24 / 5)
 
@@ -75,7 +75,7 @@ def test_losses_that_are_not_finite_stop_training(model: nn.Module, tmp_path: Pa
         return BatchLoss(sum_of_labels(model, batch).total * math.inf, {})
 
     with pytest.raises(DataError, match="step 1: the loss must be finite, got inf"):
-        train(model, rows, sft_batches.collate, loss, schedule(), tmp_path, "test")
+        train(model, rows, sft_batches.collate_sft, loss, schedule(), tmp_path, "test")
     assert not (tmp_path / "steps.jsonl").exists()
 
 
@@ -101,7 +101,7 @@ def test_a_schedule_has_the_settings_of_its_stage() -> None:
 
 
 def test_each_position_of_an_sft_batch_has_the_token_that_it_predicts() -> None:
-    batch = sft_batches.collate(
+    batch = sft_batches.collate_sft(
         [
             {"input_ids": [5, 6, 7], "labels": [IGNORED_LABEL, IGNORED_LABEL, 7]},
             {"input_ids": [8, 9], "labels": [8, 9]},
@@ -119,10 +119,12 @@ def test_every_row_of_a_preference_batch_counts_once() -> None:
         "prompt_ids": [1],
         "answer_ids": [[2], [3, 4]],
     }
-    batch = preference_batches.collate([example, example])
+    batch = preference_batches.collate_preferences([example, example])
     assert batch["rows"] == [Row([1], [[2], [3, 4]])] * 2 and batch["example_ids"] == ["x", "x"]
     assert int((batch["labels"] != IGNORED_LABEL).sum()) == 2 and "reference_logps" not in batch
-    with_reference = preference_batches.collate([{**example, "reference_logps": [-1.0, -2.0]}])
+    with_reference = preference_batches.collate_preferences(
+        [{**example, "reference_logps": [-1.0, -2.0]}]
+    )
     assert with_reference["reference_logps"].tolist() == [[-1.0, -2.0]]
 
 
