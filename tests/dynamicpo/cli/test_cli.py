@@ -26,6 +26,17 @@ HEAVY = (
     "duckdb",
     "ibis",
     "matplotlib",
+    "scipy",
+    "sklearn",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "docker",
+    "kfp_server_api",
+    "kubernetes",
+    "google.cloud",
+    "requests",
+    "jinja2",
 )
 PROBE = f"""
 import resource, sys
