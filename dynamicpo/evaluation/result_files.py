@@ -96,8 +96,16 @@ def read_result(folder: Path, split: str) -> ModelResult:
     tied = table["tied"].to_numpy()
     best = table["best"].to_pylist()
     num_candidates = table["num_candidates"].to_numpy()
-    scores = np.array(table["scores"].to_pylist(), dtype=np.float64)
-    return ModelResult(rows, better, tied, best, num_candidates, scores, sorted_metrics)
+    score_lists = table["scores"].to_pylist()
+    return ModelResult(
+        rows=rows,
+        better=better,
+        tied=tied,
+        best=best,
+        num_candidates=num_candidates,
+        scores=np.array(score_lists, dtype=np.float64),
+        metrics=sorted_metrics,
+    )
 
 
 def _natural_key(name: str) -> list[str | int]:

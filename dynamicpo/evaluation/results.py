@@ -187,6 +187,8 @@ def _answer_values(answers: GeneratedAnswers, target_index: IntArray) -> dict[st
     for suffix, named in rules.items():
         is_valid = named != INVALID
         is_hit = named == target_index
-        values[f"valid_ratio{suffix}"] = is_valid.astype(float)
-        values[f"generated_hit_ratio_at_1{suffix}"] = is_hit.astype(float)
+        valid_values = is_valid.astype(float)
+        hit_values = is_hit.astype(float)
+        values[f"valid_ratio{suffix}"] = valid_values
+        values[f"generated_hit_ratio_at_1{suffix}"] = hit_values
     return values

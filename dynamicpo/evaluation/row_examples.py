@@ -31,7 +31,9 @@ def example_rows(
     if opponents is None:
         return []
     a, b = opponents
-    chosen = _most_won_and_lost(results[a], results[b])
+    result_a = results[a]
+    result_b = results[b]
+    chosen = _most_won_and_lost(result_a, result_b)
     table = pq.read_table(folder / "rows.parquet")
     items = read_items(folder)
     titles = dict(zip(items["item_id"], items["title"], strict=True))

@@ -125,7 +125,6 @@ def encode_lists(table: pa.Table, column: str, split: str, catalogue: Catalogue)
     Raises:
         DataError: An item is not in the catalogue.
     """
-
     values = table[column]
     example_ids = table["example_id"]
 

@@ -195,7 +195,8 @@ def _step(
     optimizer.zero_grad()
     loss = nn.functional.cross_entropy(scores, targets)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    parameters = model.parameters()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
 
 

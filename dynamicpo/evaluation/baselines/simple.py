@@ -65,14 +65,9 @@ def score_by_cooccurrence(items: pd.DataFrame, train: pa.Table) -> Scorer:
     """Score items by the sum of their cosines to the items of the history."""
     num_items = len(items)
     item_ids = item_id_array(items)
-    history = encode_items(train["history"], item_ids)
-    targets = encode_items(train["target"], item_ids)
-    paired_items, neighbours, cosines = cooccurring_pairs(
-        targets.codes,
-        history.codes,
-        history.rows,
-        num_items,
-    )
+    history, history_rows = encode_items(train["history"], item_ids)
+    targets, _ = encode_items(train["target"], item_ids)
+    paired_items, neighbours, cosines = cooccurring_pairs(targets, history, history_rows, num_items)
     # The pairs are sorted by item, so an item's neighbours are the range between two bounds.
     codes = np.arange(num_items + 1)
     bounds = np.searchsorted(paired_items, codes)
@@ -86,7 +81,8 @@ def score_by_cooccurrence(items: pd.DataFrame, train: pa.Table) -> Scorer:
         pair_index, _ = concatenated_ranges(starts, num_neighbours)
         pair_rows = np.repeat(item_rows, num_neighbours)
         # One bincount over (row, neighbour) as a single integer adds up all rows at once.
-        cells: IntArray = pair_rows * num_items + neighbours[pair_index]
+        first_cells = pair_rows * num_items
+        cells: IntArray = first_cells + neighbours[pair_index]
         weights = cosines[pair_index]
         num_cells = num_rows * num_items
         sums = np.bincount(cells, weights=weights, minlength=num_cells)
