@@ -1,8 +1,10 @@
 """Do compiled pipelines fit the manifests and the node pools? What one names, the others must have.
 
-    python k8s/consistency.py --manifests RENDERED.yaml --pipelines PIPELINE.yaml... [--node-pools COMMANDS.txt]
+    python k8s/consistency.py --manifests RENDERED.yaml --pipelines PIPELINE.yaml...
+        [--node-pools COMMANDS.txt]
 
-COMMANDS.txt is what k8s/gke/node-pools.sh prints with --dry-run. Exit code 0: they fit; 3: they don't, a line for each.
+COMMANDS.txt is what k8s/gke/node-pools.sh prints with --dry-run. Exit code 0: they fit; 3: they
+don't, a line for each.
 """
 
 import argparse
@@ -33,7 +35,10 @@ def problems(
         pools: The commands that make the node pools, or nothing.
     """
     if len(pipeline) < 2:
-        yield "pipeline: must be placed (two documents), but it has no Kubernetes part. Compile it with a placement."
+        yield (
+            "pipeline: must be placed (two documents), but it has no Kubernetes part. "
+            "Compile it with a placement."
+        )
         return
     found = Manifests(manifests)
     if SERVICE_ACCOUNT not in found.names("ServiceAccount"):
@@ -43,7 +48,10 @@ def problems(
     for name, executor in containers.items():
         if not re.search(r"@sha256:[0-9a-f]{64}$", executor["container"]["image"]):
             image = executor["container"]["image"]
-            yield f"{name}: image {image!r}: must be named by digest. Compile it with --image NAME@sha256:..."
+            yield (
+                f"{name}: image {image!r}: must be named by digest. "
+                "Compile it with --image NAME@sha256:..."
+            )
     for name in sorted(set(containers) - set(executors)):
         yield f"{name}: must be placed, but it has no Kubernetes part"
     for name, executor in executors.items():
@@ -70,8 +78,9 @@ def _executor(executor: Document, gpus: int, found: "Manifests", pools: str) -> 
         yield f"user {user}: must be the images' ({USER})"
     if not gpus:
         return
-    if gpus > found.most_gpus(labels.get(QUEUE, "")):
-        yield f"{gpus} GPUs: more than the quota ever admits ({found.most_gpus(labels.get(QUEUE, ''))})"
+    most = found.most_gpus(labels.get(QUEUE, ""))
+    if gpus > most:
+        yield f"{gpus} GPUs: more than the quota ever admits ({most})"
     selector = executor.get("nodeSelector", {}).get("labels", {})
     for flavor in found.flavors(labels.get(QUEUE, ""), selector):
         yield from _fits(
@@ -136,7 +145,10 @@ class Manifests:
         return [item for item in self.of("ClusterQueue") if item["metadata"]["name"] in behind]
 
     def flavors(self, queue: str, selector: Document) -> list[Document]:
-        """The flavors a pod may get: its queue's; without a queue those for spot nodes or for the others."""
+        """The flavors a pod may get.
+
+        They are its queue's; without a queue those for spot nodes or for the others.
+        """
         groups = [
             group for item in self.cluster_queue(queue) for group in item["spec"]["resourceGroups"]
         ]

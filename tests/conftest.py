@@ -26,7 +26,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real rows and schemas beside the checkout; a test that needs them is skipped where they are absent."""
+    """Real rows and schemas beside the checkout.
+
+    A test that needs them is skipped where they are absent.
+    """
     if not SHARED.is_dir():
         pytest.skip(
             "no ../shared beside the checkout: real rows and schemas are not on this machine"
@@ -36,7 +39,10 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The CPU image of these sources. Without one a test is skipped, or fails where DYNAMICPO_IMAGE promises one."""
+    """The CPU image of these sources.
+
+    Without one a test is skipped, or fails where DYNAMICPO_IMAGE promises one.
+    """
     problem = _image_problem()
     if problem and "DYNAMICPO_IMAGE" in os.environ:
         pytest.fail(problem)

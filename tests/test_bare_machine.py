@@ -1,4 +1,4 @@
-"""The training path works where nothing but what training needs is installed, as on bare GPU machines."""
+"""The training path works where only what training needs is installed, as on bare GPU machines."""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""GitHub's workflows: pinned, keyless, least permissions; what they call exists. `make check-k8s` lints them."""
+"""GitHub's workflows: pinned, keyless, least permissions; what they call exists.
+
+`make check-k8s` lints them.
+"""
 
 import re
 import shutil
@@ -117,7 +120,10 @@ def test_a_called_workflow_gets_what_it_asks_for(place: tuple[str, str]):
 
 @scripts
 def test_scripts_parse_and_hold_no_expression(place: str, tmp_path: Path):
-    """An expression in a script is text that a title or a parameter could end; values come by the environment."""
+    """An expression in a script is text that a title or a parameter could end.
+
+    Values come by the environment.
+    """
     assert "${{" not in SCRIPTS[place]
     file = tmp_path / "script.sh"
     file.write_text(SCRIPTS[place])

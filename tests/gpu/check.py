@@ -1,7 +1,8 @@
-"""What only a card can decide, within four minutes: `python -m tests.gpu.check [--tiny] [--output DIR]`.
+"""What only a card can decide, within four minutes:
+`python -m tests.gpu.check [--tiny] [--output DIR]`.
 
-Each part runs in a process of its own under its own time limit and fails alone; what a part has printed and found
-stands in `results.json`, with the card's name.
+Each part runs in a process of its own under its own time limit and fails alone; what a part has
+printed and found stands in `results.json`, with the card's name.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def machine() -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument(
         "--tiny", action="store_true", help="tiny sizes, for machines without a card"
     )

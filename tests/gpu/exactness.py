@@ -1,8 +1,8 @@
 """Do all ways of scoring agree on the card, with each other and with the CPU, forward and backward?
 
-For every supported architecture (head dimension 64, shapes shared so that few kernels are compiled): FlexAttention,
-SDPA and the plain way, in float32 to 1e-4 and in bfloat16 to a stated tolerance; then the objective's values and
-gradients on the card against those on the CPU.
+For every supported architecture (head dimension 64, shapes shared so that few kernels are
+compiled): FlexAttention, SDPA and the plain way, in float32 to 1e-4 and in bfloat16 to a stated
+tolerance; then the objective's values and gradients on the card against those on the CPU.
 """
 
 import time
@@ -35,7 +35,10 @@ LLAMA_LIKE = {
 
 
 def architectures() -> dict[str, transformers.PretrainedConfig]:
-    """A tiny configuration of each architecture that shares prompts; all have heads of 64 dimensions."""
+    """A tiny configuration of each architecture that shares prompts.
+
+    All have heads of 64 dimensions.
+    """
     gemma = {**LLAMA_LIKE, "head_dim": 64}
     return {
         "llama": transformers.LlamaConfig(**LLAMA_LIKE),
@@ -59,7 +62,10 @@ def architectures() -> dict[str, transformers.PretrainedConfig]:
 def scores_and_gradient(
     model: nn.Module, rows: list[Row], backend: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log-probabilities (B, A), and the gradient of their weighted sum by every weight; on the CPU, float32."""
+    """Log-probabilities (B, A), and the gradient of their weighted sum by every weight.
+
+    On the CPU, float32.
+    """
     model.zero_grad()
     logps = answer_logps(model, rows, backend)
     weights = torch.linspace(-1, 1, logps.numel(), device=logps.device).view(logps.shape)
@@ -86,7 +92,10 @@ def with_adapter(model: nn.Module) -> nn.Module:
 
 
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest difference of two gradients, against the largest entry of the same weight's gradient."""
+    """The largest difference of two gradients.
+
+    It is divided by the largest entry of the same weight's gradient.
+    """
     worst = 0.0
     for name, gradient in one.items():
         scale = float(gradient.abs().max()) or 1.0
@@ -130,13 +139,17 @@ def compare(
         and worst_half <= BFLOAT16_TOLERANCE
     )
     print(
-        f"{name}: {'ok' if report['passed'] else 'FAILED'} {worst:.1e} {worst_gradient:.1e} {worst_half:.1e}"
+        f"{name}: {'ok' if report['passed'] else 'FAILED'} "
+        f"{worst:.1e} {worst_gradient:.1e} {worst_half:.1e}"
     )
     return report
 
 
 def objective_difference(loss: str, dynamic: bool) -> float:
-    """The largest difference of losses and gradients between the card and the CPU, 4,096 rows with K = 15."""
+    """The largest difference of losses and gradients between the card and the CPU.
+
+    4,096 rows with K = 15.
+    """
     num_negatives = 1 if loss == "dpo" else 15
     generator = torch.Generator().manual_seed(3)
     chosen = -20 + 4 * torch.randn(4096, generator=generator)

@@ -1,4 +1,4 @@
-"""Models of known shapes with random weights, built on the card, and rows of LastFM-like lengths."""
+"""Models of known shapes with random weights, on the card, and rows of LastFM-like lengths."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def device() -> torch.device:
 
 
 def lora_model(shape: str, weights: torch.dtype) -> nn.Module:
-    """A Llama of a shape with frozen random weights and LoRA on all linear layers (r 8, alpha 32)."""
+    """A Llama of a shape: frozen random weights, LoRA on all linear layers (r 8, alpha 32)."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**SHAPES[shape], attn_implementation="sdpa")
     with torch.device(device()):

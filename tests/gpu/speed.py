@@ -1,8 +1,9 @@
 """Rows a second, memory and share of the card's matrix rate: ours against the published way.
 
-Ours: the prompt once for all its answers, the head at answer tokens only, the reference from the cache. Published: a
-prompt for each answer, logits of every token, without and with the reference's forward pass in each step. Each at its
-own best batch, LoRA on all linear layers, base weights in bfloat16, no checkpointing of activations.
+Ours: the prompt once for all its answers, the head at answer tokens only, the reference from the
+cache. Published: a prompt for each answer, logits of every token, without and with the reference's
+forward pass in each step. Each at its own best batch, LoRA on all linear layers, base weights in
+bfloat16, no checkpointing of activations.
 """
 
 import gc
@@ -23,14 +24,18 @@ from dynamicpo.scoring.packing import packed_length
 from tests.gpu.models import SHAPES, device, lastfm_like_rows, lora_model
 
 NUM_NEGATIVES = 15
-# The public LastFM set: 2,495 test rows are a tenth, so about 20,000 rows train, three epochs in the paper.
+# The public LastFM set: 2,495 test rows are a tenth, so about 20,000 rows train, three epochs in
+# the paper.
 LASTFM_TRAINING_ROWS = 20_000
 PAPER_EPOCHS = 3
 PAPER_A100_HOURS = 62.6
 
 
 def published_logps(model: nn.Module, rows: list[Row]) -> Tensor:
-    """A padded sequence for each prompt and answer, log-probabilities of the whole vocabulary everywhere. (B, A)."""
+    """Scores (B, A) of a padded sequence for each prompt and answer.
+
+    Log-probabilities of the whole vocabulary everywhere.
+    """
     place = device()
     sequences = [torch.tensor([*row.prompt_ids, *ids]) for row in rows for ids in row.answer_ids]
     prompt_sizes = torch.tensor([len(row.prompt_ids) for row in rows for _ in row.answer_ids])
@@ -46,7 +51,10 @@ def published_logps(model: nn.Module, rows: list[Row]) -> Tensor:
 
 
 def step(model: nn.Module, rows: list[Row], score: Callable[..., Tensor], dynamic: bool) -> None:
-    """Forward, the objective and backward; no optimizer, as an adapter's costs nothing beside it."""
+    """Forward, the objective and backward.
+
+    No optimizer, as an adapter's costs nothing beside it.
+    """
     model.zero_grad(set_to_none=True)
     with torch.autocast(device().type, dtype=torch.bfloat16):
         logps = score(model, rows)
@@ -103,7 +111,7 @@ def best(lines: list[dict[str, float]]) -> dict[str, float]:
 def until_full(
     sizes: list[int], run: Callable[[list[Row]], object], rows: list[Row], deadline: float
 ) -> list[dict[str, float]]:
-    """Ever larger batches, until one does not fit, is no faster than the one before, or time is up."""
+    """Ever larger batches, until one is too large, no faster than the one before, or time is up."""
     lines: list[dict[str, float]] = []
     for size in sizes:
         batch = rows[:size]
@@ -119,7 +127,8 @@ def until_full(
 def product_seconds(model: nn.Module, tokens: int, places: int) -> tuple[float, float]:
     """Seconds and operations of the matrix products a LoRA step can't do without, in bfloat16.
 
-    Forward and backward through activations: 4 x (weights of the layers x tokens + of the head x places that predict).
+    Forward and backward through activations: 4 x (weights of the layers x tokens + of the head x
+    places that predict).
     """
     head = model.get_base_model().get_output_embeddings()
     shapes: Counter[tuple[int, int, int]] = Counter()
@@ -185,7 +194,7 @@ def expensive_kernels(run: Callable[[], object], number: int = 10) -> list[dict[
 
 
 def largest_k(model: nn.Module, vocabulary: int, deadline: float) -> dict[str, int]:
-    """The largest K (of a doubling series) of which one row fits into memory, ours and published."""
+    """The largest K of a doubling series, ours and published, of which one row fits into memory."""
     result = {"ours": 0, "published": 0}
     for name, score in (("published", published_logps), ("ours", ours)):
         number = NUM_NEGATIVES

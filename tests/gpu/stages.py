@@ -1,8 +1,9 @@
-"""SFT, preference training and evaluation by their stage functions on the card, and what a training step costs.
+"""SFT, preference training and evaluation by their stage functions on the card.
 
-Small folders, so that it takes seconds: does each stage run in bfloat16 (and in 4 bits where bitsandbytes is there),
-does a step copy to the host only what it must, is FlexAttention compiled again after the first batches, and how much
-time is lost to the data loader.
+Also what a training step costs. Small folders, so that it takes seconds: does each stage run in
+bfloat16 (and in 4 bits where bitsandbytes is there), does a step copy to the host only what it
+must, is FlexAttention compiled again after the first batches, and how much time is lost to the data
+loader.
 """
 
 import importlib.util
@@ -66,7 +67,7 @@ def preference_config(**settings: Any) -> PreferenceConfig:
 
 
 def run_chain(folders: Folders, output: Path, quantization: str) -> dict[str, Any]:
-    """SFT, preference training and evaluation with generated answers: seconds and figures of each."""
+    """Seconds and figures of SFT, preference training and evaluation with generated answers."""
     report: dict[str, Any] = {}
     started = time.perf_counter()
     sft = fine_tune(
@@ -93,7 +94,10 @@ def run_chain(folders: Folders, output: Path, quantization: str) -> dict[str, An
 
 
 def copies_to_host(folders: Folders, output: Path) -> dict[str, Any]:
-    """Device-to-host copies a step of preference training: the slope between a short and a longer training."""
+    """Device-to-host copies a step of preference training.
+
+    The slope between a short and a longer training.
+    """
     if not torch.cuda.is_available():
         return {"skipped": "no card"}
     counts = {}
@@ -110,7 +114,7 @@ def copies_to_host(folders: Folders, output: Path) -> dict[str, Any]:
 
 
 def recompilations(shape: str) -> dict[str, Any]:
-    """Graphs that the compiler makes in the first batches of different lengths, and in those after them."""
+    """Graphs that the compiler makes in the first batches of different lengths and after them."""
     counters = torch._dynamo.utils.counters["stats"]
     model: nn.Module = lora_model(shape, torch.bfloat16)
     rows = lastfm_like_rows(400, 15, SHAPES[shape]["vocab_size"], seed=5)
@@ -136,7 +140,7 @@ def recompilations(shape: str) -> dict[str, Any]:
 
 
 def loader_share(folders: Folders, output: Path) -> dict[str, float]:
-    """Share of a training's wall time in which the loop waits for the collator and the copy to the card."""
+    """Share of a training's wall time spent waiting for the collator and the copy to the card."""
     from torch.utils.data import DataLoader
 
     waited = 0.0

@@ -1,9 +1,11 @@
-"""The collapse experiment with a real LLM that reads titles, within six minutes: `python -m tests.gpu.study`.
+"""The collapse experiment with a real LLM that reads titles, within six minutes:
+`python -m tests.gpu.study`.
 
-SmolLM2-135M, titles and candidates in the prompt, on LastFM and then MovieLens-100k: SFT until validation stops
-improving; DMPO and S-DPO, without and with DynamicPO, at K = 3 and 15, the last checkpoint for all; as many seeds as
-fit. Rates are chosen on validation rows before any test row is scored. A finished cell survives the time limit, and a
-later run with the same output goes on. `python -m tests.gpu.report` makes the page and the table from what is left.
+SmolLM2-135M, titles and candidates in the prompt, on LastFM and then MovieLens-100k: SFT until
+validation stops improving; DMPO and S-DPO, without and with DynamicPO, at K = 3 and 15, the last
+checkpoint for all; as many seeds as fit. Rates are chosen on validation rows before any test row is
+scored. A finished cell survives the time limit, and a later run with the same output goes on.
+`python -m tests.gpu.report` makes the page and the table from what is left.
 """
 
 import argparse
@@ -236,7 +238,10 @@ def run_cell(cell: Cell, sft: Path, output: Path, sizes: Sizes) -> dict[str, Any
 
 
 def extra_evaluations(cell: Cell, model: Path, output: Path, sizes: Sizes) -> dict[str, float]:
-    """Generated answers of some rows, and the published candidate lists, which leak, beside the ones drawn anew."""
+    """Generated answers of some rows, and the published candidate lists.
+
+    Those leak; they stand beside the ones drawn anew.
+    """
     generated_rows = min(GENERATED_ROWS, sizes.evaluation_rows or GENERATED_ROWS)
     folder = output / cell.data / "generated" / cell.name
     settings = {"generate": True, "rows": generated_rows}
@@ -310,7 +315,7 @@ class Workers:
 def choose_rates(
     data: str, backbone: Path, output: Path, sizes: Sizes, workers: Workers, deadline: float
 ) -> dict[str, float]:
-    """SFT's rate and the one of preference training that rank validation rows best; one for all arms."""
+    """SFT's rate and preference training's that rank validation rows best; one for all arms."""
     path = output / data / "rates.json"
     if path.is_file():
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -417,7 +422,7 @@ def pack(output: Path, target: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument(
         "--tiny", action="store_true", help="tiny sizes, for machines without a card"
     )

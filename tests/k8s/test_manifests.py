@@ -1,4 +1,7 @@
-"""Every overlay renders to resources that an API server would take, with no right, secret or way out too many."""
+"""Every overlay renders to resources that an API server would take.
+
+None has a right, a secret or a way out too many.
+"""
 
 import importlib.util
 import re
@@ -27,8 +30,8 @@ CLUSTER_WIDE = {
 }
 OTHERS = {"kueue.x-k8s.io/v1beta2", "trainer.kubeflow.org/v1alpha1"}
 GOOGLES = "monitoring.googleapis.com/v1"
-# What GKE's definition of a PodMonitoring asks for, as far as we use it (GoogleCloudPlatform/prometheus-engine,
-# charts/operator/crds, at 00f28d4).
+# What GKE's definition of a PodMonitoring asks for, as far as we use it
+# (GoogleCloudPlatform/prometheus-engine, charts/operator/crds, at 00f28d4).
 POD_MONITORING = {
     "type": "object",
     "required": ["apiVersion", "kind", "metadata", "spec"],
@@ -89,7 +92,10 @@ def test_an_unknown_field_is_found(render: Render):
 def test_the_definitions_of_custom_resources_accept_every_one(
     render: Render, shared: Path, tmp_path: Path
 ):
-    """One call for all overlays (reading the definitions takes seconds), with a broken copy of each kind at its end."""
+    """One call for all overlays, with a broken copy of each kind at its end.
+
+    Reading the definitions takes seconds.
+    """
     examples = [yaml.safe_load(path.read_text()) for path in (K8S / "examples").glob("*.yaml")]
     documents = [
         item
