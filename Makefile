@@ -24,6 +24,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
 	touch $@
 
+# The versions of a bare GPU machine, for the scripts in tests/gpu: torch alone is that of .venv.
+$(VENV)/gpu/.installed: $(VENV)/.installed tests/gpu/requirements.lock
+	test -x $(VENV)/gpu/bin/python || $(PYTHON) -m venv $(VENV)/gpu
+	$(VENV)/gpu/bin/pip install --quiet --disable-pip-version-check \
+		$$(grep '^torch==' requirements.lock) -r tests/gpu/requirements.lock
+	touch $@
+
 install: $(VENV)/.installed  ## make .venv
 
 quickstart: $(VENV)/.installed  ## train and compare recommenders on MovieLens-100k (BACKBONE=smollm2-135m: a real LLM)
@@ -40,7 +47,7 @@ study: $(VENV)/.installed  ## the whole grid of the collapse study (hours; a sec
 study-text: $(VENV)/.installed  ## the same question to a real LLM that reads titles and candidates (hours; goes on likewise)
 	$(STUDY)/text.yaml $(RUN)
 
-test: $(VENV)/.installed-dev  ## all tests
+test: $(VENV)/.installed-dev $(VENV)/gpu/.installed  ## all tests
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 check: $(VENV)/.installed-dev check-lock  ## lint, format, types, lock files in step

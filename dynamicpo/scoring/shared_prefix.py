@@ -27,7 +27,10 @@ from dynamicpo.scoring.transformers_internals import (
     use_our_attention,
 )
 
+# Tokens in one forward pass: on a CPU, longer sequences fall out of its caches; on a GPU, shorter
+# ones end before the next kernel has been started.
 TOKEN_BUDGET = 4096
+GPU_TOKEN_BUDGET = 65536
 
 
 class PackedInput(NamedTuple):
@@ -43,7 +46,10 @@ class PackedInput(NamedTuple):
 
 
 def answer_logps(
-    model: nn.Module, rows: Sequence[Row], backend: str = "auto", token_budget: int = TOKEN_BUDGET
+    model: nn.Module,
+    rows: Sequence[Row],
+    backend: str = "auto",
+    token_budget: int | None = None,
 ) -> Tensor:
     """Log-probability of each answer after its row's prompt; gradients flow.
 
@@ -51,7 +57,7 @@ def answer_logps(
         model: A causal LM of transformers, with or without PEFT.
         rows: Rows with equally many answers A.
         backend: "auto", "sdpa", "flex" or "plain".
-        token_budget: Tokens in one forward pass.
+        token_budget: Tokens in one forward pass; None: as many as the device does well with.
 
     Returns:
         Sums over each answer's tokens, in nats. Shape (B, A), float32.
@@ -62,6 +68,9 @@ def answer_logps(
         ShapeError: Unequal numbers of answers.
     """
     check_rows(rows)
+    if token_budget is None:
+        on_gpu = next(model.parameters()).is_cuda
+        token_budget = GPU_TOKEN_BUDGET if on_gpu else TOKEN_BUDGET
     return _checked_answer_logps(model, rows, backend, token_budget)
 
 

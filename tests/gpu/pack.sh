@@ -41,5 +41,5 @@ else
   echo "$lastfm: not there, so MovieLens alone (set LASTFM)" >&2
 fi
 rm -rf "$out/work"
-if [ -f "$out/results/study.tar.gz" ]; then cp "$out/results/study.tar.gz" "$out/3/"; fi
+cp "$out"/results/study.tar.gz.* "$out/3/" 2>/dev/null || true
 du -sh "$out"/[123]

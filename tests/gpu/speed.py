@@ -209,8 +209,20 @@ def largest_k(model: nn.Module, vocabulary: int, deadline: float) -> dict[str, i
     return result
 
 
-def run(shape: str, limit_seconds: float, tokens_a_step: list[int]) -> dict[str, Any]:
-    """A shape: both ways, the share, and what the objective adds."""
+def run(
+    shape: str,
+    limit_seconds: float,
+    tokens_a_step: list[int],
+    save: Callable[[dict[str, Any]], object] = lambda report: None,
+) -> dict[str, Any]:
+    """A shape: both ways, the share, and what the objective adds.
+
+    Args:
+        shape: A name in `SHAPES`.
+        limit_seconds: Time for everything.
+        tokens_a_step: Unique tokens of the steps that are tried.
+        save: Called with the report whenever it has grown, so that a time limit loses little.
+    """
     deadline = time.monotonic() + limit_seconds
     vocabulary = SHAPES[shape]["vocab_size"]
     started = time.perf_counter()
@@ -218,20 +230,43 @@ def run(shape: str, limit_seconds: float, tokens_a_step: list[int]) -> dict[str,
     synchronize()
     report: dict[str, Any] = {"shape": shape, "build_seconds": time.perf_counter() - started}
     rows = lastfm_like_rows(512, NUM_NEGATIVES, vocabulary)
+    measure_ours(report, model, rows, tokens_a_step, deadline - 0.5 * limit_seconds)
+    save(report)
+    batch = rows[: int(best(report["ours"])["rows"])]
+    measure_objective(report, model, batch)
+    save(report)
+    measure_published(report, model, rows, deadline - 0.3 * limit_seconds)
+    save(report)
+    report["kernels"] = expensive_kernels(lambda: step(model, batch, ours, True))
+    save(report)
+    for kernel in report["kernels"]:
+        print(f"{kernel['share']:6.1%} {kernel['calls']:5d} {kernel['kernel'][:80]}")
+    report["largest_k"] = largest_k(model, vocabulary, deadline)
+    print(f"{shape}: largest K {report['largest_k']}")
+    return report
+
+
+def measure_ours(
+    report: dict[str, Any],
+    model: nn.Module,
+    rows: list[Row],
+    tokens_a_step: list[int],
+    deadline: float,
+) -> None:
+    """Our way at several batches, and the share of the products' rate at the best of them."""
     mean_tokens = sum(map(packed_length, rows)) / len(rows)
     report["unique_tokens_a_row"] = mean_tokens
-
     started = time.perf_counter()
     step(model, rows[:4], ours, True)
     synchronize()
     report["first_step_seconds"] = time.perf_counter() - started
     # At least so many tokens: rows differ in length.
     sizes = [math.ceil(tokens / mean_tokens) + 1 for tokens in tokens_a_step]
-    report["ours"] = until_full(
-        sizes, lambda batch: step(model, batch, ours, True), rows, deadline - 0.5 * limit_seconds
-    )
+    report["ours"] = until_full(sizes, lambda batch: step(model, batch, ours, True), rows, deadline)
     fastest = best(report["ours"])
-    print(f"{shape}: ours {fastest}")
+    hours = LASTFM_TRAINING_ROWS * PAPER_EPOCHS / fastest["rows_per_second"] / 3600
+    report["paper_lastfm_hours"] = {"here": hours, "published_a100": PAPER_A100_HOURS}
+    print(f"{report['shape']}: ours {fastest}, the paper's LastFM run {hours:.2f} hours")
 
     batch = rows[: int(fastest["rows"])]
     tokens = sum(map(packed_length, batch))
@@ -243,7 +278,28 @@ def run(shape: str, limit_seconds: float, tokens_a_step: list[int]) -> dict[str,
         "teraflops": operations / products / 1e12,
         "share_of_step": products / fastest["seconds"],
     }
-    print(f"{shape}: products {report['products']}")
+    print(f"{report['shape']}: products {report['products']}")
+
+
+def measure_objective(report: dict[str, Any], model: nn.Module, batch: list[Row]) -> None:
+    """A step's wall clock without and with DynamicPO, and its selection alone."""
+    plain = measured(lambda: step(model, batch, ours, False), len(batch), repeats=5)
+    dynamic = measured(lambda: step(model, batch, ours, True), len(batch), repeats=5)
+    selection = selection_seconds(len(batch))
+    report["dynamicpo"] = {
+        "step_seconds_without": plain["seconds"],
+        "step_seconds_with": dynamic["seconds"],
+        "added": dynamic["seconds"] / plain["seconds"] - 1,
+        "selection_seconds": selection,
+        "selection_share": selection / dynamic["seconds"],
+    }
+    print(f"{report['shape']}: DynamicPO {report['dynamicpo']}")
+
+
+def measure_published(
+    report: dict[str, Any], model: nn.Module, rows: list[Row], deadline: float
+) -> None:
+    """The published way, without and with its reference, at its own best batch."""
 
     def published(batch: list[Row]) -> None:
         step(model, batch, published_logps, False)
@@ -254,32 +310,13 @@ def run(shape: str, limit_seconds: float, tokens_a_step: list[int]) -> dict[str,
                 published_logps(model, batch)
         published(batch)
 
-    half = deadline - 0.3 * limit_seconds
-    report["published"] = until_full([2, 4, 8, 16], published, rows, half)
+    report["published"] = until_full([2, 4, 8, 16], published, rows, deadline)
     size = int(best(report["published"])["rows"])
     report["published_with_reference"] = [
         measured(lambda: published_with_reference(rows[:size]), size, repeats=1)
     ]
+    fastest = best(report["ours"])
     for name in ("published", "published_with_reference"):
         ratio = fastest["rows_per_second"] / best(report[name])["rows_per_second"]
         report[f"faster_than_{name}"] = ratio
-        print(f"{shape}: {ratio:.1f} times {name}")
-
-    report["kernels"] = expensive_kernels(lambda: step(model, batch, ours, True))
-    for kernel in report["kernels"]:
-        print(f"{kernel['share']:6.1%} {kernel['calls']:5d} {kernel['kernel'][:100]}")
-    plain = measured(lambda: step(model, batch, ours, False), len(batch), repeats=5)
-    with_selection = measured(lambda: step(model, batch, ours, True), len(batch), repeats=5)
-    report["dynamicpo"] = {
-        "step_seconds_without": plain["seconds"],
-        "step_seconds_with": with_selection["seconds"],
-        "added": with_selection["seconds"] / plain["seconds"] - 1,
-        "selection_seconds": selection_seconds(len(batch)),
-    }
-    report["dynamicpo"]["selection_share"] = (
-        report["dynamicpo"]["selection_seconds"] / with_selection["seconds"]
-    )
-    hours = LASTFM_TRAINING_ROWS * PAPER_EPOCHS / fastest["rows_per_second"] / 3600
-    report["paper_lastfm_hours"] = {"here": hours, "published_a100": PAPER_A100_HOURS}
-    report["largest_k"] = largest_k(model, vocabulary, deadline)
-    return report
+        print(f"{report['shape']}: {ratio:.1f} times {name}")

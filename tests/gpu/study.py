@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import multiprocessing
+import os
 import queue
 import shutil
 import tarfile
@@ -22,21 +23,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from dynamicpo.core.config import EvaluationConfig, PreferenceConfig, SFTConfig
 
 log = logging.getLogger("study")
+Job: TypeAlias = tuple[str, Any, tuple[Any, ...]]  # name, function, arguments
 ROOT = Path(__file__).resolve().parents[2]
+# What was brought along; a test has a folder of its own. Workers inherit the variable.
+BROUGHT = Path(os.environ.get("GPU_FOLDER", ROOT / "build" / "gpu"))
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DATA_SETS = ("lastfm", "movielens")
 TEMPLATES = {"lastfm": "music", "movielens": "movies"}
 ARMS = [("dmpo", False), ("dmpo", True), ("sdpo", False), ("sdpo", True)]
-NUM_NEGATIVES = (3, 15)
-SFT_RATES = (3e-4, 1e-3)
-PREFERENCE_RATES = (5e-5, 2e-4, 5e-4)
 GENERATED_ROWS = 300
 WORKERS = 3
+PIECE_BYTES = 15 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class Sizes:
         batch_size: Rows a step.
         evaluation_rows: Test rows (0: all).
         seeds: Seeds at most.
+        num_negatives: K of the cells.
+        sft_rates: Rates of SFT to choose from.
+        preference_rates: Rates of preference training to choose from.
     """
 
     sft_steps: int = 800
@@ -62,9 +67,24 @@ class Sizes:
     batch_size: int = 32
     evaluation_rows: int = 0
     seeds: int = 5
+    num_negatives: tuple[int, ...] = (3, 15)
+    sft_rates: tuple[float, ...] = (3e-4, 1e-3)
+    preference_rates: tuple[float, ...] = (5e-5, 2e-4, 5e-4)
 
 
-TINY = Sizes(8, 1, 4, 1.0, 2, 8, 12, 1)
+TINY = Sizes(
+    sft_steps=8,
+    sft_patience=1,
+    eval_steps=4,
+    preference_epochs=1.0,
+    preference_steps=2,
+    batch_size=8,
+    evaluation_rows=12,
+    seeds=1,
+    num_negatives=(2, 5),
+    sft_rates=(1e-3,),
+    preference_rates=(2e-4,),
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +122,7 @@ def find_data(name: str) -> Path:
     Raises:
         FileNotFoundError: It was not brought along.
     """
-    for folder in sorted((ROOT / "build" / "gpu").glob("[0-9]")):
+    for folder in sorted(BROUGHT.glob("[0-9]")):
         if (folder / name).is_dir():
             return folder / name
     raise FileNotFoundError(f"build/gpu/*/{name}: not there; run tests/gpu/pack.sh first")
@@ -116,8 +136,8 @@ def join_model(folder: Path) -> Path:
     target = folder / "smollm2"
     if (target / "config.json").is_file():
         return target
-    parts = sorted(ROOT.glob(f"build/gpu/*/{GGUF}.part*"))
-    expected = next(ROOT.glob(f"build/gpu/*/{GGUF}.sha256")).read_text(encoding="utf-8").strip()
+    parts = sorted(BROUGHT.glob(f"*/{GGUF}.part*"))
+    expected = next(BROUGHT.glob(f"*/{GGUF}.sha256")).read_text(encoding="utf-8").strip()
     joined = folder / "gguf" / GGUF
     joined.parent.mkdir(parents=True, exist_ok=True)
     with joined.open("wb") as stream:
@@ -219,7 +239,7 @@ def run_cell(cell: Cell, sft: Path, output: Path, sizes: Sizes) -> dict[str, Any
         learning_rate=cell.learning_rate,
         seed=cell.seed,
     )
-    place = output / cell.data / ("rates" if cell.split == "validation" else "cells")
+    place = cell_folder(cell, output)
     model = place / f"{cell.name}-model"
     preferences = find_data(cell.data) / "preferences"
     manifest = preference_training.train_preferences(preferences, sft, model, config)
@@ -280,9 +300,7 @@ class Workers:
         for process in self.processes:
             process.start()
 
-    def run(
-        self, jobs: list[tuple[str, Any, tuple[Any, ...]]], deadline: float
-    ) -> Iterator[tuple[str, Any]]:
+    def run(self, jobs: list[Job], deadline: float) -> Iterator[tuple[str, Any]]:
         """Results as they come; no job begins that would hardly end before the deadline."""
         waiting = list(reversed(jobs))
         began: dict[str, float] = {}
@@ -319,35 +337,54 @@ def choose_rates(
     path = output / data / "rates.json"
     if path.is_file():
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    jobs: list[tuple[str, Any, tuple[Any, ...]]] = [
+    jobs: list[Job] = [
         (f"{data} sft {rate:g}", fine_tune, (data, backbone, output, sizes, rate))
-        for rate in SFT_RATES
+        for rate in sizes.sft_rates
     ]
     hits = {}
+    # What an earlier run finished is found again by the stages themselves, in seconds.
     for name, hit_ratio in workers.run(jobs, deadline):
         log.info("%s: validation HitRatio@1 %.4f", name, hit_ratio)
         hits[float(name.rpartition(" ")[2])] = hit_ratio
-    if not hits:
-        raise RuntimeError(f"{data}: no SFT ended in time")
+    if len(hits) < len(sizes.sft_rates):
+        raise RuntimeError(f"{data}: SFT is left for a later run")
     rates = {"sft": max(hits, key=lambda rate: hits[rate])}
     sft = output / data / f"sft-rate{rates['sft']:g}"
     cells = [
-        Cell(data, "dmpo", dynamic, max(NUM_NEGATIVES), 0, rate, "validation")
-        for rate in PREFERENCE_RATES
+        Cell(data, "dmpo", dynamic, max(sizes.num_negatives), 0, rate, "validation")
+        for rate in sizes.preference_rates
         for dynamic in (False, True)
     ]
-    jobs = [(cell.name, run_cell, (cell, sft, output, sizes)) for cell in cells]
-    reached: dict[float, list[float]] = {}
+    reports = [read_report(cell, output) for cell in cells]
+    jobs = [
+        (cell.name, run_cell, (cell, sft, output, sizes))
+        for cell, report in zip(cells, reports, strict=True)
+        if report is None
+    ]
+    done = [report for report in reports if report is not None]
     for name, report in workers.run(jobs, deadline):
         log.info("%s %s: validation HitRatio@1 %.4f", data, name, report["hit_ratio_at_1"])
+        done.append(report)
+    if len(done) < len(cells):
+        raise RuntimeError(f"{data}: {len(cells) - len(done)} rates are left for a later run")
+    reached: dict[float, list[float]] = {}
+    for report in done:
         reached.setdefault(report["learning_rate"], []).append(report["hit_ratio_at_1"])
-    means = {rate: sum(values) / 2 for rate, values in reached.items() if len(values) == 2}
-    if not means:
-        raise RuntimeError(f"{data}: no preference rate was tried in time")
-    rates["preference"] = max(means, key=lambda rate: means[rate])
+    # One rate for all arms: the best mean of DMPO without and with DynamicPO.
+    rates["preference"] = max(reached, key=lambda rate: sum(reached[rate]))
     details = {"sft_validation": hits, "preference_validation": reached}
     path.write_text(json.dumps({**rates, **details}, indent=1), encoding="utf-8")
     return rates
+
+
+def read_report(cell: Cell, output: Path) -> dict[str, Any] | None:
+    """The report of a finished cell."""
+    path = cell_folder(cell, output) / f"{cell.name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def cell_folder(cell: Cell, output: Path) -> Path:
+    return output / cell.data / ("rates" if cell.split == "validation" else "cells")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -355,8 +392,10 @@ def run(options: argparse.Namespace) -> None:
     began = time.monotonic()
     deadline = began + options.seconds
     sizes = TINY if options.tiny else Sizes()
-    output = options.output / "study"
-    output.mkdir(parents=True, exist_ok=True)
+    # Not below the results: only a few files come back from there.
+    output = Path(tempfile.mkdtemp(prefix="study-")) / "study"
+    output.mkdir()
+    options.output.mkdir(parents=True, exist_ok=True)
     restore(output)
     workers = Workers(1 if options.tiny else WORKERS)
     scratch = Path(tempfile.mkdtemp(prefix="study-"))
@@ -371,18 +410,18 @@ def run(options: argparse.Namespace) -> None:
         sft = output / data / f"sft-rate{rates['sft']:g}"
         if not sft.is_dir():  # the rates are an earlier run's
             fine_tune(data, backbone, output, sizes, rates["sft"])
-        jobs: list[tuple[str, Any, tuple[Any, ...]]] = []
+        jobs: list[Job] = []
         if not (output / data / "baselines" / "manifest.json").is_file():
             settings = (data, "sft", sft, output / data / "baselines", "test", sizes)
             jobs.append((f"{data} baselines", evaluate_baselines, settings))
-        for (loss, dynamic), number in itertools.product(ARMS, NUM_NEGATIVES):
+        for (loss, dynamic), number in itertools.product(ARMS, sizes.num_negatives):
             cell = Cell(data, loss, dynamic, number, seed, rates["preference"], "test")
-            if not (output / data / "cells" / f"{cell.name}.json").is_file():
+            if read_report(cell, output) is None:
                 jobs.append((f"{data} {cell.name}", run_cell, (cell, sft, output, sizes)))
         for name, report in workers.run(jobs, deadline):
             hits = report["hit_ratio_at_1"] if isinstance(report, dict) else report
             log.info("%4.0f s  %s: HitRatio@1 %.4f", time.monotonic() - began, name, hits)
-            pack(output, options.output)
+        pack(output, options.output)
         if time.monotonic() > deadline - 10:
             break
     pack(output, options.output)
@@ -403,22 +442,34 @@ def evaluate_baselines(
 
 
 def restore(output: Path) -> None:
-    """What an earlier run finished, where it was brought along."""
-    for archive in ROOT.glob("build/gpu/*/study.tar.gz"):
-        with tarfile.open(archive) as tar:
-            tar.extractall(output, filter="data")
+    """What an earlier run left, where it was brought along."""
+    pieces = sorted(BROUGHT.glob("*/study.tar.gz.*"))
+    if not pieces:
+        return
+    joined = output / "earlier.tar.gz"
+    joined.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
+    with tarfile.open(joined) as tar:
+        tar.extractall(output, filter="data")
+    joined.unlink()
 
 
 def pack(output: Path, target: Path) -> None:
-    """All evaluations and logs, without weights, in one file."""
-    partial = target / ".study.tar.gz"
-    with tarfile.open(partial, "w:gz") as tar:
+    """Evaluations, logs and SFT's adapters, in pieces that are small enough to come back."""
+    whole = target / ".study.tar.gz"
+    with tarfile.open(whole, "w:gz") as tar:
         for path in sorted(output.rglob("*")):
-            is_partial = any(part.startswith(".") for part in path.relative_to(output).parts)
-            wanted = path.suffix in (".json", ".jsonl", ".parquet") and not is_partial
-            if path.is_file() and wanted:
-                tar.add(path, path.relative_to(output))
-    partial.replace(target / "study.tar.gz")
+            name = path.relative_to(output)
+            is_partial = any(part.startswith(".") for part in name.parts)
+            is_result = path.suffix in (".json", ".jsonl", ".parquet")
+            # Later runs go on from SFT's adapters; the cells' own are gone by now.
+            is_sft = len(name.parts) > 1 and name.parts[1].startswith("sft-rate")
+            if path.is_file() and (is_result or is_sft) and not is_partial:
+                tar.add(path, name)
+    data = whole.read_bytes()
+    whole.unlink()
+    for number, start in enumerate(range(0, len(data), PIECE_BYTES)):
+        piece = target / f"study.tar.gz.{number}"
+        piece.write_bytes(data[start : start + PIECE_BYTES])
 
 
 def main(argv: list[str] | None = None) -> int:
