@@ -1,1 +1,0 @@
-"""KFP component: the cells of the collapse study."""

@@ -1,1 +1,0 @@
-"""KFP component: evaluations side by side."""

@@ -1,1 +1,0 @@
-"""KFP component: interactions to examples."""

@@ -1,1 +1,0 @@
-"""KFP component: a current window against a reference window."""

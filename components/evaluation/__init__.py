@@ -1,1 +1,0 @@
-"""KFP component: one model and the baselines on held-out rows."""

@@ -1,1 +1,0 @@
-"""KFP component: examples to preference rows."""

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from dynamicpo_components import IMAGE
+from dynamicpo_components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

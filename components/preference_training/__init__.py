@@ -1,1 +1,0 @@
-"""KFP component: DynamicPO and its base objectives."""

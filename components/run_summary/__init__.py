@@ -1,1 +1,0 @@
-"""KFP component: what a run leaves behind, whatever happened."""

@@ -1,1 +1,0 @@
-"""KFP component: supervised fine-tuning."""

@@ -1,1 +1,0 @@
-"""KFP component: the verdict of the collapse study."""

@@ -67,7 +67,7 @@ def compile_pipeline(
         check_image_name("gpu_image", gpu_image, allow_tag)
     text = _compiled_text(name, checked_placement)
 
-    from dynamicpo_components import IMAGE
+    from dynamicpo_components.image import IMAGE
 
     _write_text(output, text.replace(IMAGE, image))
 

@@ -1,1 +1,0 @@
-"""The collapse study as a pipeline."""

@@ -10,8 +10,8 @@ from dynamicpo_components.preference_training.component import train_preferences
 from dynamicpo_components.run_summary.component import summarize_run
 from dynamicpo_components.sft.component import fine_tune
 from dynamicpo_components.study.component import judge_collapse
-from dynamicpo_pipelines import grouped
 from dynamicpo_pipelines.placement import on_cpu, on_gpu, reported
+from dynamicpo_pipelines.stage_arguments import grouped
 
 
 @dsl.pipeline(name="negative_scaling")

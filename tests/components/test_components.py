@@ -12,7 +12,8 @@ import pytest
 import yaml
 from kfp import compiler
 
-from dynamicpo_components import IMAGE, readme
+from dynamicpo_components import readme
+from dynamicpo_components.image import IMAGE
 from tests.components.conftest import Call, manifest_of
 
 stages = pytest.mark.parametrize("stage", readme.stages())

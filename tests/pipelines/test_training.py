@@ -12,7 +12,7 @@ import yaml
 
 from dynamicpo.cli.main import main
 from dynamicpo.runs.parameters import check_parameters, pipeline_names, pipeline_parameters
-from dynamicpo_components import IMAGE
+from dynamicpo_components.image import IMAGE
 from tests.fixtures.tables import write_tables
 
 QUICKSTART = Path(__file__).parents[2] / "pipelines" / "training" / "quickstart"
