@@ -38,7 +38,7 @@ quickstart: $(VENV)/.installed  ## train and compare recommenders on MovieLens-1
 
 STUDY = $(BIN)/dynamicpo run negative_scaling --workers 2 --config pipelines/negative_scaling/studies
 
-reproduce: $(VENV)/.installed  ## more negatives, worse ranking: DMPO and S-DPO with and without DynamicPO (15 minutes)
+reproduce: $(VENV)/.installed  ## more negatives, worse ranking: DMPO and S-DPO with and without DynamicPO (10 to 15 minutes)
 	$(STUDY)/reproduce.yaml $(RUN)
 
 study: $(VENV)/.installed  ## the whole grid of the collapse study (hours; a second run goes on where the first stopped)

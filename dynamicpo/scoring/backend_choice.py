@@ -14,7 +14,11 @@ from transformers import PreTrainedConfig
 from dynamicpo.core.choices import BACKENDS
 from dynamicpo.core.errors import ConfigError, DataError, unknown_name
 from dynamicpo.core.records.rows import Row
-from dynamicpo.scoring.transformers_internals import REPLACEABLE_ATTENTION, causal_lm
+from dynamicpo.scoring.transformers_internals import (
+    REPLACEABLE_ATTENTION,
+    attention_name,
+    causal_lm,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +79,9 @@ def _reason_against_sharing(config: PreTrainedConfig, num_tokens: int) -> str:
             f"its sliding window ({window}) is shorter than a prompt with its answer "
             f"({num_tokens} tokens)"
         )
-    if config._attn_implementation not in REPLACEABLE_ATTENTION:
-        return (
-            f"its attention ({config._attn_implementation}) is not one that ours can stand in for"
-        )
+    attention = attention_name(config)
+    if attention not in REPLACEABLE_ATTENTION:
+        return f"its attention ({attention}) is not one that ours can stand in for"
     return ""
 
 

@@ -157,8 +157,8 @@ class _FusedRMSNorm(torch.autograd.Function):
         inverse.add_(epsilon)
         inverse.rsqrt_()
         ctx.save_for_backward(inputs, weight, inverse)
-        normed = inputs * inverse
-        return normed.mul_(weight)
+        result = inputs * inverse
+        return result.mul_(weight)
 
     @staticmethod
     @once_differentiable

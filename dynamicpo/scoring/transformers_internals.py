@@ -12,7 +12,12 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeGuard, cast
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.activations import SiLUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -83,6 +88,11 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, inner)
 
 
+def attention_name(config: PreTrainedConfig) -> str:
+    """Name of the attention with which a model computes; there is no public way to ask for it."""
+    return str(config._attn_implementation)
+
+
 def use_our_attention(model: PreTrainedModel) -> None:
     """Put our attention into a model, where it stays: without a packed sequence it is SDPA.
 
@@ -90,7 +100,7 @@ def use_our_attention(model: PreTrainedModel) -> None:
     the backward pass, and as `set_attn_implementation` walks through the whole model.
     """
     _register_attention()
-    if model.config._attn_implementation != ATTENTION_NAME:
+    if attention_name(model.config) != ATTENTION_NAME:
         model.set_attn_implementation(ATTENTION_NAME)
 
 

@@ -80,7 +80,7 @@ def _example_cells(example: ExampleRow) -> list[TableCell]:
 
 
 def _ranking_text(rank: float | None, top: str | None) -> str:
-    # Ranks are shared by ties: 7.5 stands for places 7 and 8.
+    # Ranks are shared by ties: 7.5 stands for ranks 7 and 8.
     rank_text = "–" if rank is None else f"{float(rank):g}"
     return f"rank {rank_text}, first: {title_text(top)}"
 
