@@ -22,8 +22,8 @@ from dynamicpo.core import storage
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.models.backbones import COMPACT, SMOLLM2, BaseModelSpec, backbone_checksum
 from dynamicpo.models.execution import device
-from dynamicpo.models.transformers_internals import forget_gguf_format
 from dynamicpo.prompts.encoding import item_token
+from dynamicpo.scoring.transformers_internals import forget_gguf_format
 
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -20,8 +20,8 @@ from dynamicpo.models.backbones import BaseModelSpec
 from dynamicpo.models.base_models import load_base_model
 from dynamicpo.models.execution import device, execution_context
 from dynamicpo.models.lora import LanguageModel, has_adapter, load_adapter, sort_adapter_config
-from dynamicpo.models.transformers_internals import forget_local_files_only
 from dynamicpo.prompts.encoding import PromptSettings
+from dynamicpo.scoring.transformers_internals import forget_local_files_only
 
 
 @dataclass

@@ -17,6 +17,8 @@ from transformers import (
     AttentionMaskInterface,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
 )
 from transformers.activations import SiLUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -225,3 +227,33 @@ def _rotary_function(model: nn.Module) -> RotaryFunction | None:
     if function is None:
         _log_unpatched(name, f"{module.__name__} has no {ROTARY_FUNCTION}")
     return function
+
+
+def forget_gguf_format(model: PreTrainedModel) -> None:
+    """Make a model that was read from a GGUF file an ordinary model of float32 weights.
+
+    transformers dequantises such a file when it reads it, yet goes on to treat the model as a
+    quantised one, which it refuses to save or to quantise.
+    """
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+
+
+def forget_local_files_only(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Remove from a tokenizer's settings that it was loaded offline.
+
+    transformers saves the arguments with which a tokenizer was loaded, this one included. It says
+    whether HF_HUB_OFFLINE was set, so that the same training would give other bytes.
+    """
+    tokenizer.init_kwargs.pop("local_files_only", None)
+
+
+def count_labels_in_place(trainer: Trainer) -> None:
+    """Have a trainer count the labels of all positions.
+
+    It would count from the second position on, as transformers' own loss of a causal LM does;
+    labels of ours stand at the position that predicts them.
+    """
+    trainer._loss_shifts_labels = False

@@ -26,6 +26,7 @@ from transformers import (
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
+from dynamicpo.scoring.transformers_internals import count_labels_in_place
 from dynamicpo.training.row_store import Rows
 from dynamicpo.training.schedule import Schedule
 
@@ -135,9 +136,7 @@ class LossTrainer(Trainer, Generic[Batch]):
         # Without this the trainer hands over no `num_items_in_batch`, and divides the loss by the
         # number of micro-batches, which is wrong where they have unequal numbers of labels.
         self.model_accepts_loss_kwargs = True
-        # Private in transformers, which would count labels from the second position on, as its own
-        # loss of a causal LM does; labels of ours stand at the position that predicts them.
-        self._loss_shifts_labels = False
+        count_labels_in_place(self)
 
     def compute_loss(
         self,

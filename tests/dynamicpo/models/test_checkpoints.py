@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from dynamicpo.models.checkpoints import save_model
 from dynamicpo.models.lora import add_adapter, has_adapter
-from dynamicpo.models.transformers_internals import forget_gguf_format
+from dynamicpo.scoring.transformers_internals import forget_gguf_format
 from tests.fixtures.models import write_tiny_llm
 
 
