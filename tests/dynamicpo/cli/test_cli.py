@@ -106,6 +106,15 @@ def test_every_command_has_help(command: str, capsys: Capture):
     assert f"usage: dynamicpo {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("argv", "code"), [(["--version"], 0), (["evalaute"], 2)])
+def test_the_package_runs_as_a_module(argv: list[str], code: int):
+    command = [sys.executable, "-m", "dynamicpo", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    out, err = ("0.", "") if code == 0 else ("", "dynamicpo: command: unknown name")
+    assert done.returncode == code
+    assert done.stdout.startswith(out) and done.stderr.startswith(err)
+
+
 def test_no_command_shows_the_help(capsys: Capture):
     assert "usage: dynamicpo" in fail(capsys)
 
