@@ -65,13 +65,15 @@ def readme(component: Any) -> str:
     function = getattr(component, "pipeline_func", None) or component.python_func
     doc = docstring_parser.parse(function.__doc__)
     texts = {item.arg_name: item.description for item in doc.params}
-    if doc.returns:
+    inputs, made = spec.inputs or {}, spec.outputs or {}
+    # A single output has no name in the docstring; several are parsed by kfp.
+    texts |= {name: item.description for name, item in made.items() if item.description}
+    if "Output" in made:
         texts["Output"] = doc.returns.description
-    inputs = spec.inputs or {}
     artifacts = [
         _row(name, _kind(item), texts[name]) for name, item in inputs.items() if _is_artifact(item)
     ]
-    outputs = [_row(name, _kind(item), texts[name]) for name, item in (spec.outputs or {}).items()]
+    outputs = [_row(name, _kind(item), texts[name]) for name, item in made.items()]
     settings = [
         _row(name, _kind(item), f"`{item.default!r}`" if item.optional else "required", texts[name])
         for name, item in inputs.items()

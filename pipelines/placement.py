@@ -3,13 +3,12 @@
 The fields of `Placement` are options of compilation, not parameters of a run, for three reasons.
 KFP takes labels, time limits, retries, volumes and shared memory as constants only. A resource that
 is a parameter enters the key of KFP's cache, so that more memory would compute everything again.
-And such a parameter, in a loop or below an exit handler, is not passed on by the compiler (kfp
-2.17.0), which fails on the cluster alone. Local runs are not placed.
+And such a parameter, in a loop, is not passed on by the compiler (kfp 2.17.0), which fails on the
+cluster alone. Local runs are not placed.
 """
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -256,19 +255,12 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-@contextmanager
-def reported(summarize: Any) -> Iterator[None]:
-    """Run a last task on a cluster, whatever happens to those inside.
+def never_cached(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Have a task run anew in every run on a cluster, as its output tells of that run.
 
-    A local run writes its own summary.
-
-    Args:
-        summarize: The component of the last task; it gets the run's final status and `run_id`.
+    Returns:
+        The task. Unchanged where the pipeline is not placed: a local run tells of itself.
     """
-    if _CURRENT.get() is None:
-        yield
-        return
-    last = on_cpu(summarize(run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER))
-    last.set_caching_options(False)  # never the summary of another run
-    with dsl.ExitHandler(last):
-        yield
+    if _CURRENT.get() is not None:
+        task.set_caching_options(False)
+    return task

@@ -66,7 +66,7 @@ def parameters(stage: str) -> dict[str, inspect.Parameter]:
 
 
 def test_every_component_with_settings_is_compared():
-    assert set(readme.stages()) - set(FACES) == {"comparison", "run_summary"}
+    assert set(readme.stages()) - set(FACES) == {"comparison"}
 
 
 @faces

@@ -1,5 +1,7 @@
 """KFP component: interactions to examples."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from dynamicpo_components.image import IMAGE
@@ -18,7 +20,7 @@ def prepare_data(
     min_history: int = 3,
     max_history: int = 10,
     max_unknown_share: float = 0.01,
-):
+) -> NamedTuple("Outputs", [("examples_uri", str)]):
     """Make examples, a history of items and the next one, from interactions.
 
     Checks the tables, drops duplicates and rare users and items, splits by time, and cuts sliding
@@ -41,6 +43,9 @@ def prepare_data(
         min_history: Shortest history of an example, in items.
         max_history: Longest history of an example, in items.
         max_unknown_share: Largest share of interactions with items that are not in the items table.
+
+    Returns:
+        examples_uri: Where the examples lie.
     """
     arguments = dict(locals())
     from pathlib import Path
@@ -51,3 +56,4 @@ def prepare_data(
 
     manifest = run(interactions, items, Path(examples.path), config_of(DataConfig, arguments))
     log_metrics(metrics, manifest.counts)
+    return (examples.uri,)

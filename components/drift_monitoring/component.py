@@ -1,4 +1,4 @@
-"""KFP component: a current window against a reference window."""
+"""KFP component: newer rows against the rows that a model was trained on."""
 
 from typing import Optional
 
@@ -10,10 +10,10 @@ from dynamicpo_components.image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def monitor_drift(
     reference: dsl.Input[dsl.Dataset],
-    current: dsl.Input[dsl.Dataset],
     drift: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
+    current: Optional[dsl.Input[dsl.Dataset]] = None,
     model: Optional[dsl.Input[dsl.Model]] = None,
     split: str = "test",
     threshold: float = 0.1,
@@ -28,10 +28,11 @@ def monitor_drift(
 
     Args:
         reference: Folder of preference rows that the model was trained on.
-        current: Folder of newer preference rows.
         drift: Folder with the scores and the verdict.
         metrics: Share of drifted columns, the verdict and each column's distance.
         report: Evidently's report.
+        current: Folder of newer preference rows (without it: the reference itself). The metadata
+            store takes an artifact as one input of a task, so never the reference once more.
         model: Model folder; its score of the chosen item is then compared as well.
         split: Split of the current window that is compared with the reference's training split
             [train, validation, test].
@@ -50,9 +51,10 @@ def monitor_drift(
     from dynamicpo.monitoring.drift import monitor_drift as run
     from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
 
+    window = Path((current or reference).path)
     scored = Path(model.path) if model else None
     config = config_of(DriftConfig, arguments)
-    manifest = run(Path(reference.path), Path(current.path), Path(drift.path), config, scored)
+    manifest = run(Path(reference.path), window, Path(drift.path), config, scored)
     log_metrics(metrics, manifest.counts)
     copy_report(Path(drift.path), report)
     return bool(manifest.counts["drifted"])

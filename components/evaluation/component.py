@@ -1,5 +1,7 @@
 """KFP component: one model and the baselines on held-out rows."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from dynamicpo_components.image import IMAGE
@@ -25,7 +27,7 @@ def evaluate(
     resamples: int = 2000,
     backend: str = "auto",
     seed: int = 0,
-):
+) -> NamedTuple("Outputs", [("evaluation_uri", str), ("report_uri", str)]):
     """Rank the candidates of held-out rows with one model, and with the baselines.
 
     One model a task: KFP's compare page then has one column for each.
@@ -52,6 +54,10 @@ def evaluate(
         resamples: Bootstrap resamples of users.
         backend: How prompts are shared [auto, sdpa, flex, plain].
         seed: Seed of the bootstrap, of the rows and of SASRec.
+
+    Returns:
+        evaluation_uri: Where the evaluation lies.
+        report_uri: Where its page lies.
     """
     arguments = dict(locals())
     from pathlib import Path
@@ -65,3 +71,4 @@ def evaluate(
     manifest = run(Path(preferences.path), {name: Path(model.path)}, folder, config)
     log_metrics(metrics, manifest.counts)
     copy_report(folder, report)
+    return evaluation.uri, report.uri

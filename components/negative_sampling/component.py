@@ -1,5 +1,7 @@
 """KFP component: examples to preference rows."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from dynamicpo_components.image import IMAGE
@@ -16,7 +18,7 @@ def sample_negatives(
     exclude: str = "window",
     allow_leak: bool = False,
     seed: int = 0,
-):
+) -> NamedTuple("Outputs", [("preferences_uri", str)]):
     """Give every example its candidates: the target and negatives.
 
     Every draw comes from a hash of the seed, the split, the example and the draw, so the order of
@@ -35,6 +37,9 @@ def sample_negatives(
             [window, past, all].
         allow_leak: Accept candidate lists that give the answer away; every report warns of it.
         seed: Seed of every draw.
+
+    Returns:
+        preferences_uri: Where the rows lie.
     """
     arguments = dict(locals())
     from pathlib import Path
@@ -47,3 +52,4 @@ def sample_negatives(
         Path(examples.path), Path(preferences.path), config_of(NegativesConfig, arguments)
     )
     log_metrics(metrics, manifest.counts)
+    return (preferences.uri,)

@@ -1,5 +1,7 @@
 """KFP component: DynamicPO and its base objectives."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from dynamicpo_components.image import IMAGE
@@ -30,7 +32,7 @@ def train_preferences(
     gradient_checkpointing: bool = False,
     backend: str = "auto",
     seed: int = 0,
-):
+) -> NamedTuple("Outputs", [("model_uri", str), ("report_uri", str)]):
     """Train an SFT model on preferences, with DynamicPO or with a base objective alone.
 
     DynamicPO (arXiv 2605.00327) keeps the boundary negatives of each row and gives each a beta of
@@ -61,6 +63,10 @@ def train_preferences(
         gradient_checkpointing: Recompute activations to save memory.
         backend: How prompts are shared [auto, sdpa, flex, plain].
         seed: Seed of the order.
+
+    Returns:
+        model_uri: Where the model lies.
+        report_uri: Where the training's page lies.
     """
     arguments = dict(locals())
     from pathlib import Path
@@ -73,3 +79,4 @@ def train_preferences(
     manifest = run(Path(preferences.path), Path(adapter.path), Path(model.path), config)
     log_metrics(metrics, manifest.counts)
     copy_report(Path(model.path), report)
+    return model.uri, report.uri

@@ -1,5 +1,7 @@
 """KFP component: supervised fine-tuning."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from dynamicpo_components.image import IMAGE
@@ -38,7 +40,7 @@ def fine_tune(
     lora_dropout: float = 0.0,
     gradient_checkpointing: bool = False,
     seed: int = 0,
-):
+) -> NamedTuple("Outputs", [("model_uri", str), ("report_uri", str)]):
     """Fine-tune a causal language model to answer with the next item.
 
     Writes a model folder that knows its base model, its prompts and its training log.
@@ -80,6 +82,10 @@ def fine_tune(
         lora_dropout: Dropout of the adapter.
         gradient_checkpointing: Recompute activations to save memory.
         seed: Seed of weights, order and templates.
+
+    Returns:
+        model_uri: Where the model lies.
+        report_uri: Where the training's page lies.
     """
     arguments = dict(locals())
     from pathlib import Path
@@ -91,3 +97,4 @@ def fine_tune(
     manifest = run(Path(preferences.path), Path(model.path), config_of(SFTConfig, arguments))
     log_metrics(metrics, manifest.counts)
     copy_report(Path(model.path), report)
+    return model.uri, report.uri

@@ -7,10 +7,9 @@ from dynamicpo_components.data_prep.component import prepare_data
 from dynamicpo_components.evaluation.component import evaluate
 from dynamicpo_components.negative_sampling.component import sample_negatives
 from dynamicpo_components.preference_training.component import train_preferences
-from dynamicpo_components.run_summary.component import summarize_run
 from dynamicpo_components.sft.component import fine_tune
 from dynamicpo_components.study.component import judge_collapse
-from dynamicpo_pipelines.placement import on_cpu, on_gpu, reported
+from dynamicpo_pipelines.placement import never_cached, on_cpu, on_gpu
 from dynamicpo_pipelines.stage_arguments import grouped
 
 
@@ -192,38 +191,35 @@ def negative_scaling(
         study_level: A difference is clear where p, after Holm's correction, is below this.
     """
     arguments = dict(locals())
-    with reported(summarize_run):
-        examples = on_cpu(prepare_data(**grouped(arguments, "data"))).outputs["examples"]
-        sampled = on_cpu(sample_negatives(examples=examples, **grouped(arguments, "negatives")))
-        preferences = sampled.outputs["preferences"]
-        sft = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft"))).outputs[
-            "model"
-        ]
-        settings = grouped(arguments, "evaluation")
-        baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
-        baselines.set_display_name("evaluate sft")
-        settings.pop("base")
-        settings["sasrec"] = False  # trained once, with the baselines
-        cells = on_cpu(plan_cells(**grouped(arguments, "grid")))
-        with dsl.ParallelFor(cells.output) as cell:
-            trained = train_preferences(
-                preferences=preferences,
-                adapter=sft,
-                loss=cell.loss,
-                dynamic=cell.dynamic,
-                ablation=cell.ablation,
-                num_negatives=cell.num_negatives,
-                seed=cell.seed,
-                **grouped(arguments, "preference"),
-            )
-            model = on_gpu(trained).outputs["model"]
-            evaluated = on_gpu(
-                evaluate(preferences=preferences, model=model, name=cell.cell, **settings)
-            )
-            evaluated.set_display_name("evaluate")
-        judged = judge_collapse(
-            baselines=baselines.outputs["evaluation"],
-            evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
-            **grouped(arguments, "study"),
+    examples = on_cpu(prepare_data(**grouped(arguments, "data"))).outputs["examples"]
+    sampled = on_cpu(sample_negatives(examples=examples, **grouped(arguments, "negatives")))
+    preferences = sampled.outputs["preferences"]
+    sft = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft"))).outputs["model"]
+    settings = grouped(arguments, "evaluation")
+    baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
+    baselines.set_display_name("evaluate sft")
+    settings.pop("base")
+    settings["sasrec"] = False  # trained once, with the baselines
+    cells = on_cpu(plan_cells(**grouped(arguments, "grid")))
+    with dsl.ParallelFor(cells.output, name="each cell") as cell:
+        trained = train_preferences(
+            preferences=preferences,
+            adapter=sft,
+            loss=cell.loss,
+            dynamic=cell.dynamic,
+            ablation=cell.ablation,
+            num_negatives=cell.num_negatives,
+            seed=cell.seed,
+            **grouped(arguments, "preference"),
         )
-        on_cpu(judged)
+        model = on_gpu(trained).outputs["model"]
+        evaluated = on_gpu(
+            evaluate(preferences=preferences, model=model, name=cell.cell, **settings)
+        )
+        evaluated.set_display_name("evaluate")
+    judged = judge_collapse(
+        baselines=baselines.outputs["evaluation"],
+        evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
+        **grouped(arguments, "study"),
+    )
+    never_cached(on_cpu(judged))

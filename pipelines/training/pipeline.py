@@ -8,9 +8,8 @@ from dynamicpo_components.drift_monitoring.component import monitor_drift
 from dynamicpo_components.evaluation.component import evaluate
 from dynamicpo_components.negative_sampling.component import sample_negatives
 from dynamicpo_components.preference_training.component import train_preferences
-from dynamicpo_components.run_summary.component import summarize_run
 from dynamicpo_components.sft.component import fine_tune
-from dynamicpo_pipelines.placement import on_cpu, on_gpu, reported
+from dynamicpo_pipelines.placement import never_cached, on_cpu, on_gpu
 from dynamicpo_pipelines.stage_arguments import grouped
 
 
@@ -198,36 +197,31 @@ def training(
         drift_seed: Seed of the choice of rows.
     """
     arguments = dict(locals())
-    with reported(summarize_run):
-        examples = on_cpu(prepare_data(**grouped(arguments, "data"))).outputs["examples"]
-        sampled = on_cpu(sample_negatives(examples=examples, **grouped(arguments, "negatives")))
-        preferences = sampled.outputs["preferences"]
-        sft = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft"))).outputs[
-            "model"
-        ]
-        settings = grouped(arguments, "evaluation")
-        baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
-        baselines.set_display_name("evaluate sft")
-        settings.pop("base")
-        settings["sasrec"] = False  # trained once, with the baselines
-        with dsl.ParallelFor(objectives) as entry:
-            trained = train_preferences(
-                preferences=preferences,
-                adapter=sft,
-                loss=entry.loss,
-                dynamic=entry.dynamic,
-                **grouped(arguments, "preference"),
-            )
-            model = on_gpu(trained).outputs["model"]
-            evaluated = on_gpu(
-                evaluate(preferences=preferences, model=model, name=entry.objective, **settings)
-            )
-            evaluated.set_display_name("evaluate")
-        compared = compare_evaluations(
-            baselines=baselines.outputs["evaluation"],
-            evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
+    examples = on_cpu(prepare_data(**grouped(arguments, "data"))).outputs["examples"]
+    sampled = on_cpu(sample_negatives(examples=examples, **grouped(arguments, "negatives")))
+    preferences = sampled.outputs["preferences"]
+    sft = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft"))).outputs["model"]
+    settings = grouped(arguments, "evaluation")
+    baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
+    baselines.set_display_name("evaluate sft")
+    settings.pop("base")
+    settings["sasrec"] = False  # trained once, with the baselines
+    with dsl.ParallelFor(objectives, name="each objective") as entry:
+        trained = train_preferences(
+            preferences=preferences,
+            adapter=sft,
+            loss=entry.loss,
+            dynamic=entry.dynamic,
+            **grouped(arguments, "preference"),
         )
-        on_cpu(compared)
-        on_cpu(
-            monitor_drift(reference=preferences, current=preferences, **grouped(arguments, "drift"))
+        model = on_gpu(trained).outputs["model"]
+        evaluated = on_gpu(
+            evaluate(preferences=preferences, model=model, name=entry.objective, **settings)
         )
+        evaluated.set_display_name("evaluate")
+    compared = compare_evaluations(
+        baselines=baselines.outputs["evaluation"],
+        evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
+    )
+    never_cached(on_cpu(compared))
+    on_cpu(monitor_drift(reference=preferences, **grouped(arguments, "drift")))

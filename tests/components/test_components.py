@@ -127,9 +127,7 @@ def test_monitor_drift_returns_its_verdict(
     call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, scored: bool
 ):
     model = tuned.model if scored else None
-    made = call(
-        "drift_monitoring", reference=sampled.preferences, current=sampled.preferences, model=model
-    )
+    made = call("drift_monitoring", reference=sampled.preferences, model=model)
     manifest = manifest_of(made.drift)
     assert made.returned is bool(manifest.counts["drifted"])
     check_metrics(made.metrics, manifest.counts)

@@ -175,8 +175,6 @@ ALLOWED = {
     ("argoproj.io", "workflowtasksets"): {"list", "watch"},
     ("argoproj.io", "workflowtasksets/status"): {"patch"},
     ("", "configmaps"): {"get"},
-    ("", "pods"): {"list"},
-    ("", "pods/log"): {"get"},
     ("", "secrets"): {"get"},
 }
 

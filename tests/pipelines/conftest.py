@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
-from dynamicpo_pipelines.placement import Placement, on_cpu, on_gpu, placed, reported
+from dynamicpo_pipelines.placement import Placement, never_cached, on_cpu, on_gpu, placed
 
 Compile = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 
@@ -24,16 +24,16 @@ def train(x: int = 0) -> int:
 
 
 @dsl.component(base_image="python:local", install_kfp_package=False)
-def report(status: dsl.PipelineTaskFinalStatus, run_id: str = ""):
-    print(run_id, status.state)  # noqa: T201
+def report(results: list):
+    print(results)  # noqa: T201
 
 
 @dsl.pipeline(name="sample")
 def sample(rows: list = [1, 2]):  # noqa: B006
-    with reported(report):
-        first = on_cpu(prepare(x=1)).output
-        with dsl.ParallelFor(rows) as row:
-            on_gpu(train(x=row)).after(on_gpu(train(x=first)))
+    first = on_cpu(prepare(x=1)).output
+    with dsl.ParallelFor(rows, name="each row") as row:
+        trained = on_gpu(train(x=row)).after(on_gpu(train(x=first)))
+    never_cached(on_cpu(report(results=dsl.Collected(trained.output))))
 
 
 @pytest.fixture

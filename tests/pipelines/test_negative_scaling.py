@@ -42,22 +42,22 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
-    tasks = compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    tasks = compiled["root"]["dag"]["tasks"]
     assert feeds(tasks["fine-tune"], "preferences") == "sample-negatives"
     assert feeds(tasks["judge-collapse"], "baselines") == "evaluate"
-    assert feeds(tasks["judge-collapse"], "evaluations") == "for-loop-2"
+    assert feeds(tasks["judge-collapse"], "evaluations") == "for-loop-1"
     assert (
-        tasks["for-loop-2"]["parameterIterator"]["items"]["inputParameter"]
+        tasks["for-loop-1"]["parameterIterator"]["items"]["inputParameter"]
         == "pipelinechannel--plan-cells-Output"
     )
-    loop = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
+    loop = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
     assert set(loop) == {"train-preferences", "evaluate-2"}
     assert feeds(loop["evaluate-2"], "model") == "train-preferences"
 
 
 def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]):
-    outer = compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    inner = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
+    outer = compiled["root"]["dag"]["tasks"]
+    inner = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
     tasks = {
         "data": outer["prepare-data"],
         "negatives": outer["sample-negatives"],
@@ -74,7 +74,7 @@ def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]
 
 
 def test_a_cell_sets_all_of_its_settings(compiled: dict[str, Any]):
-    tasks = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
+    tasks = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
     (first, *_) = plan_cells(GridConfig())
     for name in first.keys() - {"cell"}:
         given = tasks["train-preferences"]["inputs"]["parameters"][name]

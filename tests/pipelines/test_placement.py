@@ -1,4 +1,4 @@
-"""Every field of a placement is in the compiled YAML, in loops and below the exit handler too."""
+"""Every field of a placement is in the compiled YAML, in loops too."""
 
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,8 @@ def tasks(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_an_unplaced_pipeline_has_no_kubernetes_part(tmp_path: Path):
     compiler.Compiler().compile(sample, str(tmp_path / "sample.yaml"))
     (spec,) = yaml.safe_load_all((tmp_path / "sample.yaml").read_text())
-    assert "exec-report" not in spec["deploymentSpec"]["executors"]
-    assert not [
-        name for name in ("exec-prepare", *GPU_TASKS) if "resources" in container(spec, name)
-    ]
+    assert not [name for name in (*CPU_TASKS, *GPU_TASKS) if "resources" in container(spec, name)]
+    assert spec["root"]["dag"]["tasks"]["report"]["cachingOptions"]["enableCache"] is True
 
 
 def test_gpus_with_selector_and_toleration_by_default(compile_placed: Compile):
@@ -129,8 +127,8 @@ def test_every_task_is_tried_again_with_backoff(compile_placed: Compile):
     found = {
         name: task.get("retryPolicy") for name, task in tasks(spec).items() if "dag" not in name
     }
-    groups = {name for name in found if name.startswith(("for-loop", "exit-handler"))}
-    assert len(groups) == 2
+    groups = {name for name in found if name.startswith("for-loop")}
+    assert len(groups) == 1
     assert all(found[name] == policy for name in set(found) - groups)
     assert "retryPolicy" not in str(compile_placed(retries=0)[0])
 
@@ -199,20 +197,12 @@ def test_without_gpus_gpu_tasks_run_anywhere(compile_placed: Compile):
         assert container(spec, name)["image"] == "python:local"
 
 
-def test_the_exit_handler_runs_whatever_happened(compile_placed: Compile):
+def test_what_tells_of_a_run_comes_from_no_cache(compile_placed: Compile):
     spec, _ = compile_placed()
-    last = spec["root"]["dag"]["tasks"]["report"]
-    assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
-    given = last["inputs"]["parameters"]
-    assert given["run_id"]["runtimeValue"]["constant"] == "{{$.pipeline_job_uuid}}"
-    assert given["status"]["taskFinalStatus"]["producerTask"] == "exit-handler-1"
-    assert not last["cachingOptions"].get("enableCache")
-    assert (
-        spec["root"]["dag"]["tasks"]["exit-handler-1"]["componentRef"]["name"]
-        == "comp-exit-handler-1"
-    )
-    inside = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert set(spec["root"]["dag"]["tasks"]) == {"exit-handler-1", "report"} and "prepare" in inside
+    # A loop has no such options, and a task that is not cached an empty value.
+    found = {name: task.get("cachingOptions") for name, task in tasks(spec).items()}
+    cached = {name for name, options in found.items() if options}
+    assert cached == {"prepare", "train", "train-2"} and found["report"] == {}
 
 
 def test_a_placement_is_not_part_of_what_kfp_caches_by(compile_placed: Compile):

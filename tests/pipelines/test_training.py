@@ -68,18 +68,14 @@ def feeds(task: dict[str, Any], name: str) -> str:
 
 
 def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
-    tasks = compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    tasks = compiled["root"]["dag"]["tasks"]
     assert feeds(tasks["sample-negatives"], "examples") == "prepare-data"
     assert feeds(tasks["fine-tune"], "preferences") == "sample-negatives"
     assert feeds(tasks["evaluate"], "model") == "fine-tune"
-    assert (
-        feeds(tasks["monitor-drift"], "reference")
-        == feeds(tasks["monitor-drift"], "current")
-        == "sample-negatives"
-    )
+    assert feeds(tasks["monitor-drift"], "reference") == "sample-negatives"
     assert feeds(tasks["compare-evaluations"], "baselines") == "evaluate"
-    assert feeds(tasks["compare-evaluations"], "evaluations") == "for-loop-2"
-    loop = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]
+    assert feeds(tasks["compare-evaluations"], "evaluations") == "for-loop-1"
+    loop = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
     assert set(loop) == {"train-preferences", "evaluate-2"}
     assert feeds(loop["evaluate-2"], "model") == "train-preferences"
     adapter = loop["train-preferences"]["inputs"]["artifacts"]["adapter"]["componentInputArtifact"]
@@ -89,16 +85,14 @@ def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
 def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]):
     """No parameter is left out or crossed over on its way to a task."""
     tasks = {
-        "data": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["prepare-data"],
-        "negatives": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"][
-            "sample-negatives"
-        ],
-        "sft": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["fine-tune"],
-        "preference": compiled["components"]["comp-for-loop-2"]["dag"]["tasks"][
+        "data": compiled["root"]["dag"]["tasks"]["prepare-data"],
+        "negatives": compiled["root"]["dag"]["tasks"]["sample-negatives"],
+        "sft": compiled["root"]["dag"]["tasks"]["fine-tune"],
+        "preference": compiled["components"]["comp-for-loop-1"]["dag"]["tasks"][
             "train-preferences"
         ],
-        "evaluation": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["evaluate"],
-        "drift": compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]["monitor-drift"],
+        "evaluation": compiled["root"]["dag"]["tasks"]["evaluate"],
+        "drift": compiled["root"]["dag"]["tasks"]["monitor-drift"],
     }
     for parameter in pipeline_parameters("training").keys() - {"objectives"}:
         prefix, _, name = parameter.partition("_")
@@ -107,7 +101,7 @@ def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]
 
 
 def test_objectives_set_loss_and_dynamic(compiled: dict[str, Any]):
-    inputs = compiled["components"]["comp-for-loop-2"]["dag"]["tasks"]["train-preferences"][
+    inputs = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]["train-preferences"][
         "inputs"
     ]["parameters"]
     for name in ("loss", "dynamic"):
@@ -181,6 +175,42 @@ def check_report(folder: Path, names: list[str]) -> None:
     assert (model / "manifest.json").is_file() and (model / "steps.jsonl").is_file()
 
 
+def tasks_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every task of a pipeline, those in loops and the loops themselves too."""
+    dags = [spec["root"], *spec["components"].values()]
+    return [task for dag in dags for task in dag.get("dag", {}).get("tasks", {}).values()]
+
+
+def compiled_spec(name: str, path: Path) -> dict[str, Any]:
+    assert main(["compile", name, "--image", DIGEST, "-o", str(path)]) == 0
+    return dict(next(yaml.safe_load_all(path.read_text())))
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_no_task_takes_an_artifact_twice(name: str, tmp_path: Path):
+    """KFP's metadata store keeps one event per artifact and task: the second one fails the task."""
+    for task in tasks_of(compiled_spec(name, tmp_path / "pipeline.yaml")):
+        given = task.get("inputs", {}).get("artifacts", {})
+        sources = [json.dumps(source, sort_keys=True) for source in given.values()]
+        assert sorted(set(sources)) == sorted(sources), task["taskInfo"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "loop"), [("training", "each objective"), ("negative_scaling", "each cell")]
+)
+def test_the_stages_stand_at_the_root_of_the_graph(name: str, loop: str, tmp_path: Path):
+    spec = compiled_spec(name, tmp_path / "pipeline.yaml")
+    tasks = spec["root"]["dag"]["tasks"]
+    names = {task["taskInfo"]["name"] for task in tasks.values()}
+    assert {"prepare-data", "sample-negatives", "fine-tune", "evaluate sft", loop} <= names
+    groups = [task["taskInfo"]["name"] for task in tasks_of(spec) if "dag" in component(spec, task)]
+    assert groups == [loop]
+
+
+def component(spec: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    return dict(spec["components"][task["componentRef"]["name"]])
+
+
 @pytest.mark.parametrize("name", pipeline_names())
 def test_every_task_of_every_pipeline_is_placed(name: str, tmp_path: Path):
     """The fields of a placement are tested in test_placement.py; here, that all tasks have one."""
@@ -222,13 +252,7 @@ def test_every_task_of_every_pipeline_is_placed(name: str, tmp_path: Path):
             if item["name"].endswith("_PREFIX")
         ]
         assert prefixes == (["/data/c"] if task in gpus else [])
-    dags = [spec["root"], *spec["components"].values()]
-    tasks = [task for dag in dags for task in dag.get("dag", {}).get("tasks", {}).values()]
-    runs = [
-        task
-        for task in tasks
-        if "executorLabel" in spec["components"][task["componentRef"]["name"]]
-    ]
+    runs = [task for task in tasks_of(spec) if "executorLabel" in component(spec, task)]
     assert len(runs) >= len(containers) and all(
         task["retryPolicy"]["maxRetryCount"] == 3 for task in runs
     )

@@ -87,12 +87,6 @@ class TaskCall:
         return _ITERATION in self._arguments["pipeline_resource_name"]
 
     @property
-    def is_exit_handler(self) -> bool:
-        """Tell whether the task is an exit handler, which runs whatever happened."""
-        inputs = self._arguments["task_spec"].inputs.parameters.values()
-        return any(value.HasField("task_final_status") for value in inputs)
-
-    @property
     def loop_items(self) -> list[object]:
         """The items of the loops around the task, those that it reads."""
         inputs = self._arguments["task_spec"].inputs.parameters.values()

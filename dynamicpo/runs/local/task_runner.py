@@ -73,7 +73,7 @@ class TaskRunner:
         """Execute a task and account for it.
 
         After a failure, kfp goes on with tasks that don't depend on the one that failed. They are
-        skipped: only exit handlers run then.
+        skipped.
         """
         with self._slots:
             task = self._begin(call)
@@ -104,8 +104,7 @@ class TaskRunner:
         name = task_name(call)
         task = Task(name, self._logs / f"{file_name_of(name)}.log", call.in_loop)
         with self._lock:
-            is_pointless = bool(self.failed) and not call.is_exit_handler
-            if is_pointless or self.stopped:
+            if self.failed or self.stopped:
                 task.state = "skipped"
             self.tasks.append(task)
         self._current.task = task

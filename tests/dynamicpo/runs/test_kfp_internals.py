@@ -60,11 +60,6 @@ def step(x: int = 0) -> int:
     return x
 
 
-@dsl.component(base_image="python:local", install_kfp_package=False)
-def last(status: dsl.PipelineTaskFinalStatus):
-    print(status.state)  # noqa: T201
-
-
 @dsl.pipeline(name="loop")
 def loop(rows: list = [1, 2], entries: list = [{"name": "a", "x": 3}]):  # noqa: B006
     first = step(x=1)
@@ -73,12 +68,6 @@ def loop(rows: list = [1, 2], entries: list = [{"name": "a", "x": 3}]):  # noqa:
         step(x=row).after(first)
     with dsl.ParallelFor(entries) as entry:
         step(x=entry.x).after(first)
-
-
-@dsl.pipeline(name="exit")
-def with_exit_handler():
-    with dsl.ExitHandler(last()):
-        step(x=1)
 
 
 def run(pipeline: Any, folder: Path) -> list[TaskCall]:
@@ -97,15 +86,7 @@ def test_kfp_calls_the_hooks_for_every_task(tmp_path: Path, capfd: pytest.Captur
     assert calls[0].loop_items == []
     items = [call.loop_items for call in calls[1:]]
     assert sorted(items, key=str) == [[1], [2], [{"name": "a", "x": 3}]]
-    assert not any(call.is_exit_handler for call in calls)
     assert capfd.readouterr().out == ""
-
-
-def test_an_exit_handler_is_told_from_other_tasks(tmp_path: Path):
-    assert {call.name: call.is_exit_handler for call in run(with_exit_handler, tmp_path)} == {
-        "step": False,
-        "last": True,
-    }
 
 
 def test_tasks_are_counted_by_the_lengths_of_lists():
