@@ -44,7 +44,7 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
     """Turn interactions into examples: `{train,validation,test}/part-*.parquet`, `items.parquet`.
 
     Args:
-        interactions: A file of interactions (local or gs://); for 'movielens' a GroupLens zip or
+        interactions: A file of interactions (local or in an object store); for 'movielens' a GroupLens zip or
             folder, or "" for the copy in the recbole wheel; for 'published' a file or folder of
             rows.
         items: A file of items; "" for the other sources, which bring their items.

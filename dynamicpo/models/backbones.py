@@ -21,7 +21,7 @@ class BaseModelSpec:
     """All that determines an untrained model.
 
     Attributes:
-        backbone: "compact", "smollm2-135m", a Hugging Face id, a folder or a gs:// prefix.
+        backbone: "compact", "smollm2-135m", a Hugging Face id, a folder or prefix.
         revision: Revision of a Hugging Face model.
         trust_remote_code: Whether code that comes with the model may run.
         quantization: "none" or "4bit".

@@ -18,7 +18,7 @@ def load_template(name: str, *, list_candidates: bool = False) -> PromptTemplate
     """A template file: one of ours by name, or a YAML file by path.
 
     Args:
-        name: "movies", "music", "books", "games", "titles", or the path (or gs://) of a file with
+        name: "movies", "music", "books", "games", "titles", or the path or URI of a file with
             the same keys.
         list_candidates: The file must have prompts that list the candidates.
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.storage import SCHEMES
 from dynamicpo.prompts.loader import load_template
 
 INPUT_PARAMETERS = ("data_interactions", "data_items")
-_BUCKET = "gs://"
 
 
 def check_local_files(parameters: Mapping[str, object]) -> None:
@@ -35,7 +35,7 @@ def check_cluster_files(parameters: Mapping[str, object], mounted: Sequence[str]
     Raises:
         ConfigError: A path of this machine.
     """
-    prefixes = (_BUCKET, *mounted)
+    prefixes = (*SCHEMES, *mounted)
     for key, value in parameters.items():
         if not isinstance(value, str) or not value:
             continue

@@ -11,13 +11,13 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+from dynamicpo.core import storage
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.storage import is_remote
 
 log = logging.getLogger(__name__)
 
@@ -34,69 +34,36 @@ class DriftMetrics(NamedTuple):
     metrics: Mapping[str, float]
 
 
-class _File(NamedTuple):
-    """A file in a folder or in the store."""
-
-    name: str
-    time: float
-    read: Callable[[], bytes]
-
-
 def newest_result(source: str) -> DriftMetrics | None:
     """The result of the newest drift task below a folder or prefix.
 
     Raises:
         DataError: The store can't be read, or a file that is not the metrics of a drift task.
     """
-    file = _newest_object(source) if is_remote(source) else _newest_file(Path(source))
+    file = _newest_file(source)
     if file is None:
         return None
     try:
-        content = json.loads(file.read())
+        content = json.loads(storage.read_bytes(file.uri))
         # An AttributeError: JSON that is no object.
         metrics = {str(name): value for name, value in content.items() if _is_number(value)}
-    except (ValueError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise DataError(
-            f"{file.name}: must be a JSON object of numbers, but {error}. Run the drift task again."
+            f"{file.uri}: must be a JSON object of numbers, but {error}. Run the drift task again."
         ) from error
-    return DriftMetrics(file.time, metrics)
+    return DriftMetrics(file.modified, metrics)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (bool, int, float)) and math.isfinite(value)
 
 
-def _newest_file(folder: Path) -> _File | None:
-    paths = []
-    for path in folder.rglob("metrics"):
-        if path.is_file() and METRICS_FILE.search(path.as_posix()):
-            paths.append(path)
-    if not paths:
-        return None
-    # By name where times are equal, so that the answer does not depend on the folder's order.
-    newest = max(paths, key=lambda path: (path.stat().st_mtime, str(path)))
-    modified = newest.stat().st_mtime
-    return _File(str(newest), modified, newest.read_bytes)
-
-
-def _newest_object(uri: str) -> _File | None:
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-    from google.cloud import storage
-
-    bucket, _, prefix = uri.removeprefix("gs://").partition("/")
-    try:
-        listed = storage.Client().list_blobs(bucket, prefix=prefix)
-        blobs = [blob for blob in listed if METRICS_FILE.search(blob.name)]
-    except (GoogleAPIError, GoogleAuthError, OSError) as error:
-        raise DataError(
-            f"{uri}: must be readable, but {error}. Check the bucket and the account's role."
-        ) from error
-    if not blobs:
-        return None
-    newest = max(blobs, key=lambda blob: (blob.updated, blob.name))
-    name = f"gs://{bucket}/{newest.name}"
-    return _File(name, newest.updated.timestamp(), newest.download_as_bytes)
+def _newest_file(source: str) -> storage.FoundFile | None:
+    # A prefix before its first run is no failure.
+    found = storage.find_files(source) if storage.exists(source) else []
+    files = [file for file in found if METRICS_FILE.search(Path(file.uri).as_posix())]
+    # By name where times are equal, so that the answer does not depend on the store's order.
+    return max(files, key=lambda file: (file.modified, file.uri), default=None)
 
 
 def exposition(result: DriftMetrics | None, failed: bool = False) -> str:
@@ -186,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="dynamicpo.runs.cluster.exporter", description=description
     )
-    parser.add_argument("source", help="folder or gs:// prefix of the pipelines' artifacts")
+    parser.add_argument("source", help="folder or prefix of the pipelines' artifacts")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument(
         "--every-seconds",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 from dynamicpo import __version__
 from dynamicpo.core.errors import ConfigError, RunFailedError
 from dynamicpo.core.git_commit import commit
+from dynamicpo.core.storage import SCHEMES
 from dynamicpo.runs.compile import load_pipeline
 from dynamicpo.runs.images import check_image_name
 from dynamicpo.runs.local import containers, summary
@@ -102,7 +103,7 @@ def _container_image(name: str, parameters: Mapping[str, object]) -> containers.
     """The image of a run in containers, checked before anything starts."""
     check_image_name("--image", name, allow_tag=True)
     for key, value in parameters.items():
-        if isinstance(value, str) and value.startswith("gs://"):
+        if isinstance(value, str) and value.startswith(SCHEMES):
             raise ConfigError(
                 f"{key}: must be on this machine for --runner docker (its containers have no "
                 f"network), got {value!r}. Fetch it first, or take --runner subprocess."

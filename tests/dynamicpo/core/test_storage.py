@@ -1,6 +1,6 @@
-"""Local paths and gs:// behave alike, and a transfer that went wrong is an error.
+"""Local paths and object stores behave alike, and a transfer that went wrong is an error.
 
-gs:// is a real fake-gcs-server.
+gs:// is a real fake-gcs-server, s3:// and minio:// are a moto server.
 """
 
 import os
@@ -15,13 +15,15 @@ import pytest
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.storage import crc32c, exists, fetch, is_remote, list_files, put
 
+STORES = {"gs": "object_store", "s3": "s3_store", "minio": "minio_store"}
 
-@pytest.fixture(params=["local", "gs"])
+
+@pytest.fixture(params=["local", *STORES])
 def root_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty folder or prefix, here and in the store."""
     if request.param == "local":
         return str(tmp_path / "store")
-    return f"{request.getfixturevalue('object_store')}/{tmp_path.name}"
+    return f"{request.getfixturevalue(STORES[request.param])}/{tmp_path.name}"
 
 
 @pytest.fixture
@@ -81,10 +83,15 @@ def test_nothing_there_is_an_error_that_names_the_uri(root_uri: str, tmp_path: P
     assert not (tmp_path / "back").exists()
 
 
-def test_missing_bucket_is_an_error(object_store: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", STORES)
+def test_missing_bucket_is_an_error(
+    scheme: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(STORES[scheme])
+    uri = f"{scheme}://no-such-bucket/x"
     for operation in (lambda uri: fetch(uri, tmp_path), lambda uri: put(folder, uri), exists):
-        with pytest.raises(DataError, match="gs://no-such-bucket/x: bucket and object must exist"):
-            operation("gs://no-such-bucket/x")
+        with pytest.raises(DataError, match=f"{uri}.*: the bucket must exist"):
+            operation(uri)
 
 
 def test_missing_local_folder_is_an_error_before_any_transfer(
@@ -95,9 +102,11 @@ def test_missing_local_folder_is_an_error_before_any_transfer(
     assert not exists(f"{root_uri}/made")
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/x", "https://example.org/x"])
+@pytest.mark.parametrize("uri", ["file://bucket/x", "https://example.org/x"])
 def test_other_schemes_are_refused(uri: str) -> None:
-    with pytest.raises(DataError, match="must be a local path or start with gs://"):
+    with pytest.raises(
+        DataError, match="must be a local path or start with gs:// or s3:// or minio://"
+    ):
         is_remote(uri)
 
 
@@ -128,7 +137,9 @@ class Faults(BaseHTTPRequestHandler):
     def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.fault == "refuse":
-            self.send_error(403)
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         if self.command == "POST":
             self.uploads.append(body)
@@ -187,7 +198,7 @@ def test_byte_changed_on_download_is_an_error_and_leaves_no_file(
     uri = f"gs://bucket/{tmp_path.name}/file"
     put(tmp_path / "file", uri)
     faults.fault = "download"
-    with pytest.raises(DataError, match=f"{uri}: must have the same CRC32C"):
+    with pytest.raises(DataError, match=f"{uri}: must have the same checksum"):
         fetch(uri, tmp_path / "back")
     assert not list((tmp_path / "back").iterdir())
     faults.fault = ""
@@ -197,7 +208,7 @@ def test_byte_changed_on_download_is_an_error_and_leaves_no_file(
 def test_byte_changed_on_upload_is_an_error(faults: type[Faults], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("the content")
     faults.fault = "upload"
-    with pytest.raises(DataError, match="must have the same CRC32C here and in the store"):
+    with pytest.raises(DataError, match="must have the same checksum here and in the store"):
         put(tmp_path / "file", f"gs://bucket/{tmp_path.name}/file")
 
 

@@ -239,11 +239,11 @@ def test_a_run_that_may_not_be_watched_is_not_called_done(kubeflow: Installation
     [
         (
             ("--param", "data_interactions=rows.csv"),
-            "data_interactions: must begin with gs://, got 'rows.csv'",
+            "data_interactions: must begin with gs:// or s3:// or minio://, got 'rows.csv'",
         ),
         (
             ("--param", "sft_backbone=/data/model"),
-            "sft_backbone: must begin with gs://, got '/data/model'",
+            "sft_backbone: must begin with gs:// or s3:// or minio://, got '/data/model'",
         ),
         (("--param", "sft_template=mine.yaml"), "sft_template: must begin with gs://"),
         (("--param", "sft_rows=many"), "sft_rows must be a whole number"),

@@ -1,0 +1,35 @@
+"""Files and folders in local folders and in object stores, one interface.
+
+A URI is a local path, or `gs://bucket/name`, `s3://bucket/name` or `minio://bucket/name`. After
+each transfer checksums are compared. A store's library is imported when it is first used.
+"""
+
+from dynamicpo.core.storage.addresses import SCHEMES, is_remote, join
+from dynamicpo.core.storage.checksums import crc32c
+from dynamicpo.core.storage.files import (
+    FoundFile,
+    delete,
+    exists,
+    fetch,
+    find_files,
+    list_files,
+    put,
+    read_bytes,
+)
+from dynamicpo.core.storage.ranges import open_file
+
+__all__ = [
+    "SCHEMES",
+    "FoundFile",
+    "crc32c",
+    "delete",
+    "exists",
+    "fetch",
+    "find_files",
+    "is_remote",
+    "join",
+    "list_files",
+    "open_file",
+    "put",
+    "read_bytes",
+]

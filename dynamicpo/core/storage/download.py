@@ -1,0 +1,77 @@
+"""Objects to local files: under another name until the checksum is right."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dynamicpo.core.storage.addresses import Address
+from dynamicpo.core.storage.checksums import check_equal, crc32c_of
+from dynamicpo.core.storage.parts import in_threads, num_part_bytes
+from dynamicpo.core.storage.retries import retried
+from dynamicpo.core.storage.store import Store, StoredFile
+
+
+def download_small(store: Store, file: StoredFile, path: Path) -> None:
+    """Copy an object with one request, and again where that may help.
+
+    Raises:
+        Exception: The last failure, when the deadline is over. There is no file then.
+    """
+
+    def fill(partial: Path) -> StoredFile:
+        part = store.read(file, 0, file.size)
+        partial.write_bytes(part.content)
+        return file._replace(crc32c=part.crc32c)
+
+    retried(store, lambda: _download(store, path, fill))
+
+
+def download_large(store: Store, file: StoredFile, path: Path) -> None:
+    """Copy an object in parts, each of which is fetched again where it fails.
+
+    Raises:
+        Exception: The last failure, when the deadline is over. There is no file then.
+    """
+    part_bytes = num_part_bytes(file.size)
+
+    def fill(partial: Path) -> StoredFile:
+        checksums = set()
+        with partial.open("wb") as stream:
+
+            def fetch_part(start: int) -> None:
+                end = min(start + part_bytes, file.size)
+                part = retried(store, lambda: store.read(file, start, end))
+                os.pwrite(stream.fileno(), part.content, start)
+                checksums.add(part.crc32c)
+
+            in_threads(fetch_part, range(0, file.size, part_bytes))
+        # All parts are of one version, so there is one.
+        return file._replace(crc32c=checksums.pop())
+
+    retried(store, lambda: _download(store, path, fill))
+
+
+def read_whole(store: Store, address: Address) -> bytes | None:
+    """The content of a small object; None where there is none.
+
+    Raises:
+        CorruptionError: It has another checksum than the store says.
+    """
+    file = store.find(address)
+    if file is None:
+        return None
+    part = store.read(file, 0, file.size)
+    if part.crc32c:
+        check_equal(part.crc32c, crc32c_of(part.content))
+    return part.content
+
+
+def _download(store: Store, path: Path, fill: Callable[[Path], StoredFile]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A half file must not look like the file.
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        store.check(fill(partial), partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,243 @@
+"""Files and folders, here and in object stores, one interface."""
+
+import shutil
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from dynamicpo.core.errors import DataError
+from dynamicpo.core.storage.addresses import Address, is_remote, join, parse_address, path_below
+from dynamicpo.core.storage.clients import explained, store_of
+from dynamicpo.core.storage.download import download_large, download_small, read_whole
+from dynamicpo.core.storage.parts import PART_BYTES, in_threads
+from dynamicpo.core.storage.retries import retried
+from dynamicpo.core.storage.store import Store, StoredFile
+
+_MANIFEST = "manifest.json"
+
+
+class FoundFile(NamedTuple):
+    """A file or an object: its URI, size, and time of change in epoch seconds."""
+
+    uri: str
+    size: int
+    modified: float
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file, an object, a folder, or anything below a prefix is there.
+
+    Raises:
+        DataError: The store refuses, or has no such bucket.
+    """
+    if not is_remote(uri):
+        return Path(uri).exists()
+    return bool(_find_objects(uri, limit=1))
+
+
+def list_files(uri: str) -> list[str]:
+    """The URIs of all files below a folder or prefix (or of the one file it names), sorted.
+
+    Raises:
+        DataError: Nothing is there.
+    """
+    return [file.uri for file in find_files(uri)]
+
+
+def find_files(uri: str) -> list[FoundFile]:
+    """All files below a folder or prefix (or the one file it names), sorted by URI.
+
+    Raises:
+        DataError: Nothing is there.
+    """
+    if is_remote(uri):
+        objects = _existing_objects(uri)
+        found = [FoundFile(str(file.address), file.size, file.modified) for file in objects]
+        return sorted(found)
+    path = _existing_path(uri)
+    if not path.is_dir():
+        return [_found_path(path)]
+    return sorted(_found_path(file) for file in path.rglob("*") if file.is_file())
+
+
+def _found_path(path: Path) -> FoundFile:
+    status = path.stat()
+    return FoundFile(str(path), status.st_size, status.st_mtime)
+
+
+def fetch(uri: str, folder: Path) -> Path:
+    """A local path with the content of a URI: the path itself, or a copy in `folder`.
+
+    Args:
+        uri: A local path; or an object, or a prefix whose objects become a folder.
+        folder: The parent folder of a copy, which has the last part of the URI's name.
+
+    Raises:
+        DataError: Nothing is there, it can't be read, or its checksum is wrong after the transfer.
+    """
+    if not is_remote(uri):
+        return _existing_path(uri)
+    address = parse_address(uri)
+    prefix = address.name.rstrip("/")
+    local = folder / (prefix.rpartition("/")[2] or "bucket")
+    transfers = []
+    for file in _existing_objects(uri):
+        # Empty where the URI names this very object.
+        relative_name = file.address.name[len(prefix) :].lstrip("/")
+        transfers.append((file, path_below(local, relative_name, uri)))
+    _download(store_of(address.scheme), transfers)
+    return local
+
+
+def _download(store: Store, transfers: list[tuple[StoredFile, Path]]) -> None:
+    small = [pair for pair in transfers if pair[0].size <= PART_BYTES]
+    large = [pair for pair in transfers if pair[0].size > PART_BYTES]
+
+    def download(pair: tuple[StoredFile, Path]) -> None:
+        file, path = pair
+        with explained(str(file.address), store):
+            download_small(store, file, path)
+
+    in_threads(download, small)
+    # One after another, each with all threads: so the memory has a bound.
+    for file, path in large:
+        with explained(str(file.address), store):
+            download_large(store, file, path)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The content of a small file or object.
+
+    Raises:
+        DataError: Nothing is there, or it can't be read.
+    """
+    if not is_remote(uri):
+        path = _existing_path(uri)
+        with explained(uri):
+            return path.read_bytes()
+    address = parse_address(uri)
+    store = store_of(address.scheme)
+    with explained(uri, store):
+        content = retried(store, lambda: read_whole(store, address))
+    if content is None:
+        raise DataError(f"{uri}: must be an object, but nothing is there. Check the name.")
+    return content
+
+
+def put(local: Path, uri: str) -> None:
+    """Copy a file, or a folder with all that is in it, to a URI; `manifest.json` goes last.
+
+    Args:
+        local: The file or folder.
+        uri: The object's or the prefix's URI; or a local path.
+
+    Raises:
+        DataError: It can't be read or written, or the store holds another checksum than the file.
+    """
+    transfers = _uploads(_existing_path(str(local)), uri)
+    # A manifest means "complete": whoever sees it may read the rest.
+    manifests = [pair for pair in transfers if pair[0].name == _MANIFEST]
+    others = [pair for pair in transfers if pair[0].name != _MANIFEST]
+    for pairs in (others, manifests):
+        _upload(pairs) if is_remote(uri) else in_threads(_copy, pairs)
+
+
+def _upload(pairs: list[tuple[Path, str]]) -> None:
+    small = [pair for pair in pairs if pair[0].stat().st_size <= PART_BYTES]
+    large = [pair for pair in pairs if pair[0].stat().st_size > PART_BYTES]
+    in_threads(_upload_small, small)
+    # One after another, each with all threads: so the memory has a bound.
+    for pair in large:
+        _upload_large(pair)
+
+
+def _upload_large(pair: tuple[Path, str]) -> None:
+    path, uri = pair
+    address = parse_address(uri)
+    store = store_of(address.scheme)
+    with explained(uri, store):
+        store.upload(path, address)
+
+
+def _upload_small(pair: tuple[Path, str]) -> None:
+    path, uri = pair
+    address = parse_address(uri)
+    store = store_of(address.scheme)
+    with explained(uri, store):
+        content = path.read_bytes()
+        retried(store, lambda: store.write(address, content))
+
+
+def _copy(pair: tuple[Path, str]) -> None:
+    path, target = pair
+    with explained(target):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def delete(uri: str) -> None:
+    """Delete a file, an object, a folder, or all below a prefix; nothing there is no error.
+
+    Raises:
+        DataError: The store or the file system refuses.
+    """
+    if is_remote(uri):
+        objects = _find_objects(uri)
+        store = store_of(parse_address(uri).scheme)
+        with explained(uri, store):
+            in_threads(lambda file: retried(store, lambda: store.delete(file.address)), objects)
+        return
+    path = Path(uri)
+    with explained(uri):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _existing_path(uri: str) -> Path:
+    path = Path(uri)
+    if not path.exists():
+        raise DataError(f"{uri}: must be a file or a folder, but nothing is there. Check the path.")
+    return path
+
+
+def _uploads(local: Path, uri: str) -> list[tuple[Path, str]]:
+    """Each file with the URI that it is copied to."""
+    if not local.is_dir():
+        return [(local, uri)]
+    files = sorted(path for path in local.rglob("*") if path.is_file())
+    return [(path, join(uri, str(path.relative_to(local)))) for path in files]
+
+
+def _find_objects(uri: str, limit: int | None = None) -> list[StoredFile]:
+    """The object of that very name, or the objects below it as a prefix."""
+    address = parse_address(uri)
+    store = store_of(address.scheme)
+    with explained(uri, store):
+        if address.name and not address.name.endswith("/"):
+            file = retried(store, lambda: store.find(address))
+            if file is not None:
+                return [file]
+        # With its slash: the prefix "run" would list "run-2/..." as well.
+        prefix = address.named(f"{address.name.rstrip('/')}/" if address.name else "")
+        return retried(store, lambda: list(islice(_files(store, prefix, limit), limit)))
+
+
+def _files(store: Store, prefix: Address, limit: int | None) -> Iterator[StoredFile]:
+    # The console makes an empty object "folder/" for a folder; it is no file.
+    with_folder = limit + 1 if limit else None
+    for file in store.objects(prefix, with_folder):
+        if not file.address.name.endswith("/"):
+            yield file
+
+
+def _existing_objects(uri: str) -> list[StoredFile]:
+    objects = _find_objects(uri)
+    if not objects:
+        raise DataError(
+            f"{uri}: must be an object or a prefix with objects, but nothing is there. "
+            "Check the name."
+        )
+    return objects

@@ -1,0 +1,94 @@
+"""Large files to Google Cloud Storage: a resumable upload, which goes on where it broke off.
+
+The protocol: https://cloud.google.com/storage/docs/performing-resumable-uploads
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynamicpo.core.storage.checksums import check_equal, crc32c
+from dynamicpo.core.storage.parts import PART_BYTES, read_part
+from dynamicpo.core.storage.retries import retried
+from dynamicpo.core.storage.store import Store
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Blob, Client
+
+# Seconds to connect, and to wait for the next bytes.
+TIMEOUT = (10, 60)
+_RECEIVED = re.compile(r"bytes=0-(\d+)")
+
+
+def upload_resumable(store: Store, client: "Client", path: Path, blob: "Blob") -> None:
+    """Send a large file in parts; what the store has persisted is not sent again.
+
+    Raises:
+        Exception: The last failure, when the deadline is over. The store forgets the upload.
+    """
+    checksum = crc32c(path)
+    # The store compares it at the end, and refuses other content before anybody sees it.
+    blob.crc32c = checksum
+
+    def whole_upload() -> None:
+        stored = _Upload(store, client, path, blob).run()
+        check_equal(stored, checksum)
+
+    retried(store, whole_upload)
+
+
+class _Upload:
+    """One session of the protocol."""
+
+    def __init__(self, store: Store, client: "Client", path: Path, blob: "Blob") -> None:
+        self._store = store
+        self._client = client
+        self._path = path
+        self._size = path.stat().st_size
+        self._url = blob.create_resumable_upload_session(
+            content_type="application/octet-stream",
+            size=self._size,
+            client=client,
+            timeout=TIMEOUT,
+            checksum=None,
+            retry=None,
+        )
+        self._num_received = 0
+        self._is_certain = True
+
+    def run(self) -> str:
+        """Send all parts; the checksum of what the store has written."""
+        checksum = None
+        while checksum is None:
+            checksum = retried(self._store, self._step)
+        return checksum
+
+    def _step(self) -> str | None:
+        if not self._is_certain:
+            return self._request(b"", f"bytes */{self._size}")
+        start = self._num_received
+        end = min(start + PART_BYTES, self._size)
+        content = read_part(self._path, start, end)
+        # Until the answer is here nobody knows how much of this has arrived.
+        self._is_certain = False
+        return self._request(content, f"bytes {start}-{end - 1}/{self._size}")
+
+    def _request(self, content: bytes, content_range: str) -> str | None:
+        from google.cloud.storage.exceptions import InvalidResponse
+
+        # The client's own session: it renews the access token.
+        answer = self._client._http.request(
+            "PUT",
+            self._url,
+            data=content,
+            headers={"Content-Range": content_range},
+            timeout=TIMEOUT,
+        )
+        if answer.status_code in (200, 201):
+            return str(answer.json()["crc32c"])
+        if answer.status_code != 308:
+            raise InvalidResponse(answer, "status", answer.status_code)
+        received = _RECEIVED.fullmatch(answer.headers.get("Range", ""))
+        self._num_received = int(received[1]) + 1 if received else 0
+        self._is_certain = True
+        return None
