@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.records.manifest import Manifest, read_manifest
+from dynamicpo.core.records.manifest import Manifest, read_input
 from dynamicpo.evaluation.result_files import read_result
 from dynamicpo.evaluation.results import ModelResult
 from dynamicpo.reports.training_log import read_training_log
@@ -48,7 +48,7 @@ def read_sources(paths: Sequence[Path], where: str) -> list[Manifest]:
         DataError: One is missing, unfinished or something else, or they are of different rows or
             protocols.
     """
-    sources = [read_manifest(path, "evaluate") for path in paths]
+    sources = [read_input(path, "evaluate") for path in paths]
     for path, source in zip(paths, sources, strict=True):
         missing = sorted({"models", "protocol", "warnings"} - source.extra.keys())
         if missing:

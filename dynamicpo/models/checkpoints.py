@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.records.manifest import Manifest, read_manifest
+from dynamicpo.core.records.manifest import Manifest, read_input
 from dynamicpo.models.backbones import BaseModelSpec
 from dynamicpo.models.base_models import load_base_model
 from dynamicpo.models.execution import device, execution_context
@@ -125,7 +125,7 @@ class _Description(NamedTuple):
 
 
 def _read_description(folder: Path) -> _Description:
-    manifest = read_manifest(folder)
+    manifest = read_input(folder)
     if "kind" not in manifest.extra:
         raise DataError(
             f"{folder}: must be the output of sft or train-preferences, not of {manifest.stage}."

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import NegativesConfig
-from dynamicpo.core.records.manifest import Manifest, config_dict, read_manifest
+from dynamicpo.core.records.manifest import Manifest, config_dict, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows, write_items, write_rows
 from dynamicpo.negatives.audit.leak_check import (
@@ -62,7 +62,7 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
         ConfigError: The strategy needs what the examples do not have.
         DataError: The catalogue is too small, or published lists that can't be used.
     """
-    source = read_manifest(examples, "prepare_data")
+    source = read_input(examples, "prepare_data")
     manifest = Manifest("sample_negatives", config_dict(config), {"examples": source.fingerprint})
     if existing := finished(output, manifest):
         return existing

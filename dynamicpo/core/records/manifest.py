@@ -11,6 +11,11 @@ from typing import Any
 from dynamicpo.core.config_fields import Checked
 from dynamicpo.core.errors import DataError
 
+# A stage looks at its inputs more than once. A file that was written to has another time.
+_checksums: dict[tuple[int, int, int, int], str] = {}
+# Written after the checksums: the manifest, and what differs from run to run.
+_UNLISTED = ("manifest.json", "run.json")
+
 
 def canonical(value: object) -> str:
     """The one JSON text of a value: keys sorted, no spaces."""
@@ -91,8 +96,10 @@ def read_manifest(folder: Path, stage: str = "") -> Manifest:
         )
     try:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    # A TypeError: JSON that is no mapping, or one with other keys than the fields.
-    except (ValueError, TypeError) as error:
+        _check_types(manifest)
+    # A TypeError: JSON that is no mapping, or one with other keys or values than the fields'. A
+    # RecursionError: brackets within brackets, thousands of them.
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path}: must be a manifest, but it can't be read ({error}). Run the stage again."
         ) from error
@@ -102,6 +109,64 @@ def read_manifest(folder: Path, stage: str = "") -> Manifest:
             "Give the right folder."
         )
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    if not isinstance(manifest.stage, str):
+        raise TypeError("stage is no text")
+    for name in ("config", "inputs", "counts", "extra", "files"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise TypeError(f"{name} is no mapping")
+
+
+def read_input(folder: Path, stage: str = "") -> Manifest:
+    """The manifest of a finished output that is about to be read, its files checked against it.
+
+    Args:
+        folder: An output folder of a stage.
+        stage: The stage it must come from ("" for any).
+
+    Raises:
+        DataError: As `read_manifest`; or a file is missing, changed or not of this output.
+    """
+    manifest = read_manifest(folder, stage)
+    check_files(folder, manifest)
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare the files of an output with its manifest.
+
+    Raises:
+        DataError: One is missing, has changed, or is not of this output.
+    """
+    for name, checksum in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise _not_as_made(folder, name, "is missing")
+        if _remembered_checksum(path) != checksum:
+            raise _not_as_made(folder, name, "has changed")
+    # A shard too many would be read like all others.
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        is_ours = name in manifest.files or name in _UNLISTED or path.name.startswith(".")
+        if path.is_file() and not is_ours:
+            raise _not_as_made(folder, name, "is not one of them")
+
+
+def _remembered_checksum(path: Path) -> str:
+    status = path.stat()
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if key not in _checksums:
+        _checksums[key] = file_checksum(path)
+    return _checksums[key]
+
+
+def _not_as_made(folder: Path, name: str, problem: str) -> DataError:
+    return DataError(
+        f"{folder / name}: {folder} must hold the files that its manifest names, as they were "
+        f"made, but this one {problem}. Make {folder} anew."
+    )
 
 
 def write_json(path: Path, value: object) -> None:
@@ -120,7 +185,7 @@ def config_dict(config: Checked) -> dict[str, Any]:
 
 def input_fingerprint(folder: Path) -> str:
     """The name of an input folder of ours in a manifest."""
-    return read_manifest(folder).fingerprint
+    return read_input(folder).fingerprint
 
 
 def keep_mapping(values: Mapping[str, object]) -> dict[str, object]:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import logging
-import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +13,12 @@ from typing import TypedDict
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import (
     Manifest,
-    file_checksum,
+    check_files,
     file_checksums,
     read_manifest,
     write_json,
 )
+from dynamicpo.core.records.partial_folders import check_replaceable, partial_folder, publish
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +49,15 @@ def stage_output(output: Path, manifest: Manifest) -> Iterator[Path]:
         DataError: The output exists, or can't be written.
     """
     started = time.time()
-    check_output(output)
-    partial = _make_partial_folder(output)
-    try:
+    _check_place(output)
+    with partial_folder(output) as partial:
         yield partial
         # Before run.json is written: it has the time and the host, which would make every
         # fingerprint differ.
         manifest.files = file_checksums(partial)
         write_json(partial / "run.json", _run_record(started))
         write_json(partial / "manifest.json", dataclasses.asdict(manifest))
-        if output.is_dir():
-            output.rmdir()
-        partial.replace(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        publish(partial, output)
 
 
 def check_output(output: Path) -> None:
@@ -72,11 +66,15 @@ def check_output(output: Path) -> None:
     Raises:
         DataError: It exists and is not an empty folder.
     """
-    # Mounted and temporary folders exist before a stage can write into them.
+    if output.is_symlink():
+        raise DataError(
+            f"{output}: must be a folder, but it is a symbolic link. "
+            f"Name the folder itself, {output.resolve()}, or choose another output."
+        )
+    # Temporary folders exist before a stage can write into them.
     if output.is_dir() and not any(output.iterdir()):
         return
-    # `exists` follows links: it says no to a broken one, which a rename would still replace.
-    if output.exists() or output.is_symlink():
+    if output.exists():
         raise DataError(
             f"{output}: must not exist yet, but something is there. "
             "Remove it or choose another output."
@@ -93,7 +91,7 @@ def finished(output: Path, manifest: Manifest) -> Manifest | None:
         DataError: The output exists and comes from something else, or its files have changed.
     """
     if not (output / "manifest.json").is_file():
-        check_output(output)
+        _check_place(output)
         return None
     existing = read_manifest(output)
     if existing.cause != manifest.cause:
@@ -101,37 +99,21 @@ def finished(output: Path, manifest: Manifest) -> Manifest | None:
             f"{output}: must be new or made from the same configuration and inputs, but it differs "
             f"in {_difference(existing, manifest)}. Remove it or choose another output."
         )
-    _check_files(output, existing)
+    check_files(output, existing)
     log.info("%s: already there from the same configuration and inputs, used as it is", output)
     return existing
 
 
-def _make_partial_folder(output: Path) -> Path:
-    # Beside the output, because a rename to another disk is a copy; with the process's id, so that
-    # two runs at once don't write into each other's files.
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-    except OSError as error:
-        raise DataError(
-            f"{output}: must be writable, but {error.strerror}. Choose another output."
-        ) from error
-    return partial
-
-
-def _check_files(folder: Path, manifest: Manifest) -> None:
-    wrong = [
-        name
-        for name, checksum in manifest.files.items()
-        if not (folder / name).is_file() or file_checksum(folder / name) != checksum
-    ]
-    if wrong:
-        raise DataError(
-            f"{folder}: must hold the files that its manifest names, but {', '.join(wrong)} are "
-            "missing or changed. Remove it and run the stage again."
-        )
+def _check_place(output: Path) -> None:
+    """Refuse, before any work, an output whose result could not be put in place at its end."""
+    check_output(output)
+    for folder in output.absolute().parents:
+        if (folder / "manifest.json").is_file():
+            raise DataError(
+                f"{output}: must not lie in the finished output {folder}, whose files are checked "
+                "when it is read. Choose another output."
+            )
+    check_replaceable(output)
 
 
 def _difference(old: Manifest, new: Manifest) -> str:

@@ -11,7 +11,7 @@ from dynamicpo.core import random_keys
 from dynamicpo.core.arrays import IntArray
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.records.manifest import read_manifest
+from dynamicpo.core.records.manifest import read_input
 from dynamicpo.core.records.rows import CANDIDATES_FIELD, EXAMPLES, read_items, read_rows
 from dynamicpo.negatives.audit.candidate_lists import CandidateLists
 from dynamicpo.negatives.catalogue import Catalogue, EncodedRows, encode_lists, encode_rows
@@ -151,7 +151,7 @@ def read_source(path: Path, split: str) -> RowSource:
 
 
 def _read_preferences(folder: Path, split: str) -> RowSource:
-    manifest = read_manifest(folder)
+    manifest = read_input(folder)
     exclude = effective_exclusion(manifest.config)
     tables = {split: read_rows(folder, split)}
     if not len(tables[split]):
