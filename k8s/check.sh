@@ -37,6 +37,10 @@ else
   echo "no npm on this machine: the workflows were not linted" >&2
 fi
 
+say "the workflow controller's setting"
+cp k8s/workflow-controller/retries.yaml "$out/workflow-controller.yaml"
+"$bin/kubernetes-validate" --kubernetes-version 1.36 --strict "$out/workflow-controller.yaml"
+
 k8s/gke/node-pools.sh create --project p --cluster c --location l --dry-run >"$out/node-pools.txt"
 for overlay in k8s/overlays/*; do
   name=$(basename "$overlay")

@@ -18,6 +18,7 @@ from kubernetes.utils import parse_quantity
 
 from dynamicpo.core.config_fields import Checked, check_fields, setting
 from dynamicpo.core.errors import ConfigError
+from dynamicpo.core.storage import SCHEMES
 
 # Names that the manifests in k8s/ and the images share with the pipelines; k8s/consistency.py
 # compares them.
@@ -27,6 +28,8 @@ CACHE, DATA = "/cache", "/data"
 # CPU tasks keep off every node that has one of these labels, whether it is tainted or not.
 GPU_NODE_LABELS = ("cloud.google.com/gke-accelerator", "nvidia.com/gpu.present")
 
+_PREFIXES = (*SCHEMES, f"{DATA}/")
+_LONGEST_WAIT_SECONDS = 24 * 3600
 _KEY = r"[\w.-]+(?:/[\w.-]+)?"
 _SELECTOR = re.compile(rf"({_KEY})=([\w.-]*)")
 _TOLERATION = re.compile(rf"({_KEY})(?:=([\w.-]*))?:(NoSchedule|PreferNoSchedule|NoExecute)")
@@ -84,8 +87,10 @@ class Placement(Checked):
         3, "how often a task that failed, or whose node gave notice, is tried again", low=0, high=20
     )
     retry_seconds: int = setting(60, "wait before the first retry", low=1)
-    retry_factor: float = setting(2.0, "each later wait is longer by this", low=1)
-    retry_max_seconds: int = setting(1800, "longest wait", low=1)
+    retry_factor: int = setting(1, "each later wait is longer by this whole factor", low=1, high=10)
+    node_wait_hours: int = setting(
+        24, "allowance for each attempt's wait for a node or in a queue", low=1, high=720
+    )
     token_secret: str = setting(
         "huggingface-token", "Secret whose key 'token' is the Hugging Face token, if it exists"
     )
@@ -93,21 +98,21 @@ class Placement(Checked):
         "", "PersistentVolumeClaim for base models, mounted at /cache in GPU tasks"
     )
     data_claim: str = setting(
-        "", "PersistentVolumeClaim mounted at /data in all tasks, in place of gs:// prefixes"
+        "", "PersistentVolumeClaim mounted at /data in all tasks, in place of an object store"
     )
     checkpoint_prefix: str = setting(
         "",
-        "place for GPU tasks' checkpoints, the same on a retry: gs://... or /data/... "
-        "(no stage resumes from it yet)",
+        "place for GPU tasks' checkpoints, the same on a retry: gs://..., s3://..., "
+        "minio://... or /data/... (no stage resumes from it yet)",
     )
 
     def __post_init__(self) -> None:
         """Check the fields, then what their types don't say; all problems at once."""
         check_fields(self)
-        problems = [*self._quantity_problems(), *self._node_problems()]
-        if self.checkpoint_prefix and not self.checkpoint_prefix.startswith(("gs://", f"{DATA}/")):
+        problems = [*self._quantity_problems(), *self._node_problems(), *self._retry_problems()]
+        if self.checkpoint_prefix and not self.checkpoint_prefix.startswith(_PREFIXES):
             problems.append(
-                f"checkpoint_prefix: must start with gs:// or {DATA}/, "
+                f"checkpoint_prefix: must start with {' or '.join(_PREFIXES)}, "
                 f"got {self.checkpoint_prefix!r}."
             )
         if self.checkpoint_prefix.startswith(f"{DATA}/") and not self.data_claim:
@@ -142,6 +147,29 @@ class Placement(Checked):
                 if not form.fullmatch(part):
                     yield f"{name}: must be {what}, with commas between several, got {part!r}."
 
+    def _retry_problems(self) -> Iterator[str]:
+        longest_wait = self._wait_seconds(self.retries)
+        if longest_wait > _LONGEST_WAIT_SECONDS:
+            yield (
+                f"retry_factor: must keep the last of {self.retries} waits at <= 24 hours, "
+                f"got {self.retry_factor} and so {longest_wait // 3600} hours. "
+                "Lower it, retries or retry_seconds."
+            )
+
+    def _wait_seconds(self, retry: int) -> int:
+        """The wait before a retry, counted from 1; 0 before the first attempt."""
+        return self.retry_seconds * self.retry_factor ** (retry - 1) if retry else 0
+
+    def total_seconds(self, timeout_hours: int) -> int:
+        """The time of all attempts at a task: each as long as it may be, and all waits.
+
+        Args:
+            timeout_hours: The longest time of one attempt, once it has a node.
+        """
+        attempts = range(self.retries + 1)
+        attempt_seconds = (timeout_hours + self.node_wait_hours) * 3600
+        return sum(attempt_seconds + self._wait_seconds(retry) for retry in attempts)
+
 
 _CURRENT: ContextVar[Placement | None] = ContextVar("placement", default=None)
 
@@ -155,13 +183,24 @@ def placed(pipeline: Any, placement: Placement) -> Any:
     """
     token = _CURRENT.set(placement)
     try:
-        return dsl.pipeline(pipeline.pipeline_func, name=pipeline.name)
+        return dsl.pipeline(
+            pipeline.pipeline_func, name=pipeline.name, description=pipeline.description
+        )
     finally:
         _CURRENT.reset(token)
 
 
-def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Keep a task off GPU nodes. Returns the task; unchanged where the pipeline is not placed."""
+def on_cpu(task: dsl.PipelineTask, *, is_retried: bool = True) -> dsl.PipelineTask:
+    """Keep a task off GPU nodes.
+
+    Args:
+        task: The task.
+        is_retried: Whether a later attempt can end otherwise than the first: not for a task that
+            only checks its input, where the user would wait for the same error again.
+
+    Returns:
+        The task; unchanged where the pipeline is not placed.
+    """
     placement = _CURRENT.get()
     if placement is not None:
         task.set_cpu_request(placement.task_cpu).set_cpu_limit(placement.task_cpu_limit)
@@ -169,6 +208,8 @@ def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
         kubernetes.set_timeout(task, placement.task_timeout_hours * 3600)
         _avoid_gpu_nodes(task)
         _on_any(task, placement)
+        if is_retried:
+            _try_again(task, placement, placement.task_timeout_hours)
     return task
 
 
@@ -186,6 +227,7 @@ def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
             _take_gpus(task, placement)
         _provide_base_models(task, placement)
         _on_any(task, placement)
+        _try_again(task, placement, placement.gpu_timeout_hours)
     return task
 
 
@@ -222,18 +264,24 @@ def _provide_base_models(task: dsl.PipelineTask, placement: Placement) -> None:
 
 
 def _on_any(task: dsl.PipelineTask, placement: Placement) -> None:
-    """User, scratch, volume and retries, the same for all tasks."""
+    """User, scratch and volume, the same for all tasks."""
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=0, run_as_non_root=True)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dynamicpo")
     kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=placement.scratch)
     if placement.data_claim:
         kubernetes.mount_pvc(task, placement.data_claim, DATA)
+
+
+def _try_again(task: dsl.PipelineTask, placement: Placement, timeout_hours: int) -> None:
+    """Let a task be tried again, as often as the placement says."""
     if placement.retries:
+        # Argo reads KFP's "backoff_max_duration" as the time of all attempts together, from the
+        # start of the first, and kills what runs longer; left out, the SDK writes one hour.
         task.set_retry(
             placement.retries,
             backoff_duration=f"{placement.retry_seconds}s",
             backoff_factor=placement.retry_factor,
-            backoff_max_duration=f"{placement.retry_max_seconds}s",
+            backoff_max_duration=f"{placement.total_seconds(timeout_hours)}s",
         )
 
 

@@ -80,3 +80,15 @@ def test_what_a_section_makes_it_says_how_to_remove():
     gone = re.findall(r"gcloud ([a-z -]+?) (?:delete|rm) ", TEXT)
     by_their_parent = {"iam workload-identity-pools providers", "compute routers nats"}
     assert set(made) - by_their_parent - {"storage buckets"} <= set(gone) and "storage" in gone
+
+
+def test_the_account_of_the_ui_may_read_the_bucket_and_nothing_more():
+    (binding,) = [block for block in BLOCKS if "sa/ml-pipeline-ui" in block]
+    assert re.findall(r"--role (\S+)", binding) == ["roles/storage.objectViewer"]
+    assert 'add-iam-policy-binding "gs://$BUCKET"' in binding
+
+
+def test_how_to_look_up_the_retries_of_the_controller_is_said():
+    command = "kubectl -n kubeflow get configmap workflow-controller-configmap"
+    assert any(block.startswith(command) for block in BLOCKS)
+    assert "k8s/apply.sh gke-standalone --retry-failures" in TEXT

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
-from kfp import compiler
+from kfp import compiler, dsl
 
+from dynamicpo.core.config_fields import from_mapping
 from dynamicpo.core.errors import ConfigError
-from dynamicpo_pipelines.placement import Placement
-from tests.pipelines.conftest import Compile, sample
+from dynamicpo_pipelines.placement import Placement, on_cpu, placed
+from tests.pipelines.conftest import Compile, prepare, sample
 
 GPU_TASKS = ("exec-train", "exec-train-2")
 CPU_TASKS = ("exec-prepare", "exec-report")
@@ -116,21 +117,47 @@ def test_time_limits(compile_placed: Compile):
     assert {executors[name]["activeDeadlineSeconds"] for name in CPU_TASKS} == {str(2 * 3600)}
 
 
+def retry_policies(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The retry policies of a pipeline by the components of their tasks."""
+    return {
+        task["componentRef"]["name"]: task["retryPolicy"]
+        for task in tasks(spec).values()
+        if "retryPolicy" in task
+    }
+
+
 def test_every_task_is_tried_again_with_backoff(compile_placed: Compile):
-    spec, _ = compile_placed(retries=5, retry_seconds=10, retry_factor=3.0, retry_max_seconds=90)
-    policy = {
-        "maxRetryCount": 5,
-        "backoffDuration": "10s",
-        "backoffFactor": 3.0,
-        "backoffMaxDuration": "90s",
-    }
-    found = {
-        name: task.get("retryPolicy") for name, task in tasks(spec).items() if "dag" not in name
-    }
-    groups = {name for name in found if name.startswith("for-loop")}
-    assert len(groups) == 1
-    assert all(found[name] == policy for name in set(found) - groups)
-    assert "retryPolicy" not in str(compile_placed(retries=0)[0])
+    fields = {"gpu_timeout_hours": 24, "task_timeout_hours": 4, "node_wait_hours": 12}
+    spec, _ = compile_placed(retries=3, retry_seconds=10, retry_factor=3, **fields)
+    policies = retry_policies(spec)
+    assert set(policies) == {"comp-prepare", "comp-train", "comp-train-2", "comp-report"}
+    waits = 10 + 30 + 90
+    for component, policy in policies.items():
+        hours = 24 if component.startswith("comp-train") else 4
+        assert policy == {
+            "maxRetryCount": 3,
+            "backoffDuration": "10s",
+            "backoffFactor": 3.0,
+            "backoffMaxDuration": f"{4 * (hours + 12) * 3600 + waits}s",
+        }
+    assert not retry_policies(compile_placed(retries=0)[0])
+
+
+def test_a_task_that_only_checks_is_not_tried_again(tmp_path: Path):
+    @dsl.pipeline(name="checking")
+    def checking():
+        on_cpu(prepare(x=on_cpu(prepare(x=1), is_retried=False).output))
+
+    compiler.Compiler().compile(placed(checking, Placement()), str(tmp_path / "checking.yaml"))
+    spec = next(yaml.safe_load_all((tmp_path / "checking.yaml").read_text()))
+    found = {name: "retryPolicy" in task for name, task in spec["root"]["dag"]["tasks"].items()}
+    assert found == {"prepare": False, "prepare-2": True}
+
+
+def test_many_retries_of_long_trainings_have_the_time_that_they_need():
+    placement = Placement(retries=10, gpu_timeout_hours=24)
+    assert placement.retry_factor == 1
+    assert placement.total_seconds(24) == 11 * (24 + 24) * 3600 + 10 * 60
 
 
 def test_queue_and_priority_are_labels_of_gpu_tasks(compile_placed: Compile):
@@ -223,14 +250,26 @@ def test_a_placement_is_not_part_of_what_kfp_caches_by(compile_placed: Compile):
         ("gpu_node_selector", "nvidia-l4"),
         ("gpu_tolerations", "nvidia.com/gpu=present"),
         ("spot_tolerations", "a:Never"),
-        ("checkpoint_prefix", "s3://bucket"),
-        ("retry_factor", 0.5),
+        ("checkpoint_prefix", "hdfs://bucket"),
+        ("retry_factor", 0),
+        ("node_wait_hours", 0),
         ("gpu_timeout_hours", 0),
     ],
 )
 def test_a_value_that_can_not_be_used_is_named(field: str, value: Any):
     with pytest.raises(ConfigError, match=rf"^{field}: must .*{value if value != 0.5 else '0.5'}"):
         Placement(**{field: value})
+
+
+def test_a_fraction_is_no_factor_for_waits():
+    with pytest.raises(ConfigError, match="retry_factor"):
+        from_mapping(Placement, {"retry_factor": 1.5}, "placement")
+
+
+def test_a_wait_that_grows_beyond_a_day_is_refused():
+    with pytest.raises(ConfigError, match=r"^retry_factor: must .* <= 24 hours, got 2 and so 136"):
+        Placement(retries=14, retry_factor=2)
+    Placement(retries=11, retry_factor=2)
 
 
 def test_all_problems_come_at_once():
