@@ -1,20 +1,30 @@
 """The entry point of the command line: runs a command and turns errors into exit codes."""
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from dynamicpo.cli.commands.table import COMMANDS, Command
 from dynamicpo.cli.flags import make_parser
 from dynamicpo.cli.output import as_json
+from dynamicpo.cli.terminal import PrintableFormatter, prepare_streams, printable
 from dynamicpo.core.errors import ConfigError, DynamicPOError, unknown_name
 
-# Exit codes, beside those of the errors' classes; scripts and workflows go by them.
+# Exit codes, beside those of the errors' classes; scripts and workflows go by them. A signal that
+# ends a command gives 128 and its number, as shells have it.
 _USAGE_ERROR = 2
 _CHECK_FAILED = 3
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+class _StoppedError(BaseException):
+    """A signal that ends the process, as an exception: what is unfinished is then cleaned up."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,22 +35,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 2 bad input or usage, 3 a check failed, 4 a run failed,
-        130 interrupted.
+        130 interrupted, 129 and 143 ended by SIGHUP and SIGTERM.
     """
+    prepare_streams()
     try:
-        return _main(list(sys.argv[1:] if argv is None else argv))
+        with _stopped_by_signals():
+            return _main(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as leave:  # argparse's --help and --version
         return int(leave.code or 0)
     except DynamicPOError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
+    except _StoppedError as stopped:
+        number = signal.Signals(stopped.args[0])
+        return _fail(f"stopped by {number.name}; nothing unfinished is left", 128 + number)
     except BrokenPipeError:
-        # The reader of our output has left, as `head` does. Python flushes stdout at its end and
-        # would print a traceback there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has left, as `head` does.
+        _discard_output()
         return 1
     except OSError as error:
+        _discard_output()
         where = f"{error.filename}: " if error.filename else ""
         problem = f"{where}can't be used: {error.strerror or error}"
         return _fail(f"{problem}. Check the path, its rights and the disk.", _USAGE_ERROR)
@@ -72,15 +87,45 @@ def _run(command: Command, arguments: argparse.Namespace) -> int:
     else:
         lines = command.lines(result, arguments)
     for line in lines:
-        print(line)
+        print(printable(line))
     # Here, not at the interpreter's end: `main` then handles a reader that has left.
     sys.stdout.flush()
     return _CHECK_FAILED if result.get("leak") else 0
 
 
+def _discard_output() -> None:
+    """Discard what stdout still holds: Python would write it at its end, with a traceback."""
+    # A stream of a test or a notebook has no file.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"dynamicpo: {message}", file=sys.stderr)
+    # Where a closed terminal or a full disk takes no message, the exit code still tells.
+    with contextlib.suppress(OSError):
+        print(f"dynamicpo: {printable(message)}", file=sys.stderr, flush=True)
     return code
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Turn signals that end the process into exceptions."""
+    previous = {}
+    # As a library, in a thread of another program: not ours to handle.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # `nohup` has a command ignore that its terminal is closed.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                previous[number] = signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _StoppedError(number)
 
 
 def _unknown_argument(command: str, text: str, parser: argparse.ArgumentParser) -> ConfigError:
@@ -98,9 +143,9 @@ def _unknown_argument(command: str, text: str, parser: argparse.ArgumentParser) 
 
 
 def _set_up_logging(verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     # `force`: a library that was imported before may have added a handler of its own.
-    logging.basicConfig(
-        stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
+    logging.basicConfig(handlers=[handler], force=True)
     # Ours only: at this level, other libraries would drown the progress.
     logging.getLogger("dynamicpo").setLevel(logging.DEBUG if verbose else logging.INFO)

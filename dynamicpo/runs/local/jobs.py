@@ -5,11 +5,17 @@ import io
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from dynamicpo.runs.local import supervisor
+
 if TYPE_CHECKING:
     import docker
+
+
+_SUPERVISOR = supervisor.__file__
 
 
 class Job(Protocol):
@@ -26,12 +32,16 @@ class Job(Protocol):
 
 
 class Process:
-    """A process in a process group of its own, so that a signal reaches its children too."""
+    """A process in a process group of its own, so that a signal reaches its children too.
+
+    It ends when this process does, however that ends.
+    """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start it."""
+        prefix = [sys.executable, "-I", "-S", _SUPERVISOR, str(os.getpid())]
         self._popen = subprocess.Popen(
-            command,
+            [*prefix, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -51,9 +61,12 @@ class Process:
             os.killpg(self._popen.pid, number)
 
     def wait(self) -> int:
-        """The exit code, negative after a signal."""
+        """The exit code, 128 and more after a signal; negative where the supervisor got it."""
         with self._popen as popen:
-            return popen.wait()
+            code = popen.wait()
+        # Processes that the task started and did not wait for.
+        self.send_signal(signal.SIGKILL)
+        return code
 
 
 class Container:

@@ -14,7 +14,13 @@ from typing import IO, TYPE_CHECKING
 
 from dynamicpo.runs.local.jobs import Container, Job, Process
 from dynamicpo.runs.local.kfp_internals import TaskCall, TaskResult
-from dynamicpo.runs.local.tasks import Task, TaskState, file_name_of, missing_outputs
+from dynamicpo.runs.local.tasks import (
+    Task,
+    TaskState,
+    changed_output,
+    file_name_of,
+    missing_outputs,
+)
 
 if TYPE_CHECKING:
     import docker
@@ -96,6 +102,9 @@ class TaskRunner:
         missing = missing_outputs(result.outputs)
         if missing:
             task.tail.append(f"it ended well, but did not make {', '.join(missing)}")
+            result = TaskResult({}, succeeded=False)
+        if task.cached and (problem := changed_output(result.outputs)):
+            task.tail.append(problem)
             result = TaskResult({}, succeeded=False)
         task.outputs = result.outputs
         return result
@@ -240,14 +249,16 @@ def _item_label(item: object) -> str:
 
 @contextmanager
 def stopped_by_signals(runner: TaskRunner) -> Iterator[None]:
-    """Stop the runner's tasks on SIGINT and SIGTERM. They then end, and so does the run."""
+    """Stop the runner's tasks on SIGINT, SIGTERM and SIGHUP. They then end, and so does the run."""
     # Python lets only the main thread handle signals.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, lambda *_: runner.stop())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # `nohup` has a run ignore that its terminal is closed.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            previous[number] = signal.signal(number, lambda *_: runner.stop())
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from dynamicpo.core.errors import DynamicPOError
+from dynamicpo.core.errors import DataError, DynamicPOError
 
 TaskState = Literal["running", "succeeded", "failed", "skipped", "cancelled"]
 
@@ -91,6 +91,20 @@ def missing_outputs(outputs: Mapping[str, object]) -> list[str]:
         if isinstance(output, Artifact) and not Path(output.uri).exists():
             missing.append(name)
     return sorted(missing)
+
+
+def changed_output(outputs: Mapping[str, object]) -> str:
+    """The problem with outputs that a cache has kept; empty where they are as they were made."""
+    from dynamicpo.core.records.manifest import read_input
+
+    for output in outputs.values():
+        if not isinstance(output, Artifact) or not Path(output.uri, "manifest.json").is_file():
+            continue
+        try:
+            read_input(Path(output.uri))
+        except DataError as error:
+            return f"the cache of earlier runs was changed: {error}"
+    return ""
 
 
 def file_name_of(name: str) -> str:
