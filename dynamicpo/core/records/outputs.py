@@ -64,8 +64,13 @@ def check_output(output: Path) -> None:
     """Refuse an output that holds something already.
 
     Raises:
-        DataError: It exists and is not an empty folder.
+        DataError: It exists and is not an empty folder, or its name was meant for a shell.
     """
+    if str(output).startswith("~"):
+        raise DataError(
+            f"{output}: must be the folder itself; '~' means the home folder in shells only. "
+            f"Write {output.expanduser()}."
+        )
     if output.is_symlink():
         raise DataError(
             f"{output}: must be a folder, but it is a symbolic link. "

@@ -59,7 +59,7 @@ class TaskRunner:
         self.stopped = False
         self.total = total
         self.image = image
-        self._logs = logs
+        self.logs = logs
         self._slots = threading.Semaphore(workers)
         # kfp runs the tasks of a loop in threads: each has a current task of its own.
         self._current = threading.local()
@@ -111,7 +111,7 @@ class TaskRunner:
 
     def _begin(self, call: TaskCall) -> Task:
         name = task_name(call)
-        task = Task(name, self._logs / f"{file_name_of(name)}.log", call.in_loop)
+        task = Task(name, self.logs / f"{file_name_of(name)}.log", call.in_loop)
         with self._lock:
             if self.failed or self.stopped:
                 task.state = "skipped"

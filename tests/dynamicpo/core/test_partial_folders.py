@@ -51,6 +51,10 @@ def test_current_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     check_refused(Path(), "but it is the current one. Name a folder in it, such as output")
 
 
+def test_home_folder_of_shells_is_refused() -> None:
+    check_refused(Path("~/out"), rf"~/out: must be the folder itself.*Write {Path.home()}/out")
+
+
 def test_mount_point_is_refused(tmp_path: Path, mounted: Path) -> None:
     check_refused(mounted, "must be writable and replaceable, but .*busy")
     make(mounted / "out")
