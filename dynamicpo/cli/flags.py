@@ -55,6 +55,7 @@ def make_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     _add_runs(add("runs", "list runs with their state and HitRatio@1"))
     _add_compile(add("compile", "write a pipeline as YAML for Kubeflow"))
     _add_submit(add("submit", "start a pipeline on a Kubeflow installation"))
+    _add_logs(add("logs", "why a run of a Kubeflow installation failed, or what a task wrote"))
     return parser, commands.choices
 
 
@@ -112,11 +113,17 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", default="runs", help="where runs are (default: runs)")
     # Without a host, runs of this machine are compared.
     _add_installation(parser, required=False)
+    _add_store(parser)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the place of the artifacts of an installation's runs."""
     parser.add_argument(
         "--store",
         default="",
         metavar="PREFIX",
-        help="below which its pipelines write, gs://... or a path",
+        help="below which its pipelines write, gs://..., s3://..., minio://... or a path "
+        "(default: the run's, else KFP's own)",
     )
 
 
@@ -140,6 +147,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", default="runs", help="where they are (default: runs)")
     _add_installation(parser, required=False)
+    _add_store(parser)
 
 
 def _add_compile(parser: argparse.ArgumentParser) -> None:
@@ -166,6 +174,27 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--wait", type=float, metavar="MINUTES", help="until it has ended (exit code 4 if not well)"
+    )
+    _add_log_places(parser)
+
+
+def _add_logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="its id or name")
+    parser.add_argument(
+        "--task", default="", metavar="NAME", help="also print all that this task wrote"
+    )
+    _add_installation(parser, required=True)
+    _add_log_places(parser)
+
+
+def _add_log_places(parser: argparse.ArgumentParser) -> None:
+    """Add the places of a run's artifacts, and of its logs where it failed."""
+    _add_store(parser)
+    parser.add_argument(
+        "--archive",
+        default="",
+        metavar="PREFIX",
+        help="below which Argo keeps logs (default: minio://mlpipeline/private-artifacts/NS)",
     )
 
 
@@ -213,4 +242,12 @@ def _add_installation(parser: argparse.ArgumentParser, required: bool) -> None:
     # A file, not the token: every process of a machine can read the flags of the others.
     parser.add_argument(
         "--token-file", metavar="FILE", help="holds a bearer token, where it asks for one"
+    )
+    parser.add_argument(
+        "--header-file",
+        metavar="FILE",
+        help="holds headers, `Name: value` a line, such as a login's cookie",
+    )
+    parser.add_argument(
+        "--ui", default="", metavar="URL", help="what links begin with (default: --host)"
     )

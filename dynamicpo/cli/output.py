@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dynamicpo.reports.pages.comparisons import PairedComparison
     from dynamicpo.reports.pages.evaluation import SettingDifferences
     from dynamicpo.reports.pages.metric_names import ModelMetrics
+    from dynamicpo.runs.cluster.logs import RunLogs
     from dynamicpo.runs.local.summary import FinishedRun
     from dynamicpo.runs.run_records import ListedRun
 
@@ -85,6 +86,17 @@ def compile_lines(result: CompileResult, _: argparse.Namespace) -> list[str]:
 def submit_lines(result: SubmitResult, _: argparse.Namespace) -> list[str]:
     """The page of the run."""
     return [result["link"]]
+
+
+def log_lines(result: "RunLogs", _: argparse.Namespace) -> list[str]:
+    """The state of the run and why it failed; a task's logs, where they were asked for."""
+    from dynamicpo.runs.cluster.run_end import lines_of
+
+    lines = [f"{result['name']}: {result['state']}"]
+    lines += lines_of({"failures": result["failures"], "notes": result["notes"]})
+    for log in result.get("logs", ()):
+        lines += [f"==> {log['log']}", *log["text"].splitlines()]
+    return [*lines, result["link"]]
 
 
 def _run_line(run: "ListedRun") -> str:

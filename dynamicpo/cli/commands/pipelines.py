@@ -19,13 +19,17 @@ from dynamicpo.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from dynamicpo.runs.cluster.kubeflow import Kubeflow
+    from dynamicpo.runs.cluster.logs import RunLogs
+    from dynamicpo.runs.cluster.run_end import LogSource
     from dynamicpo.runs.local.summary import FinishedRun, TaskEntry
     from dynamicpo.runs.run_records import ComparedRun
 
+# Those that mean nothing without --host.
+_INSTALLATION_FLAGS = ("namespace", "token_file", "header_file", "ui")
 
 def compare(arguments: argparse.Namespace) -> ComparisonResult:
     """Compare runs, of this machine or of a Kubeflow installation, and evaluations."""
-    _check_host(arguments, "store", "namespace", "token_file")
+    _check_host(arguments, "store", *_INSTALLATION_FLAGS)
     folder = Path(arguments.folder)
     output = Path(arguments.output or folder / _comparison_name())
     # For copies from the object store; a comparison takes over what it needs of them.
@@ -84,12 +88,18 @@ def _check_host(arguments: argparse.Namespace, *names: str) -> None:
 
 def _kubeflow(arguments: argparse.Namespace) -> "Kubeflow":
     """The installation that the flags name."""
+    from dynamicpo.runs.cluster.credentials import Credentials
     from dynamicpo.runs.cluster.kubeflow import Kubeflow
 
-    token = ""
-    if arguments.token_file:
-        token = Path(arguments.token_file).read_text(encoding="utf-8").strip()
-    return Kubeflow(arguments.host, token, arguments.namespace)
+    credentials = Credentials(arguments.token_file or "", arguments.header_file or "")
+    return Kubeflow(arguments.host, credentials, arguments.namespace, arguments.ui)
+
+
+def _log_source(arguments: argparse.Namespace) -> "LogSource":
+    """The places of logs that the flags name."""
+    from dynamicpo.runs.cluster.run_end import LogSource
+
+    return LogSource(root=arguments.store, archive=arguments.archive, namespace=arguments.namespace)
 
 
 def run(arguments: argparse.Namespace) -> "FinishedRun":
@@ -129,7 +139,7 @@ def _add_results(finished: "FinishedRun", task: "TaskEntry", folder: Path) -> No
 
 def runs(arguments: argparse.Namespace) -> RunList:
     """List runs of this machine, or of a Kubeflow installation."""
-    _check_host(arguments, "namespace", "token_file")
+    _check_host(arguments, *_INSTALLATION_FLAGS)
     if arguments.host:
         from dynamicpo.runs.cluster.remote import list_cluster_runs
 
@@ -182,5 +192,14 @@ def submit(arguments: argparse.Namespace) -> SubmitResult:
         "pipeline_version": submitted["pipeline_version"],
     }
     if minutes is not None:
-        result["state"] = wait_for_end(kubeflow, submitted["run"], minutes)
+        source = _log_source(arguments)
+        result["state"] = wait_for_end(kubeflow, submitted["run"], minutes, source)
     return result
+
+
+def logs(arguments: argparse.Namespace) -> "RunLogs":
+    """Explain the end of a run of a Kubeflow installation, and print a task's logs."""
+    from dynamicpo.runs.cluster.logs import read_logs
+
+    kubeflow = _kubeflow(arguments)
+    return read_logs(arguments.run, kubeflow, _log_source(arguments), arguments.task)

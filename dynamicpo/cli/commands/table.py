@@ -46,4 +46,5 @@ COMMANDS: Mapping[str, Command] = {
     "runs": Command(pipelines.runs, output.run_list_lines),
     "compile": Command(pipelines.compile_pipeline, output.compile_lines),
     "submit": Command(pipelines.submit, output.submit_lines),
+    "logs": Command(pipelines.logs, output.log_lines),
 }

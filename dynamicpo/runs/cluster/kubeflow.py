@@ -5,11 +5,13 @@ good one, and waits for ever for a cancelled one; so this calls the API by its g
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dynamicpo.core.errors import ConfigError, RunFailedError
+from dynamicpo.core.errors import ConfigError, RunFailedError, unknown_name
+from dynamicpo.runs.cluster.credentials import Credentials, check_url
 
 if TYPE_CHECKING:
     from kfp_server_api import ApiException, V2beta1Run
@@ -18,6 +20,8 @@ API_TIMEOUT_SECONDS = 60
 # Runs that are listed, and among which one is looked up by its name.
 NEWEST_RUNS = 100
 _MESSAGE_CHARACTERS = 500
+_NOT_LOGGED_IN = 401
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Response = TypeVar("Response")
 
@@ -26,39 +30,55 @@ class NoAnswerError(RunFailedError):
     """The installation can't be reached, or answers that it can't serve the request now."""
 
 
+class _ForeignAnswerError(Exception):
+    """An answer that is not the API's, such as the page of a login."""
+
+
 class Kubeflow:
     """One installation.
 
     Args:
         host: The URL of its API; the UI's URL does as well.
-        token: A bearer token, where the API asks for one.
+        credentials: The headers by which it knows its user.
         namespace: The user's namespace, where each user has one.
+        ui: The URL that links begin with (default: `host`).
     """
 
-    def __init__(self, host: str, token: str = "", namespace: str = "") -> None:
-        """Make the clients; no request is sent yet."""
+    def __init__(
+        self,
+        host: str,
+        credentials: Credentials | None = None,
+        namespace: str = "",
+        ui: str = "",
+    ) -> None:
+        """Make the clients; no request is sent yet.
+
+        Raises:
+            ConfigError: A URL can't be used.
+        """
         import kfp_server_api as api
 
-        if not host.startswith(("http://", "https://")):
-            raise ConfigError(f"--host: must begin with http:// or https://, got {host!r}.")
-        self.host = host.rstrip("/")
+        self.host = check_url("--host", host)
+        self.ui = check_url("--ui", ui) if ui else self.host
         self.namespace = namespace
+        self._credentials = credentials or Credentials()
         configuration = api.Configuration(host=self.host)
         # An installation that does not answer is reported at once, not after urllib3's retries.
         configuration.retries = False
-        if token:
-            configuration.api_key = {"authorization": token}
-            configuration.api_key_prefix = {"authorization": "Bearer"}
-        client = api.ApiClient(configuration)
-        self._health = api.HealthzServiceApi(client)
-        self._uploads = api.PipelineUploadServiceApi(client)
-        self._pipelines = api.PipelineServiceApi(client)
-        self._experiments = api.ExperimentServiceApi(client)
-        self._runs = api.RunServiceApi(client)
-        self._recurring_runs = api.RecurringRunServiceApi(client)
+        self._client = api.ApiClient(configuration)
+        self._set_headers()
+        self._health = api.HealthzServiceApi(self._client)
+        self._uploads = api.PipelineUploadServiceApi(self._client)
+        self._pipelines = api.PipelineServiceApi(self._client)
+        self._experiments = api.ExperimentServiceApi(self._client)
+        self._runs = api.RunServiceApi(self._client)
+        self._recurring_runs = api.RecurringRunServiceApi(self._client)
 
-    def check(self) -> None:
+    def check(self) -> str:
         """Check that it answers, and has one user or several as the namespace says.
+
+        Returns:
+            The name of its version, empty where it does not say.
 
         Raises:
             ConfigError: Not so.
@@ -76,6 +96,11 @@ class Kubeflow:
                 f"--namespace: must not be given, because {self.host} has one user. "
                 f"Leave {self.namespace!r} out."
             )
+        # The published model of this answer leaves the version out.
+        answer = self._last_answer()
+        if "multi_user" not in answer:
+            raise self._foreign("healthz", "it does not say whether it has several users")
+        return str(answer.get("tag_name") or "")
 
     def pipeline(self, name: str) -> str:
         """The id of a pipeline, which is created if there is none of this name."""
@@ -87,10 +112,10 @@ class Kubeflow:
             filter=_name_filter(name),
         )
         if listed.pipelines:
-            return str(listed.pipelines[0].pipeline_id)
+            return self._id(listed.pipelines[0].pipeline_id)
         pipeline = V2beta1Pipeline(name=name, display_name=name, namespace=self.namespace)
         created = self._call(self._pipelines.pipeline_service_create_pipeline, pipeline)
-        return str(created.pipeline_id)
+        return self._id(created.pipeline_id)
 
     def version(self, pipeline: str, name: str) -> tuple[str, str]:
         """The id and the description of a pipeline's version, empty if there is none."""
@@ -118,7 +143,7 @@ class Kubeflow:
             pipelineid=pipeline,
             description=description,
         )
-        return str(created.pipeline_version_id)
+        return self._id(created.pipeline_version_id)
 
     def experiment(self, name: str) -> str:
         """The id of an experiment, which is created if there is none of this name."""
@@ -130,14 +155,14 @@ class Kubeflow:
             filter=_name_filter(name),
         )
         if listed.experiments:
-            return str(listed.experiments[0].experiment_id)
+            return self._id(listed.experiments[0].experiment_id)
         experiment = V2beta1Experiment(display_name=name, namespace=self.namespace)
         created = self._call(self._experiments.experiment_service_create_experiment, experiment)
-        return str(created.experiment_id)
+        return self._id(created.experiment_id)
 
     def start(self, run: "V2beta1Run") -> str:
         """Start a run. Returns its id."""
-        return str(self._call(self._runs.run_service_create_run, run).run_id)
+        return self._id(self._call(self._runs.run_service_create_run, run).run_id)
 
     def schedule(self, run: "V2beta1Run", cron: str) -> str:
         """Start a run again and again, one at a time. Returns the id of the recurring run."""
@@ -157,11 +182,13 @@ class Kubeflow:
             no_catchup=True,
         )
         create = self._recurring_runs.recurring_run_service_create_recurring_run
-        return str(self._call(create, recurring_run).recurring_run_id)
+        return self._id(self._call(create, recurring_run).recurring_run_id)
 
     def run(self, run: str) -> "V2beta1Run":
         """A run by its id, with its state."""
-        return self._call(self._runs.run_service_get_run, run)
+        answer = self._call(self._runs.run_service_get_run, run)
+        self._id(answer.run_id)
+        return answer
 
     def newest_runs(self) -> "list[V2beta1Run]":
         """The runs that were started last, newest first."""
@@ -173,10 +200,29 @@ class Kubeflow:
         )
         return list(listed.runs or [])
 
+    def find_run(self, name: str, where: str) -> "V2beta1Run":
+        """A run by its id or its name; of several runs of one name the newest.
+
+        Args:
+            name: The id or the name.
+            where: The begin of the message.
+
+        Raises:
+            ConfigError: There is none; the message has the nearest name.
+        """
+        if _RUN_ID.fullmatch(name):
+            return self.run(name)
+        newest = self.newest_runs()
+        for run in newest:
+            if name in (run.run_id, run.display_name):
+                # The list leaves out the tasks.
+                return self.run(str(run.run_id))
+        raise unknown_name(where, name, {str(run.display_name) for run in newest})
+
     def link(self, run: str, recurring: bool = False) -> str:
         """The URL of the page of a run, or of a recurring one."""
         kind = "recurringrun" if recurring else "runs"
-        return f"{self.host}/#/{kind}/details/{run}"
+        return f"{self.ui}/#/{kind}/details/{run}"
 
     def _call(
         self, function: Callable[..., Response], *arguments: object, **options: object
@@ -190,21 +236,93 @@ class Kubeflow:
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
 
+        # Generated names are such as `run_service_get_run`.
+        operation = function.__name__.partition("_service_")[2] or function.__name__
+        try:
+            answer = self._send(function, *arguments, **options)
+            self._last_answer()
+        except ApiException as error:
+            raise self._refusal(operation, error) from error
+        except _ForeignAnswerError as error:
+            raise self._foreign(operation, str(error)) from error
+        # From the generated models, for content that does not fit them.
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._foreign(operation, "its answer has another form") from error
+        except (HTTPError, OSError) as error:
+            problem = self._credentials.hide_in(str(error))
+            raise NoAnswerError(
+                f"{self.host}: must answer, but {problem}. Check --host."
+            ) from error
+        return answer
+
+    def _send(
+        self, function: Callable[..., Response], *arguments: object, **options: object
+    ) -> Response:
+        """Send a request, and once more where the login has been renewed since."""
+        from kfp_server_api import ApiException
+
         try:
             return function(*arguments, **options, _request_timeout=API_TIMEOUT_SECONDS)
         except ApiException as error:
-            # Generated names are such as `run_service_get_run`.
-            operation = function.__name__.partition("_service_")[2] or function.__name__
-            raise self._refusal(operation, error) from error
-        except (HTTPError, OSError) as error:
-            raise NoAnswerError(f"{self.host}: must answer, but {error}. Check --host.") from error
+            if error.status != _NOT_LOGGED_IN or not self._log_in_again():
+                raise
+        return function(*arguments, **options, _request_timeout=API_TIMEOUT_SECONDS)
+
+    def _log_in_again(self) -> bool:
+        """Take the login as its files have it now; false where they say nothing new."""
+        try:
+            renewed = self._credentials.read_again()
+        # Just being written, perhaps: that passes.
+        except ConfigError as error:
+            raise NoAnswerError(str(error)) from error
+        self._set_headers()
+        return renewed
+
+    def _set_headers(self) -> None:
+        for name, value in self._credentials.headers.items():
+            self._client.set_default_header(name, value)
+
+    def _last_answer(self) -> dict[str, object]:
+        """The answer to the last request as it came.
+
+        Raises:
+            _ForeignAnswerError: It is not the API's.
+        """
+        # The generated client makes an empty model of any page.
+        response = self._client.last_response
+        kind = response.getheader("content-type") or "no content type"
+        try:
+            content = json.loads(response.data)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise _ForeignAnswerError(f"it sent {kind}")
+        return content
+
+    def _id(self, value: str | None) -> str:
+        """An id that the API must have given."""
+        if not value:
+            raise self._foreign("an answer", "it has no id")
+        return str(value)
+
+    def _foreign(self, operation: str, problem: str) -> ConfigError:
+        problem = self._credentials.hide_in(problem)[:_MESSAGE_CHARACTERS]
+        return ConfigError(
+            f"{self.host}: {operation}: must be answered by the API of Kubeflow Pipelines, but "
+            f"{problem}: a login's page, or another server. Check --host; for a login give "
+            "--token-file or --header-file."
+        )
 
     def _refusal(self, operation: str, error: "ApiException") -> ConfigError | NoAnswerError:
         status = error.status
-        detail = _detail(error.body)
+        if 300 <= status < 400:
+            return self._foreign(operation, f"it leads to another address ({status})")
+        detail = self._credentials.hide_in(_detail(error.body))
         problem = f"{self.host}: {operation}: {status} {error.reason}{detail}"
-        if status in (401, 403):
-            return ConfigError(f"{problem}. Give a token that may do this (--token-file).")
+        if status in (_NOT_LOGGED_IN, 403):
+            return ConfigError(
+                f"{problem}. Give a login that may do this (--token-file, --header-file)."
+            )
         # 0: TLS failed; 429: too many requests. These and the server's own failures pass.
         if status in (0, 429) or status >= 500:
             return NoAnswerError(problem)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 # Folders of mounted volumes, and the fields of the placement that name the volumes.
 VOLUMES = {"/data/": "data_claim", "/cache/": "cache_claim"}
 _CRON_FIELDS = 6
+# The first backend that gives pods the security context of a compiled pipeline.
+MINIMUM_VERSION = (2, 16)
+_VERSION_NAME = re.compile(r"v?(\d+)\.(\d+)(?:\.\d+)?(?:[-+].*|rc\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +113,7 @@ def submit(submission: Submission, kubeflow: Kubeflow) -> SubmittedRun:
         )
         if submission.check_images:
             _check_images(submission.image, placement)
-        kubeflow.check()
+        check_version(kubeflow.host, kubeflow.check())
         version = _upload_version(kubeflow, submission.pipeline, file)
     experiment = kubeflow.experiment(submission.experiment)
     run = _api_run(submission.pipeline, experiment, version, parameters)
@@ -121,6 +125,34 @@ def submit(submission: Submission, kubeflow: Kubeflow) -> SubmittedRun:
     outcome = "scheduled" if submission.cron else "started"
     log.info("%s, version %s: %s, %s", submission.pipeline, version.name, outcome, link)
     return {"run": run_id, "link": link, "pipeline_version": version.name}
+
+
+def check_version(host: str, version: str) -> None:
+    """Check that an installation is not too old for what is compiled here.
+
+    Args:
+        host: Its URL.
+        version: The name of its version; with any that is no version's a warning is logged.
+
+    Raises:
+        ConfigError: It is too old.
+    """
+    minimum = ".".join(map(str, (*MINIMUM_VERSION, 0)))
+    match = _VERSION_NAME.fullmatch(version)
+    # Distributions name their builds as they like: that is no reason to refuse them.
+    if not match:
+        log.warning(
+            "%s: must be Kubeflow Pipelines %s or later, but its version is %r.",
+            host,
+            minimum,
+            version,
+        )
+        return
+    if (int(match[1]), int(match[2])) < MINIMUM_VERSION:
+        raise ConfigError(
+            f"{host}: must be Kubeflow Pipelines {minimum} or later, got {version}: an older one "
+            "leaves out the pods' security context. Upgrade it."
+        )
 
 
 def _check_images(image: str, placement: "Placement") -> None:

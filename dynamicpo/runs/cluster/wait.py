@@ -6,24 +6,30 @@ from typing import TYPE_CHECKING
 
 from dynamicpo.core.errors import ConfigError, RunFailedError
 from dynamicpo.runs.cluster.kubeflow import Kubeflow, NoAnswerError
+from dynamicpo.runs.cluster.run_end import (
+    FAILED_STATES,
+    SUCCEEDED_STATES,
+    LogSource,
+    explain,
+    lines_of,
+)
 
 if TYPE_CHECKING:
-    from kfp_server_api import V2beta1PipelineTaskDetail, V2beta1Run
+    from kfp_server_api import V2beta1Run
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 15.0
-_GOOD_STATES = ("SUCCEEDED", "SKIPPED")
-_BAD_STATES = {"FAILED": "failed", "CANCELED": "was cancelled"}
 
 
-def wait_for_end(kubeflow: Kubeflow, run_id: str, minutes: float) -> str:
+def wait_for_end(kubeflow: Kubeflow, run_id: str, minutes: float, source: LogSource) -> str:
     """Wait for a run to end.
 
     Args:
         kubeflow: The installation.
         run_id: The run's id.
         minutes: The longest wait. The run goes on after that.
+        source: Where the logs of its tasks are.
 
     Returns:
         Its state, if that is a good one.
@@ -49,10 +55,10 @@ def wait_for_end(kubeflow: Kubeflow, run_id: str, minutes: float) -> str:
             if run.state != state:
                 log.info("%s", str(run.state).lower())
             state = str(run.state)
-            if state in _GOOD_STATES:
+            if state in SUCCEEDED_STATES:
                 return state.lower()
-            if state in _BAD_STATES:
-                raise RunFailedError(f"the run {_failure(run)}\n{kubeflow.link(run_id)}")
+            if state in FAILED_STATES:
+                raise RunFailedError(f"{_failure(run, source)}\n{kubeflow.link(run_id)}")
         if time.monotonic() + POLL_SECONDS > deadline:
             outcome = f"{state.lower() or 'not known'} after {minutes:g} minutes, and not ended"
             raise RunFailedError(
@@ -61,20 +67,8 @@ def wait_for_end(kubeflow: Kubeflow, run_id: str, minutes: float) -> str:
         time.sleep(POLL_SECONDS)
 
 
-def _failure(run: "V2beta1Run") -> str:
-    """The end of a run that did not succeed, and a line for each task that failed."""
-    lines = []
-    if run.error and run.error.message:
-        lines.append(run.error.message)
-    for task in _failed_tasks(run):
-        error = task.error
-        message = (error.message if error else "") or "failed"
-        lines.append(f"{task.display_name}: {message}")
-    outcome = _BAD_STATES[run.state]
+def _failure(run: "V2beta1Run", source: LogSource) -> str:
+    """The end of a run that did not succeed, and lines for each task that failed."""
+    lines = lines_of(explain(run, source))
+    outcome = f"the run {FAILED_STATES[str(run.state)]}"
     return "\n".join([f"{outcome}:", *lines]) if lines else f"{outcome}."
-
-
-def _failed_tasks(run: "V2beta1Run") -> "list[V2beta1PipelineTaskDetail]":
-    details = run.run_details.task_details if run.run_details else None
-    # A loop fails with a task in it, and says less of it than the task itself.
-    return [task for task in details or [] if task.state == "FAILED" and not task.child_tasks]

@@ -167,26 +167,20 @@ def test_a_user_of_several_has_a_namespace_and_a_token(
     assert len(kubeflow.runs) == 1
 
 
-def failed() -> dict[str, Any]:
-    task = api.V2beta1PipelineTaskDetail(
-        display_name="fine-tune", state="FAILED", error=api.GoogleRpcStatus(message="OOMKilled")
-    )
-    good = api.V2beta1PipelineTaskDetail(display_name="prepare-data", state="SUCCEEDED")
-    return {"run_details": api.V2beta1RunDetails(task_details=[good, task])}
+UNKNOWN = "The API tells of none of its tasks."
 
 
 @pytest.mark.parametrize(
     ("states", "details", "message"),
     [
-        (["PENDING", "RUNNING", "FAILED"], failed(), "the run failed:\nfine-tune: OOMKilled\n"),
+        (["PENDING", "RUNNING", "FAILED"], {}, f"the run failed:\n{UNKNOWN}\n"),
         (
             ["FAILED"],
             {"error": api.GoogleRpcStatus(message="no quota")},
-            "the run failed:\nno quota\n",
+            f"the run failed:\nno quota\n{UNKNOWN}\n",
         ),
-        (["RUNNING", "FAILED"], {}, "the run failed.\n"),
-        (["RUNNING", "CANCELING", "CANCELED"], {}, "the run was cancelled.\n"),
-        (["503", "drop", "RUNNING", "FAILED"], {}, "the run failed.\n"),
+        (["RUNNING", "CANCELING", "CANCELED"], {}, f"the run was cancelled:\n{UNKNOWN}\n"),
+        (["503", "drop", "RUNNING", "FAILED"], {}, f"the run failed:\n{UNKNOWN}\n"),
     ],
 )
 def test_an_end_that_is_not_good_is_exit_code_4(
@@ -260,7 +254,7 @@ def test_a_run_that_may_not_be_watched_is_not_called_done(kubeflow: Installation
             ("--host", "kubeflow.invalid"),
             "--host: must begin with http:// or https://, got 'kubeflow.invalid'",
         ),
-        (("--token-file", "/nowhere"), "/nowhere: can't be used"),
+        (("--token-file", "/nowhere"), "--token-file: must be a file of text that can be read"),
     ],
 )
 def test_what_can_not_be_used_is_found_before_any_request(
@@ -277,6 +271,44 @@ def test_files_in_mounted_volumes_are_taken(kubeflow: Installation):
         call(kubeflow, "--place", "cache_claim=models", "--param", "sft_backbone=/cache/model") == 0
     )
     assert call(kubeflow, "--param", "sft_backbone=gs://bucket/model") == 0
+
+
+@pytest.mark.parametrize("version", ["2.16.0", "v2.17.1", "2.16.0-rc.1", "3.0.0"])
+def test_a_version_that_runs_what_is_compiled_is_taken_without_a_word(
+    kubeflow: Installation, capsys: Capture, version: str
+):
+    kubeflow.version = version
+    assert call(kubeflow) == 0
+    assert "2.16.0 or later" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["2.15.9", "2.5.0", "1.8.22"])
+def test_a_version_that_is_too_old_is_refused_before_the_upload(
+    kubeflow: Installation, capsys: Capture, version: str
+):
+    kubeflow.version = version
+    assert call(kubeflow) == 2
+    expected = f"{kubeflow.host}: must be Kubeflow Pipelines 2.16.0 or later, got {version}"
+    assert expected in capsys.readouterr().err
+    assert kubeflow.requests == ["GET healthz"]
+
+
+@pytest.mark.parametrize("version", ["", "main", "rhoai-3.2", "20261126"])
+def test_a_name_that_is_no_version_is_warned_of_and_not_refused(
+    kubeflow: Installation, capsys: Capture, version: str
+):
+    kubeflow.version = version
+    assert call(kubeflow) == 0
+    assert f"2.16.0 or later, but its version is {version!r}" in capsys.readouterr().err
+    assert len(kubeflow.runs) == 1
+
+
+def test_links_begin_with_the_ui_where_it_has_another_address(
+    kubeflow: Installation, capsys: Capture
+):
+    assert call(kubeflow, "--ui", "https://kubeflow.example.com/pipeline/") == 0
+    expected = "https://kubeflow.example.com/pipeline/#/runs/details/run-0\n"
+    assert capsys.readouterr().out == expected
 
 
 def test_a_host_that_does_not_answer_is_named(capsys: Capture):
