@@ -15,6 +15,7 @@ from dynamicpo.core.storage.files import (
     list_files,
     put,
     read_bytes,
+    remote_versions,
 )
 from dynamicpo.core.storage.ranges import open_file
 
@@ -32,4 +33,5 @@ __all__ = [
     "open_file",
     "put",
     "read_bytes",
+    "remote_versions",
 ]

@@ -31,6 +31,17 @@ def _encoded(checksum: int) -> str:
     return base64.b64encode(checksum.to_bytes(4, "big")).decode()
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of(content: bytes) -> str:
+    """The SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def md5(content: bytes) -> bytes:
     """The MD5 of bytes: S3 has no other checksum that all of its servers know."""
     return hashlib.md5(content, usedforsecurity=False).digest()

@@ -64,6 +64,14 @@ class StoreError(DataError):
         self.kind = kind
 
 
+class LostRaceError(StoreError):
+    """A change that another writer was faster with."""
+
+    def __init__(self, uri: str) -> None:
+        """Make the message."""
+        super().__init__(uri, FailureKind.LOST_PRECONDITION)
+
+
 class CorruptionError(Exception):
     """Content whose checksum is another than the store's; a new transfer may cure it."""
 

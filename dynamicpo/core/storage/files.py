@@ -55,10 +55,30 @@ def find_files(uri: str) -> list[FoundFile]:
         objects = _existing_objects(uri)
         found = [FoundFile(str(file.address), file.size, file.modified) for file in objects]
         return sorted(found)
-    path = _existing_path(uri)
+    path = existing_path(uri)
     if not path.is_dir():
         return [_found_path(path)]
     return sorted(_found_path(file) for file in path.rglob("*") if file.is_file())
+
+
+def remote_versions(uri: str) -> dict[str, str]:
+    """What names the content of each object below a prefix: its CRC32C, else its ETag.
+
+    Args:
+        uri: A prefix in a store, or one object.
+
+    Returns:
+        By the name below the prefix; nothing is transferred.
+
+    Raises:
+        DataError: Nothing is there.
+    """
+    prefix = parse_address(uri).name
+    versions = {}
+    for file in _existing_objects(uri):
+        name = file.address.name.removeprefix(prefix).lstrip("/")
+        versions[name] = file.crc32c or file.version
+    return versions
 
 
 def _found_path(path: Path) -> FoundFile:
@@ -77,7 +97,7 @@ def fetch(uri: str, folder: Path) -> Path:
         DataError: Nothing is there, it can't be read, or its checksum is wrong after the transfer.
     """
     if not is_remote(uri):
-        return _existing_path(uri)
+        return existing_path(uri)
     address = parse_address(uri)
     prefix = address.name.rstrip("/")
     local = folder / (prefix.rpartition("/")[2] or "bucket")
@@ -113,7 +133,7 @@ def read_bytes(uri: str) -> bytes:
         DataError: Nothing is there, or it can't be read.
     """
     if not is_remote(uri):
-        path = _existing_path(uri)
+        path = existing_path(uri)
         with explained(uri):
             return path.read_bytes()
     address = parse_address(uri)
@@ -135,7 +155,7 @@ def put(local: Path, uri: str) -> None:
     Raises:
         DataError: It can't be read or written, or the store holds another checksum than the file.
     """
-    transfers = _uploads(_existing_path(str(local)), uri)
+    transfers = _uploads(existing_path(str(local)), uri)
     # A manifest means "complete": whoever sees it may read the rest.
     manifests = [pair for pair in transfers if pair[0].name == _MANIFEST]
     others = [pair for pair in transfers if pair[0].name != _MANIFEST]
@@ -196,7 +216,12 @@ def delete(uri: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _existing_path(uri: str) -> Path:
+def existing_path(uri: str) -> Path:
+    """The local path of a URI.
+
+    Raises:
+        DataError: Nothing is there.
+    """
     path = Path(uri)
     if not path.exists():
         raise DataError(f"{uri}: must be a file or a folder, but nothing is there. Check the path.")

@@ -99,7 +99,9 @@ class GoogleStore:
 
     def detail(self, error: Exception) -> str:
         """A few words of the store on a failure, without addresses or credentials."""
-        return type(error).__name__
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", "")
+        return f"{type(error).__name__} {status}".rstrip()
 
     def _blob(self, address: Address) -> "Blob":
         return self._client.bucket(address.bucket).blob(address.name)

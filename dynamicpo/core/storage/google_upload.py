@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynamicpo.core.storage.checksums import check_equal, crc32c
+from dynamicpo.core.storage.failures import CorruptionError
 from dynamicpo.core.storage.parts import PART_BYTES, read_part
 from dynamicpo.core.storage.retries import retried
 from dynamicpo.core.storage.store import Store
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Seconds to connect, and to wait for the next bytes.
 TIMEOUT = (10, 60)
+# The store's answers for a session that it does not know (any more).
+_ENDED = (404, 410)
 _RECEIVED = re.compile(r"bytes=0-(\d+)")
 
 
@@ -31,10 +34,17 @@ def upload_resumable(store: Store, client: "Client", path: Path, blob: "Blob") -
     blob.crc32c = checksum
 
     def whole_upload() -> None:
-        stored = _Upload(store, client, path, blob).run()
+        try:
+            stored = _Upload(store, client, path, blob).run()
+        except _SessionEndedError as error:
+            raise CorruptionError(str(error)) from None
         check_equal(stored, checksum)
 
     retried(store, whole_upload)
+
+
+class _SessionEndedError(Exception):
+    """A session that can't go on: expired, or its content was refused."""
 
 
 class _Upload:
@@ -86,6 +96,8 @@ class _Upload:
         )
         if answer.status_code in (200, 201):
             return str(answer.json()["crc32c"])
+        if answer.status_code in _ENDED or "doesn't match calculated" in answer.text:
+            raise _SessionEndedError(answer.status_code)
         if answer.status_code != 308:
             raise InvalidResponse(answer, "status", answer.status_code)
         received = _RECEIVED.fullmatch(answer.headers.get("Range", ""))

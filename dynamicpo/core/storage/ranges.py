@@ -6,6 +6,7 @@ from typing import BinaryIO
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.storage.addresses import is_remote, parse_address
 from dynamicpo.core.storage.clients import explained, store_of
+from dynamicpo.core.storage.files import existing_path
 from dynamicpo.core.storage.retries import retried
 from dynamicpo.core.storage.store import Store, StoredFile
 
@@ -23,7 +24,7 @@ def open_file(uri: str) -> BinaryIO:
     """
     if not is_remote(uri):
         with explained(uri):
-            return open(uri, "rb")
+            return existing_path(uri).open("rb")
     address = parse_address(uri)
     store = store_of(address.scheme)
     with explained(uri, store):

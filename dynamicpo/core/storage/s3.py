@@ -110,7 +110,8 @@ class S3Store:
 
     def detail(self, error: Exception) -> str:
         """A few words of the store on a failure, without addresses or credentials."""
-        response = getattr(error, "response", {})
+        # For answers a dictionary; for broken connections None, or missing.
+        response = getattr(error, "response", None) or {}
         return str(response.get("Error", {}).get("Code", "") or type(error).__name__)
 
     def _part_bytes(self, address: Address) -> int:

@@ -18,7 +18,7 @@ _CODES = {
         "AuthFailure",
         "401",
     ),
-    FailureKind.LOST_PRECONDITION: ("PreconditionFailed", "ConditionalRequestConflict", "412"),
+    FailureKind.LOST_PRECONDITION: ("PreconditionFailed", "412"),
     FailureKind.WRONG_REGION: (
         "PermanentRedirect",
         "TemporaryRedirect",
@@ -31,6 +31,8 @@ _CODES = {
     FailureKind.CORRUPTED: ("BadDigest", "InvalidDigest", "InvalidPart"),
     FailureKind.BUSY: (
         "SlowDown",
+        # Another write of the same object is going on: the next try shows its result.
+        "ConditionalRequestConflict",
         "ServiceUnavailable",
         "InternalError",
         "RequestTimeout",
@@ -56,7 +58,7 @@ def refuse_page(response_dict: Mapping[str, object], **_: object) -> None:
     """
     headers = response_dict.get("headers")
     status = response_dict.get("status_code")
-    if not isinstance(headers, Mapping):
+    if not isinstance(headers, Mapping) or not response_dict.get("body"):
         return
     # An object may be a page; a store gives its ETag then.
     is_page = "html" in str(headers.get("content-type", "")) and "etag" not in headers

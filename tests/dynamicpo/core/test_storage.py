@@ -1,21 +1,34 @@
 """Local paths and object stores behave alike, and a transfer that went wrong is an error.
 
-gs:// is a real fake-gcs-server, s3:// and minio:// are a moto server.
+gs:// is a real fake-gcs-server, s3:// a moto server, and minio:// a real SeaweedFS.
 """
 
 import os
-import threading
-import urllib.request
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import random
+import time
 from pathlib import Path
 
 import pytest
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.storage import crc32c, exists, fetch, is_remote, list_files, put
+from dynamicpo.core.storage import (
+    crc32c,
+    delete,
+    exists,
+    fetch,
+    find_files,
+    is_remote,
+    list_files,
+    open_file,
+    put,
+    read_bytes,
+)
 
 STORES = {"gs": "object_store", "s3": "s3_store", "minio": "minio_store"}
+
+
+# Two parts and a bit.
+LARGE = 17_000_001
 
 
 @pytest.fixture(params=["local", *STORES])
@@ -23,6 +36,12 @@ def root_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty folder or prefix, here and in the store."""
     if request.param == "local":
         return str(tmp_path / "store")
+    return f"{request.getfixturevalue(STORES[request.param])}/{tmp_path.name}"
+
+
+@pytest.fixture(params=STORES)
+def stored_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty prefix in each store."""
     return f"{request.getfixturevalue(STORES[request.param])}/{tmp_path.name}"
 
 
@@ -60,6 +79,53 @@ def test_listing_names_every_file(root_uri: str, folder: Path) -> None:
     expected = ["manifest.json", "train/part-0.parquet", "Ünï code.txt"]
     assert list_files(f"{root_uri}/made") == [f"{root_uri}/made/{name}" for name in expected]
     assert list_files(f"{root_uri}/made/manifest.json") == [f"{root_uri}/made/manifest.json"]
+
+
+def test_files_are_found_with_size_and_time(root_uri: str, folder: Path) -> None:
+    put(folder, f"{root_uri}/made")
+    found = find_files(f"{root_uri}/made")
+    assert [file.size for file in found] == [2, 512_000, 7]
+    assert all(abs(file.modified - time.time()) < 3600 for file in found)
+
+
+def test_small_file_is_read_at_once(root_uri: str, folder: Path) -> None:
+    put(folder, f"{root_uri}/made")
+    assert read_bytes(f"{root_uri}/made/Ünï code.txt").decode() == "naïve\n"
+    with pytest.raises(DataError, match="absent: must be .* nothing is there"):
+        read_bytes(f"{root_uri}/absent")
+
+
+def test_what_is_deleted_is_gone_and_nothing_else(root_uri: str, folder: Path) -> None:
+    put(folder, f"{root_uri}/made")
+    put(folder, f"{root_uri}/made-2")
+    delete(f"{root_uri}/made/manifest.json")
+    assert not exists(f"{root_uri}/made/manifest.json")
+    delete(f"{root_uri}/made")
+    delete(f"{root_uri}/made")
+    assert not exists(f"{root_uri}/made")
+    assert len(list_files(f"{root_uri}/made-2")) == 3
+
+
+@pytest.mark.parametrize("size", [0, 8 << 20, LARGE])
+def test_empty_and_large_files_come_back(stored_uri: str, size: int, tmp_path: Path) -> None:
+    content = random.Random(size).randbytes(size)
+    (tmp_path / "file").write_bytes(content)
+    put(tmp_path / "file", f"{stored_uri}/file")
+    assert fetch(f"{stored_uri}/file", tmp_path / "back").read_bytes() == content
+
+
+def test_ranges_are_read_without_the_rest(root_uri: str, tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(LARGE)
+    (tmp_path / "file").write_bytes(content)
+    put(tmp_path / "file", f"{root_uri}/file")
+    with open_file(f"{root_uri}/file") as stream:
+        assert stream.seek(-5, os.SEEK_END) == LARGE - 5
+        assert stream.read() == content[-5:]
+        assert stream.seek(9_000_000) == 9_000_000
+        assert stream.read(300_000) == content[9_000_000:9_300_000]
+        assert stream.read(4) == content[9_300_000:9_300_004]
+    with pytest.raises(DataError, match="absent: must be .* nothing is there"):
+        open_file(f"{root_uri}/absent")
 
 
 def test_prefix_is_a_folder_and_not_the_beginning_of_a_name(root_uri: str, folder: Path) -> None:
@@ -127,98 +193,3 @@ def test_object_name_cannot_leave_the_folder(
 def test_crc32c_of_the_standard_check_string(tmp_path: Path) -> None:
     (tmp_path / "check").write_bytes(b"123456789")
     assert crc32c(tmp_path / "check") == "4waSgw=="  # 0xE3069283
-
-
-class Faults(BaseHTTPRequestHandler):
-    """A proxy before the store: it can change a byte on the way, refuse, and it records uploads."""
-
-    upstream, fault, uploads = "", "", []  # type: ignore[var-annotated]
-
-    def forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.fault == "refuse":
-            self.send_response(403)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if self.command == "POST":
-            self.uploads.append(body)
-            if self.fault == "upload":
-                body = body.replace(b"content", b"c0ntent")
-        names = [
-            name
-            for name in self.headers
-            if name.lower() not in ("host", "content-length", "accept-encoding")
-        ]
-        headers = {name: self.headers[name] for name in names}
-        request = urllib.request.Request(
-            self.upstream + self.path, body or None, headers, method=self.command
-        )
-        with urllib.request.urlopen(request) as answer:
-            content = answer.read().replace(
-                self.upstream.encode(), f"http://{self.headers['Host']}".encode()
-            )
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                if name.lower() not in (
-                    "content-length",
-                    "transfer-encoding",
-                    "x-goog-hash",
-                    "connection",
-                ):
-                    self.send_header(name, value)
-        if self.fault == "download" and "alt=media" in self.path:
-            content = content.replace(b"content", b"c0ntent")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST = do_PUT = forward
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def faults(object_store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Faults]]:
-    """The store behind a proxy whose `fault` a test sets."""
-    Faults.upstream, Faults.fault, Faults.uploads = os.environ["STORAGE_EMULATOR_HOST"], "", []
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Faults)
-    threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{proxy.server_port}")
-    yield Faults
-    proxy.shutdown()
-    proxy.server_close()
-
-
-def test_byte_changed_on_download_is_an_error_and_leaves_no_file(
-    faults: type[Faults], tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("the content")
-    uri = f"gs://bucket/{tmp_path.name}/file"
-    put(tmp_path / "file", uri)
-    faults.fault = "download"
-    with pytest.raises(DataError, match=f"{uri}: must have the same checksum"):
-        fetch(uri, tmp_path / "back")
-    assert not list((tmp_path / "back").iterdir())
-    faults.fault = ""
-    assert fetch(uri, tmp_path / "back").read_text() == "the content"
-
-
-def test_byte_changed_on_upload_is_an_error(faults: type[Faults], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("the content")
-    faults.fault = "upload"
-    with pytest.raises(DataError, match="must have the same checksum here and in the store"):
-        put(tmp_path / "file", f"gs://bucket/{tmp_path.name}/file")
-
-
-def test_refusal_says_which_right_is_missing(faults: type[Faults], tmp_path: Path) -> None:
-    faults.fault = "refuse"
-    with pytest.raises(DataError, match="gs://bucket/x: must be open to this account"):
-        exists("gs://bucket/x")
-
-
-def test_manifest_is_uploaded_last(faults: type[Faults], folder: Path, tmp_path: Path) -> None:
-    put(folder, f"gs://bucket/{tmp_path.name}")
-    assert len(faults.uploads) == 3
-    assert b"manifest.json" in faults.uploads[-1]
