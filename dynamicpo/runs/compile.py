@@ -11,6 +11,7 @@ from dynamicpo.core.config_fields import from_mapping
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.runs.images import check_image_name
 from dynamicpo.runs.parameters import pipeline_parameters
+from dynamicpo.runs.shipped_texts import strip_texts
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
@@ -22,6 +23,11 @@ def load_pipeline(name: str) -> "GraphComponent":
     """A pipeline as the object that `@dsl.pipeline` makes; imports kfp."""
     module = importlib.import_module(f"dynamicpo_pipelines.{name}.pipeline")
     return getattr(module, name)
+
+
+def kubeflow_name(name: str) -> str:
+    """The name of a pipeline at Kubeflow, whose Kubernetes-native store takes DNS labels only."""
+    return name.replace("_", "-")
 
 
 def load_placement(settings: Mapping[str, object]) -> "Placement":
@@ -78,6 +84,7 @@ def _compiled_text(name: str, placement: "Placement") -> str:
     from dynamicpo_pipelines.placement import placed
 
     pipeline = placed(load_pipeline(name), placement)
+    strip_texts(pipeline)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path))

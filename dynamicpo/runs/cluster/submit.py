@@ -15,7 +15,8 @@ from dynamicpo.core import git_commit
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.runs import images
 from dynamicpo.runs.cluster.kubeflow import Kubeflow
-from dynamicpo.runs.compile import compile_pipeline, load_placement
+from dynamicpo.runs.cluster.workflow_size import check_size
+from dynamicpo.runs.compile import compile_pipeline, kubeflow_name, load_placement
 from dynamicpo.runs.local import containers
 from dynamicpo.runs.parameters import check_parameters
 
@@ -111,10 +112,11 @@ def submit(submission: Submission, kubeflow: Kubeflow) -> SubmittedRun:
             submission.placement,
             submission.allow_tag,
         )
+        check_size(file, submission.pipeline, parameters)
         if submission.check_images:
             _check_images(submission.image, placement)
         check_version(kubeflow.host, kubeflow.check())
-        version = _upload_version(kubeflow, submission.pipeline, file)
+        version = _upload_version(kubeflow, kubeflow_name(submission.pipeline), file)
     experiment = kubeflow.experiment(submission.experiment)
     run = _api_run(submission.pipeline, experiment, version, parameters)
     if submission.cron:
