@@ -15,6 +15,7 @@ from dynamicpo.data.filters import count_rows, filter_interactions
 from dynamicpo.data.prepared import PreparedData
 from dynamicpo.data.sequences import build_sequences, select_examples, training_popularity
 from dynamicpo.data.sources.movielens import read_movielens
+from dynamicpo.data.sources.options import ReadingOptions
 from dynamicpo.data.sources.tables import read_tables
 
 
@@ -33,7 +34,7 @@ def examples_from_interactions(
         DataError: Files that can't be used, or no interaction passes the filters.
     """
     read = read_movielens if config.source == "movielens" else read_tables
-    imported = read(connection, files, needs_rating=config.min_rating > 0)
+    imported = read(connection, files, ReadingOptions(needs_rating=config.min_rating > 0))
     progress.advance(note="files read and checked")
     filtered = filter_interactions(
         connection,
@@ -62,6 +63,7 @@ def examples_from_interactions(
         catalogue=catalogue,
         splits=splits,
         counts=counts,
+        notes=imported.notes,
     )
 
 

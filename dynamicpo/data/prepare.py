@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +18,7 @@ from dynamicpo.core import storage
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonObject
+from dynamicpo.core.messages import limited
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.manifest import (
     Manifest,
@@ -32,7 +32,9 @@ from dynamicpo.core.records.rows import write_items, write_rows
 from dynamicpo.data.from_interactions import examples_from_interactions
 from dynamicpo.data.from_published import examples_from_published
 from dynamicpo.data.prepared import PREPARATION_STEPS, PreparedData
+from dynamicpo.data.sources.engine import connect
 from dynamicpo.data.sources.movielens import movielens_files
+from dynamicpo.data.sources.parts import find_parts, is_glob
 from dynamicpo.data.sources.published import published_files
 
 log = logging.getLogger(__name__)
@@ -44,9 +46,9 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
     """Turn interactions into examples: `{train,validation,test}/part-*.parquet`, `items.parquet`.
 
     Args:
-        interactions: A file of interactions (local or in an object store); for 'movielens' a GroupLens zip or
-            folder, or "" for the copy in the recbole wheel; for 'published' a file or folder of
-            rows.
+        interactions: A file of interactions (local or in an object store); for 'movielens' a
+            GroupLens zip or folder, or "" for the copy in the recbole wheel; for 'published' a file
+            or folder of rows.
         items: A file of items; "" for the other sources, which bring their items.
         output: The folder to make.
         config: Source, filters and split.
@@ -93,15 +95,20 @@ def _local_files(interactions: str, items: str, work: Path, config: DataConfig) 
     if not interactions:
         # Only MovieLens may come without: it is in the recbole wheel.
         return movielens_files(None, download_folder)
-    local = storage.fetch(interactions, download_folder)
+    local = _fetch(interactions, download_folder)
     if config.source == "movielens":
         return movielens_files(local, download_folder)
     if config.source == "published":
         return published_files(local)
     return {
         "interactions": local,
-        "items": storage.fetch(items, work / "items"),
+        "items": _fetch(items, work / "items"),
     }
+
+
+def _fetch(uri: str, folder: Path) -> Path:
+    # A glob of local files stays one: readers find what it matches.
+    return Path(uri) if is_glob(uri) else storage.fetch(uri, folder)
 
 
 @contextmanager
@@ -117,10 +124,13 @@ def _original_names(work: Path, interactions: str, items: str) -> Iterator[None]
             download_folder = str(work / role)
             folder, _, _ = uri.rpartition("/")
             message = message.replace(download_folder, folder or ".")
-        raise DataError(message) from error
+        raise DataError(limited(message)) from error
 
 
 def _checksum(path: Path) -> str:
+    if is_glob(str(path)):
+        parts = [part.path for part in find_parts(path)]
+        return fingerprint({str(part): file_checksum(part) for part in parts})
     return file_checksum(path) if path.is_file() else folder_checksum(path)
 
 
@@ -131,7 +141,7 @@ def _write_examples(
     is_published = config.source == "published"
     make_examples = examples_from_published if is_published else examples_from_interactions
     # DuckDB moves to disk what does not fit into memory, by default into the current folder.
-    connection = ibis.duckdb.connect(temp_directory=str(work / "spill"))
+    connection = connect(spill=work / "spill")
     with Progress("data", PREPARATION_STEPS + 1, "steps") as progress:
         prepared = make_examples(connection, files, config, progress)
         splits = prepared.splits
@@ -142,6 +152,10 @@ def _write_examples(
         manifest.counts |= prepared.counts
         manifest.counts |= _final_counts(prepared)
         manifest.extra |= _metadata(manifest.inputs, splits, config)
+        if prepared.notes:
+            manifest.extra["conversions"] = [limited(note) for note in prepared.notes]
+        for note in prepared.notes:
+            log.warning("%s", note)
         progress.advance()
 
 

@@ -16,8 +16,10 @@ class PreparedData(NamedTuple):
         catalogue: The items: `item_id`, `title`, `popularity`, `category`.
         splits: The examples of each split.
         counts: Numbers of what was read, dropped and changed.
+        notes: What was read in another way than it is written, as sentences.
     """
 
     catalogue: pd.DataFrame
     splits: dict[str, pa.Table]
     counts: dict[str, int]
+    notes: tuple[str, ...] = ()

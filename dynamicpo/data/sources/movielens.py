@@ -1,21 +1,28 @@
-"""MovieLens: ml-100k of the recbole wheel, or GroupLens' ml-100k and ml-1m, zip or folder."""
+"""MovieLens: ml-100k of the recbole wheel, or any data set of GroupLens, as a zip or a folder."""
 
 import importlib.util
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import ibis
 import pandas as pd
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.data.sources.reading import DelimitedLayout
+from dynamicpo.data.sources.delimited import DelimitedLayout
+from dynamicpo.data.sources.options import ReadingOptions
+from dynamicpo.data.sources.parts import Part
+from dynamicpo.data.sources.python_rows import delimited_rows
 from dynamicpo.data.sources.tables import ImportedTables, clean_items, read_interactions
 from dynamicpo.data.sources.titles import natural_title
 
 _RATING_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
+_UTF8_OR_LATIN1 = "utf-8 or latin-1"
 _NUM_ITEM_FIELDS = 5  # of u.item, before a flag for each genre
 
 
@@ -31,15 +38,17 @@ class _Format(NamedTuple):
 
     Attributes:
         ratings_file: The name of the file of ratings.
-        layout: Its layout.
+        layout: Its layout; None where it has a usual header.
         item_files: The names of the files of items.
         read_movies: Reads these, given all files by name.
+        columns: Names of its columns, by ours, where they differ.
     """
 
     ratings_file: str
-    layout: DelimitedLayout
+    layout: DelimitedLayout | None
     item_files: tuple[str, ...]
     read_movies: Callable[[dict[str, Path]], list[_Movie]]
+    columns: Mapping[str, str] = MappingProxyType({})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,20 +81,21 @@ def movielens_files(path: Path | None, work: Path) -> dict[str, Path]:
         if files.keys() >= {*data_format.names}:
             return {name: files[name] for name in data_format.names}
     raise DataError(
-        f"{source}: must hold ml-100k (u.data, u.item, u.genre) or ml-1m (ratings.dat, "
-        "movies.dat), but neither is there. Give the zip or the folder that GroupLens publishes."
+        f"{source}: must hold ml-100k (u.data, u.item, u.genre), ml-1m or ml-10m (ratings.dat, "
+        "movies.dat) or a later MovieLens (ratings.csv, movies.csv), but none is there. Give the "
+        "zip or the folder that GroupLens publishes."
     )
 
 
 def read_movielens(
-    connection: ibis.BaseBackend, files: dict[str, Path], needs_rating: bool
+    connection: ibis.BaseBackend, files: dict[str, Path], options: ReadingOptions
 ) -> ImportedTables:
     """Read interactions and items from the files of `movielens_files`."""
     (data_format,) = (known for known in _FORMATS if known.ratings_file in files)
     interactions = read_interactions(
         connection,
         files[data_format.ratings_file],
-        needs_rating,
+        replace(options, columns=data_format.columns),
         data_format.layout,
     )
     movies = []
@@ -97,7 +107,12 @@ def read_movielens(
     frame = pd.DataFrame(movies, columns=_Movie._fields, dtype=str)
     items_path = files[data_format.item_files[0]]
     items, counts = clean_items(frame, items_path)
-    return ImportedTables(interactions, items, counts)
+    return ImportedTables(
+        interactions=interactions.table,
+        items=items,
+        counts=counts | interactions.counts,
+        notes=interactions.notes,
+    )
 
 
 def wheel_folder() -> Path | None:
@@ -125,7 +140,8 @@ def _unzip(path: Path, work: Path) -> dict[str, Path]:
                 if name in known_names:
                     files[name] = folder / name
                     files[name].write_bytes(archive.read(member))
-    except (zipfile.BadZipFile, EOFError) as error:
+    # A member may be encrypted, packed in a way that is not known, or cut short.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
         raise DataError(
             f"{path}: must be a whole zip of MovieLens, but {error}. Download it again."
         ) from error
@@ -140,12 +156,12 @@ def _read_wheel_movies(files: dict[str, Path]) -> list[_Movie]:
 def _read_100k_movies(files: dict[str, Path]) -> list[_Movie]:
     # A genre's number is the index of its flag in the rows of u.item.
     genre_rows = _split_lines(files["u.genre"], "|", 2, "latin-1")
-    genres = {int(number): name for name, number in genre_rows}
+    genres = [name for name, _ in genre_rows]
     num_fields = _NUM_ITEM_FIELDS + len(genres)
     movies = []
     for row in _split_lines(files["u.item"], "|", num_fields, "latin-1"):
         flags = row[_NUM_ITEM_FIELDS:]
-        names = [genres[number] for number, flag in enumerate(flags) if flag == "1"]
+        names = [name for name, flag in zip(genres, flags, strict=True) if flag == "1"]
         movie = _Movie(
             item_id=row[0],
             title=row[1],
@@ -158,9 +174,12 @@ def _read_100k_movies(files: dict[str, Path]) -> list[_Movie]:
 
 def _read_1m_movies(files: dict[str, Path]) -> list[_Movie]:
     movies = []
-    for line in _lines(files["movies.dat"], "latin-1"):
+    path = files["movies.dat"]
+    for number, line in enumerate(_lines(path, _UTF8_OR_LATIN1), start=1):
         # Titles may hold the delimiter, ids and genres do not.
         item_id, *title_parts, genres = line.split("::")
+        if not title_parts:
+            raise _wrong_fields(path, number, 3, 1 + line.count("::"))
         movie = _Movie(
             item_id=item_id,
             title="::".join(title_parts),
@@ -171,21 +190,56 @@ def _read_1m_movies(files: dict[str, Path]) -> list[_Movie]:
     return movies
 
 
+def _read_later_movies(files: dict[str, Path]) -> list[_Movie]:
+    path = files["movies.csv"]
+    part = Part(path, ".csv", is_compressed=False)
+    layout = DelimitedLayout(("movieId", "title", "genres"), ",", header=True)
+    movies = []
+    for item_id, title, genres in delimited_rows(part, layout):
+        # A title alone in brackets is how the files say that there are no genres.
+        names = "" if genres == "(no genres listed)" else genres or ""
+        movie = _Movie(
+            item_id=item_id or "",
+            title=title or "",
+            year="",
+            category=names.replace("|", " "),
+        )
+        movies.append(movie)
+    return movies
+
+
 def _split_lines(path: Path, delimiter: str, num_fields: int, encoding: str) -> list[list[str]]:
     rows = [line.split(delimiter) for line in _lines(path, encoding)]
     for number, row in enumerate(rows, start=1):
         if len(row) != num_fields:
-            raise DataError(
-                f"{path}:{number}: must have {num_fields} fields, got {len(row)}. "
-                "Download the file again."
-            )
+            raise _wrong_fields(path, number, num_fields, len(row))
     return rows
+
+
+def _wrong_fields(path: Path, number: int, expected: int, found: int) -> DataError:
+    return DataError(
+        f"{path}:{number}: must have {expected} fields, got {found}. Download the file again."
+    )
 
 
 def _lines(path: Path, encoding: str) -> Sequence[str]:
     # Not splitlines(), which splits at characters that titles in latin-1 may hold, such as \x85.
-    lines = re.split(r"\r?\n", path.read_text(encoding=encoding))
+    lines = re.split(r"\r?\n", _decoded(path, encoding))
     return [line for line in lines if line]
+
+
+def _decoded(path: Path, encoding: str) -> str:
+    raw = path.read_bytes()
+    if encoding == "latin-1":
+        return raw.decode(encoding)
+    try:
+        # ml-10m and later are UTF-8. Text in latin-1 is not by chance valid UTF-8: an accented
+        # letter would have to be followed by characters that no title has.
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if encoding == _UTF8_OR_LATIN1:
+            return raw.decode("latin-1")
+        raise DataError(f"{path}: must be UTF-8, but {error}. Download the file again.") from error
 
 
 _WHEEL_100K = _Format(
@@ -206,4 +260,12 @@ _GROUPLENS_1M = _Format(
     item_files=("movies.dat",),
     read_movies=_read_1m_movies,
 )
-_FORMATS = (_WHEEL_100K, _GROUPLENS_100K, _GROUPLENS_1M)
+# 20m, 25m, 32m, latest and latest-small.
+_GROUPLENS_LATER = _Format(
+    ratings_file="ratings.csv",
+    layout=None,
+    item_files=("movies.csv",),
+    read_movies=_read_later_movies,
+    columns=MappingProxyType({"user_id": "userId", "item_id": "movieId"}),
+)
+_FORMATS = (_WHEEL_100K, _GROUPLENS_100K, _GROUPLENS_1M, _GROUPLENS_LATER)

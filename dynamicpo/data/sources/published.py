@@ -12,9 +12,13 @@ import pandas as pd
 
 from dynamicpo.core import random_keys
 from dynamicpo.core.errors import DataError
-from dynamicpo.data.sources.duckdb_errors import explain_read_errors
-from dynamicpo.data.sources.reading import as_text, check_not_empty, is_blank, open_table
+from dynamicpo.data.sources.joined_titles import whole_titles
+from dynamicpo.data.sources.json_objects import insert_objects, object_names, pointer
+from dynamicpo.data.sources.parts import find_parts, format_of, no_rows
+from dynamicpo.data.sources.reading import check_required, is_blank
 from dynamicpo.data.sources.row_checks import RowCheck, run_row_checks
+from dynamicpo.data.sources.text_values import null_if_missing
+from dynamicpo.data.sources.value_text import of_json
 
 _COLUMNS = ("historyList", "itemList", "trueSelection")
 _SUFFIXES = (".json", ".jsonl")
@@ -25,6 +29,12 @@ _SPLIT_PATTERNS = {
     "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])", re.I),
 }
 _HELD_OUT_SHARE = 0.1
+# To load a pickle is to run what it says, so it is never loaded.
+_PICKLES = (".pkl", ".pickle", ".df", ".p")
+_PICKLE_ADVICE = (
+    "A pickle runs code when it is loaded, so it is not read. Convert it where that may happen: "
+    "pandas.read_pickle(FILE).to_json('train.jsonl', orient='records', lines=True)."
+)
 
 
 def published_files(path: Path) -> dict[str, Path]:
@@ -36,7 +46,7 @@ def published_files(path: Path) -> dict[str, Path]:
     if path.is_file():
         _check_suffix(path)
         return {"train": path}
-    row_files = [file for file in sorted(path.iterdir()) if file.suffix in _SUFFIXES]
+    row_files = [file for file in sorted(path.iterdir()) if format_of(file) in _SUFFIXES]
     files = {}
     for split, pattern in _SPLIT_PATTERNS.items():
         matching = [file for file in row_files if pattern.search(file.stem)]
@@ -56,9 +66,10 @@ def published_files(path: Path) -> dict[str, Path]:
 
 
 def _check_suffix(path: Path) -> None:
-    if path.suffix not in _SUFFIXES:
+    if format_of(path) not in _SUFFIXES:
         known = " or ".join(_SUFFIXES)
-        raise DataError(f"{path}: must be a {known} file, got {path.suffix!r}. Convert it.")
+        advice = _PICKLE_ADVICE if format_of(path) in _PICKLES else "Convert it."
+        raise DataError(f"{path}: must be a {known} file, got {path.suffix!r}. {advice}")
 
 
 def read_published(connection: ibis.BaseBackend, files: dict[str, Path]) -> pd.DataFrame:
@@ -72,6 +83,7 @@ def read_published(connection: ibis.BaseBackend, files: dict[str, Path]) -> pd.D
     """
     frames = [_read_split(connection, split, path) for split, path in files.items()]
     rows = pd.concat(frames, ignore_index=True)
+    rows = whole_titles(rows, next(iter(files.values())))
     for split in ("validation", "test"):
         if split in files:
             continue
@@ -84,24 +96,55 @@ def read_published(connection: ibis.BaseBackend, files: dict[str, Path]) -> pd.D
 
 
 def _read_split(connection: ibis.BaseBackend, split: str, path: Path) -> pd.DataFrame:
-    with explain_read_errors(path):
-        raw = open_table(connection, path, _COLUMNS)
-        numbered = raw.select(
-            row=ibis.row_number() + 1,
-            user_id=as_text(raw, "user_id"),
-            history=_split_titles(raw.historyList),
-            candidates=_split_titles(raw.itemList),
-            target=raw.trueSelection.unwrap_as("string"),
-        )
-        # Here, within the block, DuckDB reads the file and finds what is wrong with it.
-        table = connection.create_table(f"published_{split}", numbered)
+    raw = _read_objects(connection, split, path)
+    if not raw.count().execute():
+        raise no_rows(path)
+    numbered = raw.select(
+        part=0,
+        row=raw.row,
+        user_id=raw.user_id,
+        user_id_flaw=raw.user_id_flaw,
+        nested=raw.nested_history | raw.nested_candidates,
+        history=_split_titles(raw.json["historyList"]),
+        candidates=_split_titles(raw.json["itemList"]),
+        target=raw.json["trueSelection"].unwrap_as("string"),
+    )
+    table = connection.create_table(f"published_{split}", numbered)
     _check_rows(table, path)
     rows: pd.DataFrame = table.order_by("row").to_pandas()
     # With the split's name, as the rows of each file are numbered from 1.
     row_names = f"{split}-" + rows["row"].astype(str)
     rows["user_id"] = rows["user_id"].fillna(row_names)
     rows["split"] = split
-    return rows.drop(columns="row")
+    return rows.drop(columns=["part", "row", "user_id_flaw", "nested"])
+
+
+def _read_objects(connection: ibis.BaseBackend, split: str, path: Path) -> ir.Table:
+    """Read a file's objects: `row`, `json`, `user_id` (text)."""
+    (part,) = find_parts(path)
+    name = f"published_objects_{split}"
+    engine = connection.con
+    check_required(part, object_names(engine, part), _COLUMNS)
+    user_id = of_json("json", pointer("user_id"))
+    columns = ["row", "json", user_id.text, user_id.flaw, *(_is_nested(name) for name in _COLUMNS)]
+    engine.execute(
+        f"CREATE TABLE {name} (row BIGINT, json JSON, user_id VARCHAR, user_id_flaw VARCHAR, "
+        "nested_history BOOLEAN, nested_candidates BOOLEAN, nested_target BOOLEAN)"
+    )
+    insert_objects(
+        engine,
+        part,
+        lambda relation: engine.execute(
+            f"INSERT INTO {name} SELECT {', '.join(columns)} FROM {relation}"
+        ),
+    )
+    return connection.table(name)
+
+
+def _is_nested(name: str) -> str:
+    """True where one of a list's entries is a list or an object, as SQL."""
+    kinds = f"json_type(json, '$.{name}[*]')"
+    return f"list_has_any(coalesce({kinds}, []), ['OBJECT', 'ARRAY'])"
 
 
 def _split_titles(column: ir.JSONValue) -> ir.ArrayValue:
@@ -111,19 +154,34 @@ def _split_titles(column: ir.JSONValue) -> ir.ArrayValue:
 
 
 def _check_rows(table: ir.Table, path: Path) -> None:
-    check_not_empty(table, path)
     target_is_title = RowCheck(
         fails=is_blank(table.target),
         shown_column="target",
         must="every trueSelection must be a title",
         remedy="Remove these rows.",
     )
+    user = table.user_id
+    user_is_text = RowCheck(
+        # A row without a user is one of its own; a text that says so would be one user of many.
+        fails=table.user_id_flaw.notnull() | (user.notnull() & null_if_missing(user).isnull()),
+        shown_column="user_id",
+        must="every user_id must be text or a whole number, or be left out",
+        remedy="Leave out what is missing.",
+    )
+    entries_are_text = RowCheck(
+        fails=table.nested,
+        shown_column="row",
+        must="every title in a list must be text",
+        remedy="Write titles, not lists or objects.",
+    )
     checks = [
+        user_is_text,
+        entries_are_text,
         _must_be_titles(table, "history", "historyList"),
         _must_be_titles(table, "candidates", "itemList"),
         target_is_title,
     ]
-    run_row_checks(table, path, checks)
+    run_row_checks(table, [path], checks)
 
 
 def _must_be_titles(table: ir.Table, name: str, published_name: str) -> RowCheck:

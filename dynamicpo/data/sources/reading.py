@@ -1,38 +1,69 @@
-"""Files of several formats as tables of text."""
+"""Files of several formats as tables of text, each part of a folder by the names of its columns."""
 
-import csv
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.data.sources.duckdb_errors import explain_read_errors
+from dynamicpo.core.messages import quoted, shown
+from dynamicpo.data.sources.delimited import DelimitedLayout, insert_delimited, layout_of
+from dynamicpo.data.sources.json_objects import insert_objects, object_names, pointer
+from dynamicpo.data.sources.parquet_columns import parquet_names, parquet_relation
+from dynamicpo.data.sources.parts import DELIMITERS, Part, find_parts, no_rows
+from dynamicpo.data.sources.value_text import ABSENT, TextSql, of_column, of_json
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-FORMATS = (*DELIMITERS, ".jsonl", ".json", ".parquet")
-# Texts that programs write where a value is missing.
-MISSING = ("", "nan", "NaN", "None", "null", "NULL", "<NA>")
+_TIME = "timestamp"
+_NAMES_SHOWN = 30
 
 
 @dataclass(frozen=True)
-class DelimitedLayout:
-    """The layout of a text file of delimited columns.
+class TextTable:
+    """Columns of an input as text.
 
     Attributes:
-        columns: The names of its columns, in order.
-        delimiter: The text between two columns.
-        header: Whether a first line is to be skipped.
-        encoding: The encoding of its text.
+        rows: `part` (from 0), `row` (from 1 in each part, without the header), each column by its
+            name, and its flaw, if any, as `NAME_flaw`.
+        files: The file of each part.
+        notes: What was read in another way than its format says.
     """
 
-    columns: tuple[str, ...]
-    delimiter: str
-    header: bool = False
-    encoding: str = "utf-8"
+    rows: ir.Table
+    files: list[Path]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The columns to read.
+
+    Attributes:
+        required: Our names of those that must be there.
+        optional: Our names of those that are null where they are absent.
+        sources: The file's names, by ours, where they differ.
+    """
+
+    required: Sequence[str]
+    optional: Sequence[str] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Our names, in order."""
+        return [*self.required, *self.optional]
+
+    def source(self, name: str) -> str:
+        """The file's name of a column."""
+        return self.sources.get(name, name)
+
+    @property
+    def required_sources(self) -> list[str]:
+        """The file's names of the columns that must be there."""
+        return [self.source(name) for name in self.required]
 
 
 def read_text(
@@ -41,182 +72,220 @@ def read_text(
     required: Sequence[str],
     optional: Sequence[str] = (),
     layout: DelimitedLayout | None = None,
-) -> ir.Table:
-    """Read the named columns of a file as text, with its 1-based `row` number (without the header).
+    columns: Mapping[str, str] | None = None,
+) -> TextTable:
+    """Read the named columns of a file, or of all parts of a folder or glob, as text.
 
     Numbers keep the text they were written with; integers in a Parquet column of floats lose their
-    ".0", and its dates become epoch seconds. Optional columns that are absent are null.
+    ".0", and times in its column `timestamp` become epoch seconds. Optional columns that are absent
+    are null.
+
+    Args:
+        connection: An ibis connection to DuckDB.
+        path: A file, a folder or a glob.
+        required: Columns that every part must have.
+        optional: Columns that every part has, or none.
+        layout: The file's layout, where it has no usual header.
+        columns: The file's names of columns, by ours, where they differ; positions from "1" on
+            where a delimited file has no header.
 
     Raises:
         DataError: An unknown format, missing columns, an empty or broken file, or invalid UTF-8.
     """
-    with explain_read_errors(path):
-        raw = open_table(connection, path, required, layout)
-        columns = {name: as_text(raw, name) for name in (*required, *optional)}
-        numbered = raw.select(row=ibis.row_number() + 1, **columns)
-        # Errors in the file only show when the engine reads all of it, which happens here.
-        table = connection.create_table(ibis.util.gen_name("text"), numbered)
-    check_not_empty(table, path)
-    return table
+    wanted = _Wanted(required, optional, columns or {})
+    parts = _explained(path, layout)
+    table = ibis.util.gen_name("text")
+    engine: duckdb.DuckDBPyConnection = connection.con
+    engine.execute(f"CREATE TABLE {table} ({_schema(wanted.names)})")
+    notes: list[str] = []
+    optional_names = None
+    for index, part in enumerate(parts):
+        reader = _PartReader(engine, table, index, part, wanted)
+        try:
+            found = reader.read(layout, parts[0])
+        except OSError as error:
+            raise DataError(
+                f"{part.path}: must be readable, but {error}. Check the file."
+            ) from error
+        notes += reader.notes
+        if optional_names is None:
+            optional_names = found
+        _check_alike(found, optional_names, part, parts[0])
+    rows = connection.table(table)
+    if not rows.count().execute():
+        raise no_rows(path)
+    return TextTable(rows, [part.path for part in parts], tuple(notes))
 
 
-def check_not_empty(table: ir.Table, path: Path) -> None:
-    """Refuse a table without rows.
+def _explained(path: Path, layout: DelimitedLayout | None) -> list[Part]:
+    try:
+        return find_parts(path, any_format=layout is not None)
+    except OSError as error:
+        raise DataError(f"{path}: must be readable, but {error}. Check the path.") from error
 
-    Raises:
-        DataError: It has none.
-    """
-    num_rows = table.count().execute()
-    if not num_rows:
-        raise DataError(
-            f"{path}: must hold at least one row, but it is empty. Check how it was exported."
+
+def _schema(names: Sequence[str]) -> str:
+    columns = ["part INTEGER", "row BIGINT"]
+    for name in names:
+        columns += [f'"{name}" VARCHAR', f'"{name}_flaw" VARCHAR']
+    return ", ".join(columns)
+
+
+class _PartReader:
+    """Reads one part into the table of all."""
+
+    def __init__(
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        table: str,
+        index: int,
+        part: Part,
+        wanted: _Wanted,
+    ) -> None:
+        self.notes: list[str] = []
+        self._engine = engine
+        self._table = table
+        self._index = index
+        self._part = part
+        self._wanted = wanted
+
+    def read(self, layout: DelimitedLayout | None, first: Part) -> set[str]:
+        """Insert the rows; returns our names of the optional columns that are there."""
+        suffix = self._part.suffix
+        if layout is not None or suffix in DELIMITERS:
+            return self._read_delimited(layout, first)
+        if suffix == ".parquet":
+            return self._read_parquet(first)
+        return self._read_objects(first)
+
+    def _read_delimited(self, layout: DelimitedLayout | None, first: Part) -> set[str]:
+        if layout is None:
+            layout = layout_of(self._part, self._wanted.required_sources, self._has_header())
+            if layout.delimiter != DELIMITERS[self._part.suffix]:
+                self.notes.append(
+                    f"{self._part.path.name}: read with the delimiter {quoted(layout.delimiter)}"
+                )
+        found = self._check_columns(layout.columns, first)
+        positions = {name: layout.columns.index(self._wanted.source(name)) for name in found}
+        texts = {name: TextSql(f"c{position}") for name, position in positions.items()}
+        insert_delimited(
+            self._engine,
+            self._part,
+            layout,
+            sorted({*positions.values()}),
+            lambda relation: self._insert(texts, relation),
+        )
+        return found
+
+    def _has_header(self) -> bool:
+        """True where columns are asked for by name: positions mean that there are no names."""
+        return not all(name.isdecimal() for name in self._wanted.required_sources)
+
+    def _read_parquet(self, first: Part) -> set[str]:
+        names = parquet_names(self._part)
+        found = self._check_columns(names, first)
+        relation = parquet_relation(self._part, len(names))
+        try:
+            described = self._engine.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+            # The first is the number of the row.
+            kinds = [kind for _, kind, *_ in described[1:]]
+            texts = {}
+            for name in found:
+                position = names.index(self._wanted.source(name))
+                texts[name] = of_column(f"c{position}", kinds[position], is_time=name == _TIME)
+            self._insert(texts, relation)
+        except duckdb.Error as error:
+            raise DataError(
+                f"{self._part.path}: must be whole and well-formed, but DuckDB can't read it "
+                f"({shown(str(error).splitlines()[0])}). Copy or export it again."
+            ) from error
+        return found
+
+    def _read_objects(self, first: Part) -> set[str]:
+        names = object_names(self._engine, self._part)
+        if names:
+            found = self._check_columns(names, first)
+        else:
+            # What is wrong with it is said when it is read.
+            found = {*self._wanted.names}
+        paths = {name: pointer(self._wanted.source(name)) for name in found}
+        texts = {name: of_json("json", path) for name, path in paths.items()}
+        is_python = insert_objects(
+            self._engine, self._part, lambda relation: self._insert(texts, relation)
+        )
+        if is_python:
+            self.notes.append(f"{self._part.path.name}: read as one Python literal a line")
+        return found
+
+    def _insert(self, texts: Mapping[str, TextSql], relation: str) -> None:
+        selected = [str(self._index), "row"]
+        for name in self._wanted.names:
+            value = texts.get(name, ABSENT)
+            selected += [value.text, value.flaw]
+        self._engine.execute(
+            f"INSERT INTO {self._table} SELECT {', '.join(selected)} FROM {relation}"
         )
 
+    def _check_columns(self, names: Sequence[str], first: Part) -> set[str]:
+        """Check that the required columns are there; returns our names of all that are."""
+        missing = [name for name in self._wanted.required_sources if name not in names]
+        if missing:
+            raise _missing_columns(self._part, first, names, missing, self._wanted)
+        return {name for name in self._wanted.names if self._wanted.source(name) in names}
 
-def null_if_missing(column: ir.StringValue) -> ir.StringValue:
-    """A text column without outer spaces, null where the text says that a value is missing."""
-    text = column.strip()
-    return ibis.ifelse(text.isin(MISSING), None, text)
+
+def check_required(part: Part, names: Sequence[str], required: Sequence[str]) -> None:
+    """Refuse a file that lacks required columns, with what it has instead.
+
+    Raises:
+        DataError: It lacks some.
+    """
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise _missing_columns(part, part, names, missing, _Wanted(required))
+
+
+def _missing_columns(
+    part: Part, first: Part, names: Sequence[str], missing: Sequence[str], wanted: _Wanted
+) -> DataError:
+    listed = ", ".join(shown(name) for name in names[:_NAMES_SHOWN]) or "none"
+    required = wanted.required_sources
+    if part is not first:
+        return DataError(
+            f"{part.path}: must have the columns {', '.join(required)}, as {first.path.name} has; "
+            f"{', '.join(missing)} is missing, found {listed}. "
+            "Give every part the same header, or join the parts to one file."
+        )
+    others = [name for name in names if name not in required]
+    hints = []
+    renamed = []
+    for name in missing:
+        similar = difflib.get_close_matches(name, others, n=1)
+        hints += [f"{shown(other)} looks like {name}" for other in similar]
+        renamed += [f"{name}={other}" for other in similar]
+    hint = f" ({'; '.join(hints)})" if hints else ""
+    example = ",".join(renamed) or f"{missing[0]}=NAME"
+    advice = f"Rename or add it, or say which column it is: --columns {example}."
+    if any(name.isdecimal() for name in names):
+        advice += " Without a header give positions: --columns user_id=1,item_id=2,timestamp=3."
+    return DataError(
+        f"{part.path}: must have the columns {', '.join(required)}; "
+        f"{', '.join(missing)} is missing, found {listed}{hint}. {advice}"
+    )
+
+
+def _check_alike(found: set[str], expected: set[str], part: Part, first: Part) -> None:
+    """Refuse a part that lacks an optional column which the first has, or the reverse."""
+    different = sorted(found ^ expected)
+    if different:
+        name = different[0]
+        has_it, lacks_it = (part, first) if name in found else (first, part)
+        raise DataError(
+            f"{lacks_it.path}: must have the column {name}, as {has_it.path.name} has. "
+            "Give all parts the same columns."
+        )
 
 
 def is_blank(column: ir.StringValue) -> ir.BooleanValue:
     """True where a text is null or of spaces alone."""
     return column.strip().fill_null("") == ""
-
-
-def open_table(
-    connection: ibis.BaseBackend,
-    path: Path,
-    required: Sequence[str],
-    layout: DelimitedLayout | None = None,
-) -> ir.Table:
-    """Open a file as a table that has the required columns, in the types of its format.
-
-    Values are not checked.
-
-    Raises:
-        DataError: An unknown format, missing columns or an empty file.
-    """
-    table = _open(connection, path, layout)
-    _check_columns(path, table.columns, required)
-    return table
-
-
-def _open(connection: ibis.BaseBackend, path: Path, layout: DelimitedLayout | None) -> ir.Table:
-    files = _files_to_read(path, any_format=layout is not None)
-    suffix = files[0].suffix
-    if layout is None and suffix in DELIMITERS:
-        layout = _layout_from_header(files[0], DELIMITERS[suffix])
-    names = [str(file) for file in files]
-    if layout is not None:
-        return _read_delimited(connection, names, layout)
-    if suffix == ".parquet":
-        return connection.read_parquet(names)
-    # Depth 1 leaves nested values as JSON. All rows are sampled: a column that is an integer in the
-    # first thousand rows may hold text further down.
-    table = connection.read_json(names, maximum_depth=1, sample_size=-1)
-    # DuckDB's name for the one column of what are no objects.
-    if table.columns == ("json",):
-        raise DataError(
-            f"{path}: must hold JSON objects, one for each row, but there are none. "
-            "Export it as records."
-        )
-    return table
-
-
-def _files_to_read(path: Path, any_format: bool) -> list[Path]:
-    """The file itself, or all of a folder that are of its one format."""
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in FORMATS)
-    if not any_format:
-        _check_format(path, {file.suffix for file in files})
-    # Before DuckDB sees it, whose messages on empty files differ with the format.
-    sizes = [file.stat().st_size for file in files]
-    if not sum(sizes):
-        raise DataError(
-            f"{path}: must hold at least one row, but it is empty. Check how it was exported."
-        )
-    return files
-
-
-def _check_format(path: Path, suffixes: set[str]) -> None:
-    # A folder of two formats may hold one table twice, so only one format is read.
-    is_known = len(suffixes) == 1 and suffixes <= {*FORMATS}
-    if is_known:
-        return
-    known = ", ".join(FORMATS)
-    names = ", ".join(sorted(suffixes)) or "none of these"
-    raise DataError(
-        f"{path}: must be a {known} file (or a folder of one kind), got {names}. Convert it."
-    )
-
-
-def _layout_from_header(path: Path, delimiter: str) -> DelimitedLayout:
-    # "utf-8-sig" drops the byte order mark that spreadsheets write.
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, delimiter=delimiter)
-        header = next(reader, [])
-    names = [name.strip() for name in header]
-    if len({*names}) != len(names):
-        listed = ", ".join(names)
-        raise DataError(f"{path}: column names must differ, got {listed}. Rename them.")
-    return DelimitedLayout(tuple(names), delimiter, header=True)
-
-
-def _read_delimited(
-    connection: ibis.BaseBackend, names: Sequence[str], layout: DelimitedLayout
-) -> ir.Table:
-    # Files with a header come from programs that quote; MovieLens' own have quotes in their titles.
-    quote = '"' if layout.header else ""
-    # Nothing is detected: ids such as "007" would lose their zeros as integers.
-    return connection.read_csv(
-        names,
-        auto_detect=False,
-        header=layout.header,
-        columns=dict.fromkeys(layout.columns, "VARCHAR"),
-        delim=layout.delimiter,
-        quote=quote,
-        escape=quote,
-        encoding=layout.encoding,
-    )
-
-
-def _check_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
-    missing = [name for name in required if name not in names]
-    if not missing:
-        return
-    others = [name for name in names if name not in required]
-    hints = []
-    for name in missing:
-        similar = difflib.get_close_matches(name, others, n=1)
-        hints += [f"{other} looks like {name}" for other in similar]
-    present = ", ".join(names) or "none"
-    hint = f" ({'; '.join(hints)})" if hints else ""
-    raise DataError(
-        f"{path}: must have the columns {', '.join(required)}; "
-        f"{', '.join(missing)} is missing, "
-        f"found {present}{hint}. "
-        "Rename or add it."
-    )
-
-
-def as_text(table: ir.Table, name: str) -> ir.StringValue:
-    """A column as text, whatever its type; null where the table has none of this name."""
-    if name not in table.columns:
-        return ibis.null("string")
-    column = table[name]
-    text = column.cast("string")
-    column_type = column.type()
-    if column_type.is_json():
-        # A JSON text without its quotes; numbers and truth values as they are written.
-        return column.unwrap_as("string").fill_null(text)
-    if column_type.is_floating():
-        # Integers that pandas wrote as floats because values are missing between them.
-        is_integer = column == column.floor()
-        integer_text = column.try_cast("int64").cast("string")
-        return ibis.ifelse(is_integer, integer_text, text)
-    if column_type.is_timestamp() or column_type.is_date():
-        seconds = column.cast("timestamp").epoch_seconds()
-        return seconds.cast("string")
-    return text

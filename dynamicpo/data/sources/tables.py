@@ -3,21 +3,44 @@
 Interactions have the columns `user_id, item_id, timestamp[, rating]`, items `item_id, title`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.data.sources.reading import DelimitedLayout, is_blank, null_if_missing, read_text
+from dynamicpo.core.messages import quoted, shown
+from dynamicpo.data.sources.delimited import DelimitedLayout
+from dynamicpo.data.sources.ids import clean_ids, id_checks
+from dynamicpo.data.sources.options import ReadingOptions
+from dynamicpo.data.sources.reading import is_blank, read_text
 from dynamicpo.data.sources.row_checks import RowCheck, run_row_checks
+from dynamicpo.data.sources.timestamps import check_order, with_seconds
 from dynamicpo.data.sources.titles import clean_titles, distinct_titles
+from dynamicpo.data.sources.value_text import BYTES, NESTED
 
 _SHOWN_ITEMS = 3
 _SHOWN_TITLES = 4
 _MAX_SECONDS = 2.0**63  # later ones do not fit into the integers that ties are broken by
+# Markers that only programs write: "None" and "Null" are titles of songs.
+_NO_TITLES = ("nan", "NaN", "<NA>", "#N/A", "\\N", "(null)")
+
+
+class Interactions(NamedTuple):
+    """Interactions, checked row by row.
+
+    Attributes:
+        table: `user_id`, `item_id` (text), `timestamp` and `rating` (float, null if unknown).
+        counts: How many values were changed, by how.
+        notes: What was read in another way than it is written, as sentences.
+    """
+
+    table: ir.Table
+    counts: dict[str, int]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,71 +52,76 @@ class ImportedTables:
             unknown).
         items: `item_id`, `title`, `category`, one row an item, titles clean and distinct.
         counts: What was changed or dropped on the way.
+        notes: What was read in another way than it is written, as sentences.
     """
 
     interactions: ir.Table
     items: pd.DataFrame
     counts: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def read_tables(
-    connection: ibis.BaseBackend, files: dict[str, Path], needs_rating: bool
+    connection: ibis.BaseBackend, files: dict[str, Path], options: ReadingOptions
 ) -> ImportedTables:
     """Read the interactions and items of the two files, `interactions` and `items`."""
-    items, counts = read_item_table(connection, files["items"])
-    interactions_path = files["interactions"]
-    interactions = read_interactions(connection, interactions_path, needs_rating)
-    return ImportedTables(interactions, items, counts)
+    items = read_item_table(connection, files["items"], options)
+    interactions = read_interactions(connection, files["interactions"], options)
+    return ImportedTables(
+        interactions=interactions.table,
+        items=items.items,
+        counts=items.counts | interactions.counts,
+        notes=items.notes + interactions.notes,
+    )
 
 
 def read_interactions(
     connection: ibis.BaseBackend,
     path: Path,
-    needs_rating: bool = False,
+    options: ReadingOptions,
     layout: DelimitedLayout | None = None,
-) -> ir.Table:
+) -> Interactions:
     """Read the interactions of a file, with every row checked.
 
     Args:
         connection: An ibis connection to DuckDB.
-        path: The file, or a folder of files of one format.
-        needs_rating: Whether each row must have a rating.
+        path: The file, a folder of files of one format, or a glob.
+        options: Names of columns, the form of times, and whether ratings must be there.
         layout: The file's layout, where it has no usual header.
 
     Raises:
-        DataError: Missing columns or ids; timestamps that are no numbers or negative; bad ratings.
+        DataError: Missing columns or ids; ids that are not written exactly; timestamps that are no
+            numbers, negative or all the same; bad ratings.
     """
     required = ["user_id", "item_id", "timestamp"]
     optional = ["rating"]
-    if needs_rating:
+    if options.needs_rating:
         required, optional = required + optional, []
-    text = read_text(connection, path, required, optional, layout)
-    numbers = text.mutate(
-        seconds=text.timestamp.try_cast("float64"), stars=text.rating.try_cast("float64")
-    )
+    text = read_text(connection, path, required, optional, layout, options.columns)
+    times = with_seconds(connection.con, text.rows.get_name(), text.files, options.time_format)
+    timed = replace(text, rows=connection.table(times.table))
+    ids = clean_ids(timed, ["user_id", "item_id"], options.missing)
+    numbers = ids.table.mutate(stars=ids.table.rating.try_cast("float64"))
     checks = [
-        _must_be_given(numbers, "user_id"),
-        _must_be_given(numbers, "item_id"),
+        *id_checks(numbers, "user_id"),
+        *id_checks(numbers, "item_id"),
         _must_be_seconds(numbers),
     ]
-    if needs_rating:
+    if options.needs_rating:
         checks.append(_must_be_rating(numbers))
-    run_row_checks(numbers, path, checks)
-    return numbers.select(
-        user_id=null_if_missing(numbers.user_id),
-        item_id=null_if_missing(numbers.item_id),
+    run_row_checks(numbers, text.files, checks)
+    check_order(connection.con, times.table, path)
+    counts = dict(ids.counts)
+    if times.note:
+        counts["timestamps_converted"] = times.converted
+    table = numbers.select(
+        user_id=numbers.user_id,
+        item_id=numbers.item_id,
         timestamp=numbers.seconds,
         rating=numbers.stars,
     )
-
-
-def _must_be_given(table: ir.Table, name: str) -> RowCheck:
-    return RowCheck(
-        fails=null_if_missing(table[name]).isnull(),
-        shown_column=name,
-        must=f"every {name} must be given",
-        remedy="Fill in or remove these rows.",
-    )
+    notes = (*text.notes, *ids.notes, times.note)
+    return Interactions(table, counts, tuple(note for note in notes if note))
 
 
 def _must_be_seconds(table: ir.Table) -> RowCheck:
@@ -102,7 +130,7 @@ def _must_be_seconds(table: ir.Table) -> RowCheck:
         fails=~is_valid,
         shown_column="timestamp",
         must="every timestamp must be epoch seconds, a finite number >= 0",
-        remedy="Convert or remove these rows.",
+        remedy="Convert or remove these rows, or say with --time-format how times are written.",
     )
 
 
@@ -115,34 +143,65 @@ def _must_be_rating(table: ir.Table) -> RowCheck:
     )
 
 
-def read_item_table(
-    connection: ibis.BaseBackend, path: Path
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Read the items of a file, with every row checked.
+class Items(NamedTuple):
+    """Items, one row each.
 
-    Returns:
-        `item_id`, `title`, `category` ("" where there is none), and what was changed.
+    Attributes:
+        items: `item_id`, `title`, `category` ("" where there is none).
+        counts: What was changed.
+        notes: What was read in another way than it is written, as sentences.
+    """
+
+    items: pd.DataFrame
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def read_item_table(connection: ibis.BaseBackend, path: Path, options: ReadingOptions) -> Items:
+    """Read the items of a file, with every row checked.
 
     Raises:
         DataError: Missing columns; ids or titles that are missing; an item with two titles.
     """
-    text = read_text(connection, path, ["item_id", "title"], ["category", "year"])
-    must_have_title = RowCheck(
-        fails=is_blank(text.title),
-        shown_column="item_id",
-        must="every item must have a title",
-        remedy="Add the titles.",
-    )
-    run_row_checks(text, path, [_must_be_given(text, "item_id"), must_have_title])
-    items = text.select(
-        item_id=null_if_missing(text.item_id),
-        title=text.title,
-        category=text.category.fill_null(""),
-        year=text.year.fill_null(""),
+    required, optional = ["item_id", "title"], ["category", "year"]
+    text = read_text(connection, path, required, optional, columns=options.columns)
+    ids = clean_ids(text, ["item_id"], options.missing)
+    checks = [*id_checks(ids.table, "item_id"), *_title_checks(ids.table, options)]
+    run_row_checks(ids.table, text.files, checks)
+    items = ids.table.select(
+        item_id=ids.table.item_id,
+        title=ids.table.title,
+        category=ids.table.category.fill_null(""),
+        year=ids.table.year.fill_null(""),
     )
     # In a fixed order, so that the order of the file's rows decides nothing.
     ordered = items.order_by(["item_id", "title", "category", "year"])
-    return clean_items(ordered.to_pandas(), path)
+    clean, counts = clean_items(ordered.to_pandas(), path)
+    return Items(clean, ids.counts | counts, text.notes + ids.notes)
+
+
+def _title_checks(table: ir.Table, options: ReadingOptions) -> list[RowCheck]:
+    markers = [marker for marker in _NO_TITLES if marker in options.missing]
+    return [
+        RowCheck(
+            fails=is_blank(table.title) & table.title_flaw.isnull(),
+            shown_column="item_id",
+            must="every item must have a title",
+            remedy="Add the titles.",
+        ),
+        RowCheck(
+            fails=table.title.strip().isin(markers).fill_null(False),
+            shown_column="title",
+            must="every title must be one, not a mark that it is missing",
+            remedy="Add the titles, or list what is missing instead with --missing-values.",
+        ),
+        RowCheck(
+            fails=table.title_flaw.isin([NESTED, BYTES]).fill_null(False),
+            shown_column="item_id",
+            must="every title must be text, not a list, an object or bytes that are no UTF-8",
+            remedy="Write titles as text.",
+        ),
+    ]
 
 
 def clean_items(items: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -173,7 +232,7 @@ def _check_titles(items: pd.DataFrame, path: Path) -> None:
     """Refuse items without a title that shows, or with several."""
     invisible = items.loc[items["title"] == "", "item_id"]
     if len(invisible):
-        names = ", ".join(invisible.head(_SHOWN_ITEMS))
+        names = ", ".join(shown(name) for name in invisible.head(_SHOWN_ITEMS))
         raise DataError(
             f"{path}: every item must have a title that shows, {len(invisible)} have none: "
             f"{names}. Add them."
@@ -183,8 +242,8 @@ def _check_titles(items: pd.DataFrame, path: Path) -> None:
     ambiguous = items[num_titles > 1]
     if len(ambiguous):
         num_items = ambiguous["item_id"].nunique()
-        shown = ambiguous.head(_SHOWN_TITLES)
-        pairs = [f"{row.item_id}: {row.title!r}" for row in shown.itertuples()]
+        first = ambiguous.head(_SHOWN_TITLES)
+        pairs = [f"{shown(row.item_id)}: {quoted(row.title)}" for row in first.itertuples()]
         raise DataError(
             f"{path}: every item must have one title, {num_items} items have several "
             f"({'; '.join(pairs)}). Keep one row for each item_id."

@@ -5,8 +5,20 @@ import re
 import pandas as pd
 
 TITLE_LIMIT = 300
-# White space, control characters, and marks that are invisible or turn the direction of writing.
-_BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]+")
+# White space, control characters, letters without a glyph (Hangul fillers, the blank of Braille),
+# and marks that are invisible or turn the direction of writing.
+_BLANK = re.compile(
+    r"[\s\x00-\x1f\x7f-\x9f\u115f\u1160\u200b\u2028\u2029\u202a-\u202e\u2066-\u2069\u2800\u3164"
+    r"\ufeff\uffa0]+"
+)
+# Marks that show nothing and join nothing: they go, without a space.
+_INVISIBLE = re.compile(
+    r"[\xad\u034f\u061c\u17b4\u17b5\u180b-\u180f\u200e\u200f\u2060-\u2065\u206a-\u206f\ufff0-\ufffb]"
+    # Tags, but for those of a flag, which follow the black flag.
+    r"|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]"
+)
+# What does not show by itself, but changes its neighbours: joiners, and variants of emoji.
+_MODIFIERS = re.compile(r"[\u200c\u200d\ufe00-\ufe0f\U000e0000-\U000e0fff]")
 _ARTICLES = (
     "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|I|Gli|El|Los|Las|Una|O|Os|"
     "Der|Die|Das|Ein|Eine|De|Den|Det|Het"
@@ -19,13 +31,19 @@ _YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
 def clean_titles(titles: "pd.Series[str]") -> tuple["pd.Series[str]", dict[str, int]]:
     """Replace control characters and runs of spaces by one space, and cut at 300 characters.
 
+    Marks that do not show are removed; what joins emoji or letters stays.
+
     Returns:
         The titles, and the number of those changed (`titles_cleaned`) or shortened (`titles_cut`).
     """
     # NFC, so that two spellings of one letter in Unicode do not make two titles.
     composed = titles.str.normalize("NFC")
-    spaced = composed.str.replace(_BLANK, " ", regex=True)
+    visible = composed.str.replace(_INVISIBLE, "", regex=True)
+    spaced = visible.str.replace(_BLANK, " ", regex=True)
     clean = spaced.str.strip()
+    # Modifiers alone show nothing.
+    shows = clean.str.replace(_MODIFIERS, "", regex=True).str.strip() != ""
+    clean = clean.where(shows, "")
     is_long = clean.str.len() > TITLE_LIMIT
     beginning = clean.str.slice(0, TITLE_LIMIT - 1)
     shortened = beginning.str.rstrip() + "…"
@@ -85,22 +103,27 @@ def distinct_titles(items: pd.DataFrame) -> tuple["pd.Series[str]", int]:
 
 def _with_years(titles: "pd.Series[str]", years: "pd.Series[str]") -> "pd.Series[str]":
     """Add their years to titles that are alike."""
-    folded = titles.str.casefold()
+    folded = _reading(titles)
     is_alike = folded.duplicated(keep=False)
     has_year = years != ""
     dated = titles + " (" + years + ")"
     return titles.mask(is_alike & has_year, dated)
 
 
+def _reading(titles: "pd.Series[str]") -> "pd.Series[str]":
+    """Titles as a reader tells them apart: without case, and without what does not show."""
+    return titles.str.replace(_MODIFIERS, "", regex=True).str.casefold()
+
+
 def _with_numbers(titles: "pd.Series[str]") -> "pd.Series[str]":
     """Add numbers from 2 on to titles that are alike, but for the first."""
-    folded = titles.str.casefold()
+    folded = _reading(titles)
     is_repeated = folded.duplicated()
     # Until none is repeated: "Title (2)" may be the title of another item already.
     while is_repeated.any():
         number = titles.groupby(folded).cumcount() + 1
         numbered = titles + " (" + number.astype(str) + ")"
         titles = titles.mask(is_repeated, numbered)
-        folded = titles.str.casefold()
+        folded = _reading(titles)
         is_repeated = folded.duplicated()
     return titles

@@ -425,7 +425,12 @@ BAD_TABLES: dict[str, tuple[pd.DataFrame, pd.DataFrame, dict[str, Any], str]] = 
         {"k_core": 1},
         "must give training examples, .* Lower min_history",
     ),
-    "all at once": (GOOD.assign(timestamp=7), GOOD_ITEMS, {}, "must give training examples"),
+    "all at once": (
+        GOOD.assign(timestamp=7),
+        GOOD_ITEMS,
+        {},
+        r"timestamps must tell the order of interactions, but all \d+ are 7",
+    ),
 }
 
 
@@ -457,21 +462,21 @@ BAD_BYTES: dict[str, tuple[str, bytes, str]] = {
     "short row": (
         ".csv",
         INTERACTIONS.read_bytes() + b"u1,m01\n",
-        "well-formed, .*Line: .*Found: 2",
+        ":432: must have 4 values, as the first line has, got 2",
     ),
     "open quote": (
         ".csv",
         b'user_id,item_id,timestamp\n"u1,m01,5\n',
-        "well-formed, but CSV Error on Line: 2",
+        ":2: a quote must be closed, but the file ends first",
     ),
     "semicolons": (
         ".csv",
         b"user_id;item_id;timestamp\n1;2;3\n",
-        "found user_id;item_id;timestamp",
+        "such as '2'; the items table has",
     ),
     "column twice": (".csv", b"user_id,item_id,item_id,timestamp\n", "column names must differ"),
     "no Parquet": (".parquet", b"user_id,item_id\n", "well-formed"),
-    "no JSON": (".jsonl", b"user_id item_id\n", "well-formed, but Malformed JSON"),
+    "no JSON": (".jsonl", b"user_id item_id\n", "well-formed JSON objects, but line 1 is not"),
     "JSON of numbers": (".json", b"[1, 2, 3]", "must hold JSON objects"),
     "unknown format": (".xlsx", b"PK", r"must be a \.csv, .* got \.xlsx"),
 }
@@ -481,7 +486,7 @@ BAD_BYTES: dict[str, tuple[str, bytes, str]] = {
 def test_bad_file_is_one_clear_error_and_nothing_is_written(tmp_path: Path, name: str) -> None:
     suffix, raw, message = BAD_BYTES[name]
     (tmp_path / f"interactions{suffix}").write_bytes(raw)
-    with pytest.raises(DataError, match=f"interactions{suffix}: .*{message}"):
+    with pytest.raises(DataError, match=f"interactions.*{message}"):
         prepare(tmp_path, tmp_path / f"interactions{suffix}", ITEMS)
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.data.sources import published
-from dynamicpo.data.sources.reading import null_if_missing, read_text
+from dynamicpo.data.sources.engine import connect
+from dynamicpo.data.sources.reading import read_text
 from dynamicpo.data.sources.row_checks import RowCheck, run_row_checks
+from dynamicpo.data.sources.text_values import null_if_missing
 from dynamicpo.data.sources.titles import TITLE_LIMIT, clean_titles, distinct_titles, natural_title
 
 
@@ -111,7 +113,7 @@ def test_titles_that_read_the_same_get_their_year_then_a_number() -> None:
 
 @pytest.fixture
 def connection() -> ibis.BaseBackend:
-    return ibis.duckdb.connect()
+    return connect()
 
 
 def test_text_columns_keep_what_was_written(connection: ibis.BaseBackend, tmp_path: Path) -> None:
@@ -123,7 +125,9 @@ def test_text_columns_keep_what_was_written(connection: ibis.BaseBackend, tmp_pa
     ]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     frame = (
-        read_text(connection, tmp_path / "t.jsonl", ["a", "b"], ["c"]).order_by("row").to_pandas()
+        read_text(connection, tmp_path / "t.jsonl", ["a", "b"], ["c"])
+        .rows.order_by("row")
+        .to_pandas()
     )
     assert frame["a"].tolist() == ["1", "x\ny", "2.5", "12345678901234567890"]
     assert frame["b"].fillna("-").tolist() == ["01", "-", "-", "true"]
@@ -136,7 +140,7 @@ def test_csv_with_mark_quotes_and_odd_line_ends(
     (tmp_path / "t.csv").write_bytes(
         b'\xef\xbb\xbfa, b\r\n007,"say ""hi"", twice"\r\n"two\nlines",\xc3\xa9\r\n\r\n'
     )
-    frame = read_text(connection, tmp_path / "t.csv", ["a", "b"]).order_by("row").to_pandas()
+    frame = read_text(connection, tmp_path / "t.csv", ["a", "b"]).rows.order_by("row").to_pandas()
     assert frame["a"].tolist() == ["007", "two\nlines"]
     assert frame["b"].tolist() == ['say "hi", twice', "é"]
 
@@ -144,14 +148,18 @@ def test_csv_with_mark_quotes_and_odd_line_ends(
 def test_whole_floats_lose_their_point(connection: ibis.BaseBackend, tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": [1.0, 2.5, None, 3e15], "b": [1, 2, 3, 4]})
     frame.to_parquet(tmp_path / "t.parquet")
-    frame = read_text(connection, tmp_path / "t.parquet", ["a", "b"]).order_by("row").to_pandas()
+    frame = (
+        read_text(connection, tmp_path / "t.parquet", ["a", "b"]).rows.order_by("row").to_pandas()
+    )
     assert frame["a"].fillna("-").tolist() == ["1", "2.5", "-", "3000000000000000"]
     assert frame["b"].tolist() == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "nan", "NaN", "null", "None", "<NA>"])
 def test_ids_that_mean_nothing_are_missing(connection: ibis.BaseBackend, text: str) -> None:
-    table = connection.create_table("t", ibis.memtable({"row": [1, 2], "a": [" id ", text]}))
+    table = connection.create_table(
+        "t", ibis.memtable({"part": [0, 0], "row": [1, 2], "a": [" id ", text]})
+    )
     assert table.select(a=null_if_missing(table.a)).to_pandas()["a"].fillna("-").tolist() == [
         "id",
         "-",
@@ -162,7 +170,7 @@ def test_ids_that_mean_nothing_are_missing(connection: ibis.BaseBackend, text: s
     ):
         run_row_checks(
             table,
-            Path("file"),
+            [Path("file")],
             [RowCheck(null_if_missing(table.a).isnull(), "a", "a must be given", "Add it.")],
         )
 
@@ -171,7 +179,7 @@ def test_rows_are_numbered_in_the_order_of_a_large_file(
     connection: ibis.BaseBackend, tmp_path: Path
 ) -> None:
     pd.DataFrame({"a": range(1, 300_001)}).to_csv(tmp_path / "t.csv", index=False)
-    table = read_text(connection, tmp_path / "t.csv", ["a"])
+    table = read_text(connection, tmp_path / "t.csv", ["a"]).rows
     assert (table.row == table.a.cast("int64")).all().execute()
 
 

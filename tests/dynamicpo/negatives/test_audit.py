@@ -276,7 +276,7 @@ def test_a_json_list_and_lines_give_the_same(tmp_path: Path) -> None:
 
 def test_what_is_no_row_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(DataError, match="broken.jsonl: must be"):
+    with pytest.raises(DataError, match="broken.jsonl:1: must be UTF-8"):
         audit_candidates(tmp_path / "broken.jsonl", tmp_path / "broken.jsonl")
     with pytest.raises(DataError, match="must be a .json or .jsonl file or a preferences folder"):
         audit_candidates(tmp_path, tmp_path)

@@ -1,0 +1,45 @@
+"""Texts of users in messages: short, on one line, and not too many."""
+
+from collections.abc import Sequence
+
+_SHOWN = 60
+LINE_LIMIT = 499
+LINES_LIMIT = 20
+
+
+def shown(value: object) -> str:
+    """A value of a user's file as one short text: cut where it is long, escaped where it is odd."""
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) > _SHOWN:
+        text = text[: _SHOWN - 1] + "…"
+    # Not repr of all: a name of letters reads better without quotes.
+    return text if text.isprintable() else ascii(text)
+
+
+def quoted(value: object) -> str:
+    """A value in quotes, cut where it is long."""
+    text = value if isinstance(value, str) else str(value)
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
+
+
+def limited(message: str) -> str:
+    """A message of at most 20 lines below 500 characters each, then the number of those left out.
+
+    A line that is too long loses its middle: it begins with the file and ends with what to do.
+    """
+    lines = [_cut(line) for line in message.splitlines()]
+    return "\n".join(_first(lines))
+
+
+def _cut(line: str) -> str:
+    if len(line) <= LINE_LIMIT:
+        return line
+    half = (LINE_LIMIT - 3) // 2
+    return f"{line[:half]} … {line[-half:]}"
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    if len(lines) <= LINES_LIMIT:
+        return list(lines)
+    num_left_out = len(lines) - LINES_LIMIT
+    return [*lines[:LINES_LIMIT], f"{num_left_out} more problems. Mend these first."]

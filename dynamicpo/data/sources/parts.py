@@ -1,0 +1,151 @@
+"""The files of an input: one file, a folder of parts, or a glob; all of one format."""
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from dynamicpo.core.errors import DataError
+from dynamicpo.core.messages import shown
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+FORMATS = (*DELIMITERS, ".jsonl", ".json", ".parquet")
+_GZIP = ".gz"
+# Files that hold data in a way that is not read: to leave them out would be to lose rows.
+_UNREAD = (
+    ".arrow .avro .bz2 .dat .feather .h5 .ndjson .orc .pickle .pkl .psv .rar .sqlite .tab .tar "
+    ".tgz .txt .xls .xlsx .xml .xz .zip .zst .7z"
+).split()
+# Notes that stand beside the parts of published data sets.
+_NOTES = ("readme", "license", "licence", "changelog", "citation", "notice")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of an input.
+
+    Attributes:
+        path: The file.
+        suffix: Its format, in lower case and without `.gz`.
+        is_compressed: Whether it is a gzip file.
+    """
+
+    path: Path
+    suffix: str
+    is_compressed: bool
+
+    def open(self) -> BinaryIO:
+        """Open the content, decompressed."""
+        opened = gzip.open(self.path) if self.is_compressed else self.path.open("rb")
+        return cast(BinaryIO, opened)
+
+
+def is_glob(path: str) -> bool:
+    """True where a path names several files by a pattern; a file of just this name comes first."""
+    return has_magic(path) and not Path(path).exists()
+
+
+def find_parts(path: Path, any_format: bool = False) -> list[Part]:
+    """Find the file, the files of a folder, or those that match a glob, by their names.
+
+    Empty files are left out: they hold no rows.
+
+    Args:
+        path: A file, a folder or a glob.
+        any_format: Whether the format is known, whatever the names.
+
+    Raises:
+        DataError: No file, files of several formats or of one that is not read, or only empty ones.
+    """
+    parts = [_part(file) for file in _candidates(path)]
+    if not any_format:
+        suffix = _one_format(path, parts)
+        parts = [part for part in parts if part.suffix == suffix]
+    _check_copies(path, parts)
+    filled = [part for part in parts if part.path.stat().st_size]
+    if not filled:
+        raise no_rows(path)
+    return filled
+
+
+def no_rows(path: Path) -> DataError:
+    """Make the error for an input without rows."""
+    return DataError(
+        f"{path}: must hold at least one row, but it is empty. Check how it was exported."
+    )
+
+
+def _candidates(path: Path) -> list[Path]:
+    if is_glob(str(path)):
+        matches = sorted(Path(name) for name in glob(str(path), recursive=True))
+        files = [file for file in matches if file.is_file()]
+        if not files:
+            raise DataError(f"{path}: must match at least one file, got none. Check the pattern.")
+        return files
+    if not path.is_dir():
+        return [path]
+    entries = sorted(path.iterdir())
+    visible = [entry for entry in entries if not _is_bookkeeping(entry.name)]
+    _check_folders(path, [entry for entry in visible if entry.is_dir()])
+    return [entry for entry in visible if entry.is_file() and not _is_note(entry)]
+
+
+def _is_bookkeeping(name: str) -> bool:
+    """True where a file is one that Spark, Hadoop or a file system keeps beside the data."""
+    return name.startswith((".", "_"))
+
+
+def _is_note(file: Path) -> bool:
+    return file.stem.lower().startswith(_NOTES) or file.suffix.lower() == ".md"
+
+
+def _check_folders(path: Path, folders: Sequence[Path]) -> None:
+    """Refuse folders within a folder that hold data, too: they would be left out in silence."""
+    for folder in folders:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and _part(file).suffix in FORMATS:
+                raise DataError(
+                    f"{path}: must hold its files itself, but {shown(folder.name)} is a folder "
+                    f"with {shown(file.name)}. Give a glob, such as '{path}/*/*{file.suffix}', "
+                    "or move the files."
+                )
+
+
+def format_of(file: Path) -> str:
+    """The format that a name says, in lower case and without `.gz`."""
+    suffix = file.suffix.lower()
+    return Path(file.stem).suffix.lower() if suffix == _GZIP else suffix
+
+
+def _part(file: Path) -> Part:
+    return Part(file, format_of(file), file.suffix.lower() == _GZIP)
+
+
+def _one_format(path: Path, parts: Sequence[Part]) -> str:
+    # A folder of two formats may hold one table twice, so only one format is read.
+    suffixes = {part.suffix for part in parts}
+    if path.is_dir() or is_glob(str(path)):
+        # Others, such as checksums, are no tables.
+        suffixes &= {*FORMATS, *_UNREAD}
+    if len(suffixes) == 1 and suffixes <= {*FORMATS}:
+        return suffixes.pop()
+    known = ", ".join(FORMATS)
+    names = ", ".join(sorted(suffixes)) or "none of these"
+    raise DataError(
+        f"{path}: must be a {known} file (or a folder of one kind, or .gz of either), "
+        f"got {shown(names)}. Convert it, or leave one kind."
+    )
+
+
+def _check_copies(path: Path, parts: Sequence[Part]) -> None:
+    """Refuse a file that lies beside its own compressed copy: its rows would count twice."""
+    plain = {part.path for part in parts if not part.is_compressed}
+    for part in parts:
+        original = part.path.with_suffix("")
+        if part.is_compressed and original in plain:
+            raise DataError(
+                f"{path}: must hold each part once, but {shown(original.name)} and "
+                f"{shown(part.path.name)} have one name. Remove one of them."
+            )
