@@ -75,7 +75,9 @@ def run_list_lines(result: RunList, arguments: argparse.Namespace) -> list[str]:
     if not runs:
         where = arguments.host or arguments.folder
         return [f"no runs in {where}"]
-    return [_run_line(run) for run in runs]
+    # One store that can't be read is the reason for many runs.
+    problems = dict.fromkeys(run["problem"] for run in runs if "problem" in run)
+    return [*map(_run_line, runs), *(f"no figures: {problem}" for problem in problems)]
 
 
 def compile_lines(result: CompileResult, _: argparse.Namespace) -> list[str]:
@@ -84,8 +86,20 @@ def compile_lines(result: CompileResult, _: argparse.Namespace) -> list[str]:
 
 
 def submit_lines(result: SubmitResult, _: argparse.Namespace) -> list[str]:
-    """The page of the run."""
-    return [result["link"]]
+    """The figures of a run whose end was awaited, and its page."""
+    lines = _figure_lines(result.get("hit_ratio_at_1", {}), result.get("problem", ""))
+    # The link comes last, where scripts take it by `tail -1`.
+    return [*lines, result["link"]]
+
+
+def _figure_lines(hit_ratios: Mapping[str, float], problem: str) -> list[str]:
+    figures = _hit_ratio_text(hit_ratios)
+    return [line for line in (figures, problem and f"no figures: {problem}") if line]
+
+
+def _hit_ratio_text(hit_ratios: Mapping[str, float]) -> str:
+    texts = [f"{model} {value:.3f}" for model, value in hit_ratios.items()]
+    return f"HitRatio@1: {', '.join(texts)}" if texts else ""
 
 
 def log_lines(result: "RunLogs", _: argparse.Namespace) -> list[str]:
@@ -109,9 +123,10 @@ def _run_line(run: "ListedRun") -> str:
     if "name" in run:
         parts.append(run["name"])
     hit_ratios = run["hit_ratio_at_1"]
-    texts = [f"{model} {value:.3f}" for model, value in hit_ratios.items()]
-    if texts:
-        parts.append("HitRatio@1: " + ", ".join(texts))
+    if hit_ratios:
+        parts.append(_hit_ratio_text(hit_ratios))
+    elif "link" in run:
+        parts.append(run["link"])
     return "  ".join(parts)
 
 

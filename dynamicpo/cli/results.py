@@ -83,9 +83,20 @@ class CompileResult(TypedDict):
 
 
 class SubmitResult(TypedDict):
-    """The result of `submit`: the run, and its state where its end was awaited."""
+    """The result of `submit`: the run, and how it ended where that was awaited.
+
+    Attributes:
+        run: Its id.
+        link: The URL of its page.
+        pipeline_version: The name of the version that runs.
+        state: How it ended.
+        hit_ratio_at_1: HitRatio@1 of each of its models.
+        problem: Why there are no figures, in one line.
+    """
 
     run: str
     link: str
     pipeline_version: str
     state: NotRequired[str]
+    hit_ratio_at_1: NotRequired[dict[str, float]]
+    problem: NotRequired[str]

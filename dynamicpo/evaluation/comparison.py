@@ -19,6 +19,7 @@ from dynamicpo.evaluation.saved import (
     read_sources,
     warnings_of,
 )
+from dynamicpo.evaluation.scorecard import scorecard
 from dynamicpo.reports.pages.evaluation import EvaluationReport, comparison_page
 from dynamicpo.reports.pages.metric_tables import metrics_table
 from dynamicpo.reports.pages.tables import markdown_table
@@ -61,7 +62,8 @@ def compare_evaluations(
         runs: Details of each run: parameters, image, commit, ... Shown where they differ.
 
     Returns:
-        The manifest; `counts` holds each model's metrics as `NAME_metric`.
+        The manifest; `counts` holds each model's metrics as `NAME_metric`, and `extra` the
+        scorecard.
 
     Raises:
         DataError: No evaluation, an unfinished one, or evaluations of different rows or protocols.
@@ -90,7 +92,11 @@ def compare_evaluations(
         _write_files(folder, report, protocol, [*runs])
         manifest.counts = _counts(report)  # type: ignore[assignment]  # None: no interval
         warnings = list(report.warnings)
-        manifest.extra = {"protocol": protocol, "warnings": warnings}
+        manifest.extra = {
+            "protocol": protocol,
+            "warnings": warnings,
+            "scorecard": scorecard(report.metrics, report.comparisons),
+        }
     return manifest
 
 

@@ -1,15 +1,51 @@
-"""Runs as commands list and compare them, of this machine and of a Kubeflow installation alike."""
+"""Runs as commands list and compare them, of this machine and of a Kubeflow installation alike.
 
-from collections.abc import Mapping, Sequence
+A run of this machine leaves `summary.json` in its folder, one on a cluster `record.json` in the
+store. What both hold has the same keys in both, and one reader here.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NotRequired, TypedDict
 
+from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.json_values import JsonValue
+from dynamicpo.core.json_values import JsonObject, JsonValue
 from dynamicpo.core.records.manifest import read_manifest
 
 # From a model's name to its metrics.
 RunMetrics = dict[str, dict[str, float]]
+
+
+class RunOrigin(TypedDict):
+    """The beginning of a run.
+
+    Attributes:
+        pipeline: The pipeline's name.
+        parameters: All its parameters.
+        package_version: Version of the dynamicpo that the tasks ran.
+    """
+
+    pipeline: str
+    parameters: JsonObject
+    package_version: str
+
+
+class RunResults(TypedDict):
+    """The results of a run.
+
+    Attributes:
+        metrics: Every model's metrics.
+        report: Where its page is: in the run's folder or in the store; empty where it has none.
+    """
+
+    metrics: RunMetrics
+    report: str
+
+
+class RunRecord(RunOrigin, RunResults):
+    """What is kept of every run, wherever it ran."""
 
 
 class ListedRun(TypedDict):
@@ -19,19 +55,23 @@ class ListedRun(TypedDict):
         run: The run's folder by name, or its id.
         name: Its display name; runs on a cluster only.
         pipeline: The pipeline's name; runs of this machine only.
+        link: The URL of its page; runs on a cluster only.
         state: How it goes or how it ended, in lower case; None where that is not known.
         started: When it began, UTC; None where that is not known.
         seconds: How long it took; None while it goes on.
         hit_ratio_at_1: HitRatio@1 of each model.
+        problem: Why there are no figures of a run that succeeded, in one line.
     """
 
     run: str
     name: NotRequired[str]
     pipeline: NotRequired[str | None]
+    link: NotRequired[str]
     state: str | None
     started: str | None
     seconds: float | None
     hit_ratio_at_1: dict[str, float]
+    problem: NotRequired[str]
 
 
 class ComparedRun(NamedTuple):
@@ -46,6 +86,88 @@ class ComparedRun(NamedTuple):
     name: str
     evaluations: Sequence[Path]
     settings: Mapping[str, JsonValue]
+
+
+# The kinds of what readers rely on.
+_KINDS = {"parameters": dict, "metrics": dict, "tasks": list, "started": str, "state": str}
+
+
+def read_record(content: str | bytes, source: str) -> JsonObject:
+    """The content of a run's `summary.json` or `record.json`.
+
+    A run that was killed at once may have written less than `RunRecord` has.
+
+    Args:
+        content: The file's text.
+        source: Where it is, for messages.
+
+    Raises:
+        DataError: It is no record of a run.
+    """
+    try:
+        record = json.loads(content)
+    # A RecursionError: brackets within brackets, thousands of them.
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(source, error) from error
+    if not isinstance(record, dict):
+        raise _unreadable(source, "it is no JSON object")
+    for name, kind in _KINDS.items():
+        if not isinstance(record.get(name, kind()), kind):
+            raise _unreadable(source, f"{name} is no {kind.__name__}")
+    for model, metrics in record.get("metrics", {}).items():
+        if not isinstance(metrics, dict):
+            raise _unreadable(source, f"the metrics of {model} are no dict")
+    return record
+
+
+def _unreadable(source: str, problem: object) -> DataError:
+    return DataError(f"{source}: must be the record of a run, but it can't be read ({problem}).")
+
+
+def evaluated_metrics(evaluations: Iterable[Path]) -> RunMetrics:
+    """Every model's metrics, from the folders of a run's evaluations."""
+    metrics: RunMetrics = {}
+    for folder in evaluations:
+        for path in sorted(folder.glob("*/metrics.json")):
+            # Baselines are in the first evaluation only.
+            content = json.loads(path.read_text(encoding="utf-8"))
+            metrics.setdefault(path.parent.name, content)
+    return metrics
+
+
+def metrics_in_order(record: Mapping[str, object]) -> RunMetrics:
+    """Every model's metrics: baselines first, then SFT, then the objectives in the order given."""
+    metrics = record.get("metrics")
+    if not isinstance(metrics, dict):
+        return {}
+    order = [*BASELINES, "sft", *_objective_names(record.get("parameters"))]
+    # Cells of a study are no objectives: they come last, by name.
+    others = sorted(name for name in metrics if name not in order)
+    names = [name for name in order if name in metrics]
+    return {name: metrics[name] for name in [*names, *others]}
+
+
+def _objective_names(parameters: object) -> list[str]:
+    objectives = parameters.get("objectives") if isinstance(parameters, dict) else None
+    if not isinstance(objectives, list):
+        return []
+    return [entry["objective"] for entry in objectives if isinstance(entry, dict)]
+
+
+def hit_ratios(record: Mapping[str, object]) -> dict[str, float]:
+    """HitRatio@1 of each model of a run."""
+    ratios = {}
+    for model, metrics in metrics_in_order(record).items():
+        for name, value in metrics.items():
+            if _is_headline(name):
+                ratios[model] = value
+    return ratios
+
+
+def _is_headline(metric: str) -> bool:
+    """Tell whether a metric is HitRatio@1 by scores, of whichever split."""
+    # Measures of valid answers alone are left out; the split `validation` is none of them.
+    return metric.endswith("hit_ratio_at_1") and "valid" not in metric.removeprefix("validation_")
 
 
 def number_equal_names(runs: Sequence[ComparedRun]) -> list[ComparedRun]:

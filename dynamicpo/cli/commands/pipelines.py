@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> "FinishedRun":
     if is_docker != bool(arguments.image):
         raise ConfigError("run: --runner docker and --image NAME must be given together.")
     from dynamicpo.runs.local.run import run_pipeline
-    from dynamicpo.runs.local.summary import metrics_in_order
+    from dynamicpo.runs.run_records import metrics_in_order
 
     parameters = settings_of(arguments.config, "--param", arguments.param)
     output = Path(arguments.output) if arguments.output else None
@@ -139,11 +139,11 @@ def _add_results(finished: "FinishedRun", task: "TaskEntry", folder: Path) -> No
 
 def runs(arguments: argparse.Namespace) -> RunList:
     """List runs of this machine, or of a Kubeflow installation."""
-    _check_host(arguments, *_INSTALLATION_FLAGS)
+    _check_host(arguments, "store", *_INSTALLATION_FLAGS)
     if arguments.host:
         from dynamicpo.runs.cluster.remote import list_cluster_runs
 
-        return {"runs": list_cluster_runs(_kubeflow(arguments))}
+        return {"runs": list_cluster_runs(_kubeflow(arguments), arguments.store)}
     from dynamicpo.runs.local.summary import list_local_runs
 
     return {"runs": list_local_runs(Path(arguments.folder))}
@@ -194,7 +194,19 @@ def submit(arguments: argparse.Namespace) -> SubmitResult:
     if minutes is not None:
         source = _log_source(arguments)
         result["state"] = wait_for_end(kubeflow, submitted["run"], minutes, source)
+        _add_figures(result, kubeflow, arguments.store)
     return result
+
+
+def _add_figures(result: SubmitResult, kubeflow: "Kubeflow", store: str) -> None:
+    """Add the models' figures to a run that succeeded, or why there are none."""
+    from dynamicpo.runs.cluster.remote import read_figures
+    from dynamicpo.runs.cluster.stored_records import stored_run
+
+    figures = read_figures(stored_run(kubeflow.run(result["run"]), store))
+    result["hit_ratio_at_1"] = figures.hit_ratio_at_1
+    if figures.problem:
+        result["problem"] = figures.problem
 
 
 def logs(arguments: argparse.Namespace) -> "RunLogs":

@@ -1,27 +1,33 @@
 """Runs of a Kubeflow installation to list and compare: from its API and from the object store.
 
-The API has a run's state and parameters, but no metric. Tasks write below
-`PIPELINE ROOT/PIPELINE/RUN/`: each evaluation is a folder there, and the `summary.json` of the exit
-handler names the images that ran.
+The API has a run's state and times, but no metric and no image: these are in the run's record,
+which names the evaluations by their URIs, too. Those of a run whose tasks came from KFP's cache lie
+where an earlier run wrote them.
 """
 
-import json
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dynamicpo.core import storage
-from dynamicpo.core.errors import ConfigError, DataError, unknown_name
+from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.runs.cluster.kubeflow import Kubeflow
-from dynamicpo.runs.parameters import pipeline_names
+from dynamicpo.runs.cluster.record import ClusterRecord
+from dynamicpo.runs.cluster.stored_records import (
+    NoRecordError,
+    StoredRun,
+    read_stored_record,
+    stored_run,
+)
 from dynamicpo.runs.run_records import (
     ComparedRun,
     ListedRun,
     check_evaluations,
     check_succeeded,
     evaluated_data,
+    hit_ratios,
     number_equal_names,
 )
 
@@ -30,10 +36,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_EVALUATION = re.compile(r"(?P<folder>.*/evaluation)/manifest\.json")
-_SUMMARY = re.compile(r".*/summary/summary\.json")
-_ORIGIN = ("images", "package_version")
+# Records that are read at once: each takes a few requests, and nearly no time beside them.
+_READERS = 8
+
+
+class Figures(NamedTuple):
+    """What a run's record says of its models, or why it says nothing.
+
+    Attributes:
+        hit_ratio_at_1: HitRatio@1 of each model.
+        problem: One line; empty where there is none.
+        is_reached: Whether the store could be read at all.
+    """
+
+    hit_ratio_at_1: dict[str, float]
+    problem: str = ""
+    is_reached: bool = True
 
 
 def fetch_runs(
@@ -44,120 +62,47 @@ def fetch_runs(
     Args:
         names: Ids or names of runs; of several runs of one name the newest.
         kubeflow: The installation.
-        store: The prefix below which pipelines write, for runs whose record does not hold it.
+        store: The prefix below which pipelines write, for runs of which the API does not tell it.
         scratch: Folder for the copies.
 
     Raises:
-        ConfigError: No such installation or run (the message has the nearest), or no store.
-        DataError: A run that has not succeeded or made no evaluation, or artifacts that can't be
-            read.
+        ConfigError: No such installation or run; the message has the nearest.
+        DataError: A run that has not succeeded or left no record, or artifacts that can't be read.
     """
     kubeflow.check()
-    runs = [_find_run(name, kubeflow) for name in names]
+    runs = [kubeflow.find_run(name, "compare: run") for name in names]
     # The same run may be named twice, by its id and by its name.
     unique = {run.run_id: run for run in runs}
     compared = [_fetch_run(run, kubeflow, store, scratch) for run in unique.values()]
     return number_equal_names(compared)
 
 
-def list_cluster_runs(kubeflow: Kubeflow) -> list[ListedRun]:
-    """The newest runs of an installation, oldest first.
-
-    They have no metrics here: those are in the store, which only a comparison reads.
-
-    Raises:
-        ConfigError: No such installation.
-    """
-    kubeflow.check()
-    return [_listed_run(run) for run in reversed(kubeflow.newest_runs())]
-
-
-def _listed_run(run: "V2beta1Run") -> ListedRun:
-    created = run.created_at
-    return {
-        "run": str(run.run_id),
-        "name": str(run.display_name),
-        "state": str(run.state).lower(),
-        "started": created.strftime("%Y-%m-%dT%H:%M:%SZ") if created else None,
-        "seconds": _duration_seconds(run),
-        "hit_ratio_at_1": {},
-    }
-
-
-def _duration_seconds(run: "V2beta1Run") -> float | None:
-    """The run's duration; None while it goes on."""
-    created = run.created_at
-    finished = run.finished_at
-    # For a run that goes on the API gives the year 1 or 1970.
-    if not created or not finished or finished < created:
-        return None
-    return float((finished - created).total_seconds())
-
-
-def _find_run(name: str, kubeflow: Kubeflow) -> "V2beta1Run":
-    if _RUN_ID.fullmatch(name):
-        return kubeflow.run(name)
-    newest = kubeflow.newest_runs()
-    for run in newest:
-        if name in (run.run_id, run.display_name):
-            return run
-    raise unknown_name("compare: run", name, {run.display_name for run in newest})
-
-
 def _fetch_run(run: "V2beta1Run", kubeflow: Kubeflow, store: str, scratch: Path) -> ComparedRun:
-    name = str(run.display_name)
-    check_succeeded(name, str(run.state))
-    files = storage.list_files(_run_prefix(run, store))
-    folder = scratch / run.run_id
-    evaluations = _fetch_evaluations(files, folder)
-    log.info("%s: %d evaluations in the store", name, len(evaluations))
-    check_evaluations(name, evaluations)
-    config = run.runtime_config
-    parameters = dict(config.parameters or {}) if config else {}
+    stored = stored_run(run, store)
+    check_succeeded(stored.name, str(run.state))
+    record = read_stored_record(stored)
+    evaluations = _fetch_evaluations(record, scratch / stored.run_id)
+    log.info("%s: %d evaluations in the store", stored.name, len(evaluations))
+    check_evaluations(stored.name, evaluations)
     settings = {
         "pipeline version": _version_name(run, kubeflow),
-        **_read_origin(files, folder / "summary"),
+        "images": record["images"],
+        "package_version": record["package_version"],
         **evaluated_data(evaluations),
-        **parameters,
+        **record["parameters"],
     }
-    return ComparedRun(name, evaluations, settings)
+    return ComparedRun(stored.name, evaluations, settings)
 
 
-def _fetch_evaluations(files: Sequence[str], scratch: Path) -> list[Path]:
-    """Copies of the evaluations among the files of a run."""
-    folders = set()
-    for file in files:
-        match = _EVALUATION.fullmatch(file)
-        if match:
-            folders.add(match["folder"])
+def _fetch_evaluations(record: ClusterRecord, scratch: Path) -> list[Path]:
+    """Copies of a run's evaluations, that of SFT, which holds the baselines, first."""
+    # The record's keys are sorted, so that its bytes don't depend on the order of writing.
+    by_model = sorted(record["evaluations"].items(), key=lambda entry: (entry[0] != "sft", entry))
     evaluations = []
     # All of them are called `evaluation`: each copy needs a folder of its own.
-    for number, folder in enumerate(sorted(folders)):
-        evaluations.append(storage.fetch(folder, scratch / str(number)))
+    for number, (_, uri) in enumerate(by_model):
+        evaluations.append(storage.fetch(uri, scratch / str(number)))
     return evaluations
-
-
-def _read_origin(files: Sequence[str], scratch: Path) -> dict[str, object]:
-    """The images and the version that ran, from the exit handler's summary."""
-    origin: dict[str, object] = {}
-    for file in files:
-        if _SUMMARY.fullmatch(file):
-            summary = _read_summary(file, scratch)
-            for key in _ORIGIN:
-                if key in summary:
-                    origin[key] = summary[key]
-    return origin
-
-
-def _read_summary(file: str, scratch: Path) -> dict[str, object]:
-    path = storage.fetch(file, scratch)
-    try:
-        summary: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{file}: must be the summary of a run, but it can't be read ({error})."
-        ) from error
-    return summary
 
 
 def _version_name(run: "V2beta1Run", kubeflow: Kubeflow) -> str | None:
@@ -175,23 +120,74 @@ def _version_name(run: "V2beta1Run", kubeflow: Kubeflow) -> str | None:
         return str(reference.pipeline_version_id)
 
 
-def _run_prefix(run: "V2beta1Run", store: str) -> str:
-    """The prefix or folder below which a run's tasks wrote."""
-    config = run.runtime_config
-    recorded = config.pipeline_root if config else ""
-    root = (store or recorded or "").rstrip("/")
-    if not root:
-        raise ConfigError(
-            f"--store: must be given, because {run.display_name} does not say where it wrote. Give "
-            "the prefix below which pipelines write, such as gs://bucket/pipelines."
-        )
-    # The record of a run does not name its pipeline, whose name is part of the prefix.
-    folders = [name.replace("_", "-") for name in pipeline_names()]
-    prefixes = [f"{root}/{folder}/{run.run_id}" for folder in folders]
-    for prefix in prefixes:
-        if storage.exists(prefix):
-            return prefix
-    raise DataError(
-        f"{run.display_name}: must have left its artifacts in one of {', '.join(prefixes)}, but "
-        "nothing is there. Give the prefix below which pipelines write (--store)."
-    )
+def list_cluster_runs(kubeflow: Kubeflow, store: str = "") -> list[ListedRun]:
+    """The newest runs of an installation, oldest first, with figures where the store has them.
+
+    Args:
+        kubeflow: The installation.
+        store: The prefix below which pipelines write, for runs of which the API does not tell it.
+
+    Raises:
+        ConfigError: No such installation.
+    """
+    kubeflow.check()
+    newest = kubeflow.newest_runs()
+    succeeded = [stored_run(run, store) for run in newest if str(run.state) == "SUCCEEDED"]
+    figures = _read_all_figures(succeeded)
+    return [_listed_run(run, kubeflow, figures) for run in reversed(newest)]
+
+
+def read_figures(run: StoredRun) -> Figures:
+    """What a run's record says of its models, or why it can't be read."""
+    try:
+        return Figures(hit_ratios(read_stored_record(run)))
+    except NoRecordError as error:
+        return Figures({}, str(error))
+    except DataError as error:
+        return Figures({}, " ".join(str(error).split()), is_reached=False)
+
+
+def _read_all_figures(runs: Sequence[StoredRun]) -> dict[str, Figures]:
+    """Figures of runs by their ids; a store that can't be read is asked once."""
+    by_root: dict[str, list[StoredRun]] = {}
+    for run in runs:
+        by_root.setdefault(run.root, []).append(run)
+    figures: dict[str, Figures] = {}
+    for first, *others in by_root.values():
+        answer = read_figures(first)
+        figures[first.run_id] = answer
+        if not answer.is_reached:
+            figures |= {run.run_id: answer for run in others}
+            continue
+        with ThreadPoolExecutor(_READERS) as readers:
+            answers = list(readers.map(read_figures, others))
+        figures |= {run.run_id: answer for run, answer in zip(others, answers, strict=True)}
+    return figures
+
+
+def _listed_run(run: "V2beta1Run", kubeflow: Kubeflow, figures: Mapping[str, Figures]) -> ListedRun:
+    created = run.created_at
+    run_id = str(run.run_id)
+    found = figures.get(run_id, Figures({}))
+    listed: ListedRun = {
+        "run": run_id,
+        "name": str(run.display_name),
+        "state": str(run.state).lower(),
+        "started": created.strftime("%Y-%m-%dT%H:%M:%SZ") if created else None,
+        "seconds": _duration_seconds(run),
+        "link": kubeflow.link(run_id),
+        "hit_ratio_at_1": found.hit_ratio_at_1,
+    }
+    if found.problem:
+        listed["problem"] = found.problem
+    return listed
+
+
+def _duration_seconds(run: "V2beta1Run") -> float | None:
+    """The run's duration; None while it goes on."""
+    created = run.created_at
+    finished = run.finished_at
+    # For a run that goes on the API gives the year 1 or 1970.
+    if not created or not finished or finished < created:
+        return None
+    return float((finished - created).total_seconds())

@@ -1,27 +1,31 @@
 """Summaries of local runs: `summary.json`, `report.html` and the artifacts, in a run's folder."""
 
-import json
-import os
+import logging
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
-from dynamicpo.core.choices import BASELINES
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.json_values import JsonObject
-from dynamicpo.core.locks import is_locked, locked
+from dynamicpo.runs.local.copies import copy_tree
+from dynamicpo.runs.local.run_locks import is_at_work
 from dynamicpo.runs.local.tasks import Artifact, Task, TaskState, file_name_of
-from dynamicpo.runs.run_records import ListedRun, RunMetrics
+from dynamicpo.runs.run_records import (
+    ListedRun,
+    RunOrigin,
+    RunResults,
+    evaluated_metrics,
+    hit_ratios,
+    read_record,
+)
 
 if TYPE_CHECKING:
     from dynamicpo.reports.pages.comparisons import PairedComparison
 
 RunState = Literal["running", "succeeded", "failed", "cancelled", "killed"]
 
-_LOCK = ".at-work"
+log = logging.getLogger(__name__)
 
 
 class TaskEntry(TypedDict):
@@ -48,22 +52,16 @@ class TaskEntry(TypedDict):
     error: NotRequired[str]
 
 
-class RunSettings(TypedDict):
+class RunSettings(RunOrigin):
     """A run as it was asked for.
 
     Attributes:
-        pipeline: The pipeline's name.
-        parameters: All its parameters.
         runner: `subprocess` or `docker`.
-        package_version: Version of the dynamicpo that the tasks ran.
-        commit: Its commit; empty where that is not known.
+        commit: The commit of the dynamicpo that the tasks ran; empty where that is not known.
         image: The environment of the tasks, in words.
     """
 
-    pipeline: str
-    parameters: JsonObject
     runner: str
-    package_version: str
     commit: str
     image: str
 
@@ -74,22 +72,18 @@ class StartedRun(RunSettings):
     state: RunState
 
 
-class RunSummary(StartedRun):
+class RunSummary(StartedRun, RunResults):
     """The content of `summary.json`.
 
     Attributes:
         started: When it began, UTC.
         seconds: Its duration so far.
         tasks: Its tasks, in the order in which they began.
-        metrics: Every model's metrics.
-        report: Its page, relative to the run's folder; empty where it has none.
     """
 
     started: str
     seconds: float
     tasks: list[TaskEntry]
-    metrics: RunMetrics
-    report: str
 
 
 class FinishedRun(RunSummary):
@@ -104,14 +98,6 @@ class FinishedRun(RunSummary):
     folder: str
     comparisons: NotRequired["list[PairedComparison]"]
     sentences: NotRequired[list[str]]
-
-
-def at_work(folder: Path) -> AbstractContextManager[None]:
-    """Mark a run as going on.
-
-    The mark is a lock: the kernel takes it back when the process ends, however that ends.
-    """
-    return locked(folder / _LOCK)
 
 
 def write(folder: Path, run: StartedRun, started: float, tasks: Sequence[Task]) -> RunSummary:
@@ -131,7 +117,7 @@ def write(folder: Path, run: StartedRun, started: float, tasks: Sequence[Task]) 
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
         "tasks": entries,
-        "metrics": _evaluated_metrics(folder, entries),
+        "metrics": evaluated_metrics(_evaluations(folder, entries)),
         "report": _copy_report(folder, entries),
     }
     write_json(folder / "summary.json", summary)
@@ -143,7 +129,9 @@ def _task_entry(folder: Path, task: Task) -> TaskEntry:
     for output in task.outputs.values():
         # By its name, because kfp is not imported to list runs.
         if isinstance(output, Artifact) and type(output).__name__ == "Metrics":
-            metrics = dict(output.metadata)
+            # The model's name stands among them, as text.
+            numbers = output.metadata.items()
+            metrics = {name: value for name, value in numbers if not isinstance(value, str)}
     # A task from the cache has no output; a skipped one is from no cache.
     log_file = ""
     if task.log_path.exists():
@@ -174,26 +162,9 @@ def _link_outputs(folder: Path, task: Task) -> dict[str, object]:
         source = Path(output.uri)
         if source.exists():
             path = target / name
-            _link(source, path)
+            copy_tree(source, path)
             outputs[name] = str(path.relative_to(folder))
     return outputs
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give files another name as well: they outlast the cache and take no space."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_file, dirs_exist_ok=True)
-    else:
-        _link_file(str(source), str(target))
-
-
-def _link_file(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    # The cache is on another disk, or its file system has no hard links.
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _copy_report(folder: Path, entries: Sequence[TaskEntry]) -> str:
@@ -208,32 +179,13 @@ def _copy_report(folder: Path, entries: Sequence[TaskEntry]) -> str:
     return "report.html"
 
 
-def _evaluated_metrics(folder: Path, entries: Sequence[TaskEntry]) -> RunMetrics:
-    """Every model's metrics, from the evaluations."""
-    metrics: RunMetrics = {}
+def _evaluations(folder: Path, entries: Sequence[TaskEntry]) -> list[Path]:
+    evaluations = []
     for entry in entries:
         evaluation = entry["outputs"].get("evaluation")
-        if not isinstance(evaluation, str):
-            continue
-        for path in sorted((folder / evaluation).glob("*/metrics.json")):
-            # Baselines are in the first evaluation only.
-            content = json.loads(path.read_text(encoding="utf-8"))
-            metrics.setdefault(path.parent.name, content)
-    return metrics
-
-
-def metrics_in_order(summary: RunSummary) -> RunMetrics:
-    """Every model's metrics: baselines first, then SFT, then the objectives in the order given."""
-    objectives = summary.get("parameters", {}).get("objectives", [])
-    assert isinstance(objectives, list)
-    metrics = summary.get("metrics", {})
-    order = [*BASELINES, "sft"]
-    for objective in objectives:
-        order.append(objective["objective"])
-    # Cells of a study are no objectives: they come last, by name.
-    others = sorted(name for name in metrics if name not in order)
-    names = [name for name in order if name in metrics]
-    return {name: metrics[name] for name in [*names, *others]}
+        if isinstance(evaluation, str):
+            evaluations.append(folder / evaluation)
+    return evaluations
 
 
 def read(folder: Path) -> RunSummary:
@@ -243,15 +195,16 @@ def read(folder: Path) -> RunSummary:
         DataError: The folder holds none, or one that can't be read.
     """
     # Asked before the summary is read: a run that ends in between is not taken for a killed one.
-    is_at_work = is_locked(folder / _LOCK)
+    has_process = is_at_work(folder)
     path = folder / "summary.json"
     try:
-        summary: RunSummary = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path}: must be the summary of a run, but it can't be read ({error})."
+            f"{path}: must be the record of a run, but it can't be read ({error})."
         ) from error
-    if summary.get("state") == "running" and not is_at_work:
+    summary = cast(RunSummary, read_record(content, str(path)))
+    if summary.get("state") == "running" and not has_process:
         summary["state"] = "killed"
     return summary
 
@@ -267,17 +220,19 @@ def list_local_runs(folder: Path) -> list[ListedRun]:
             f"{folder}: must be a folder of runs, but it does not exist. "
             "Start a run or name another folder."
         )
-    runs = [_listed_run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
+    runs = []
+    for path in sorted(folder.glob("*/summary.json")):
+        try:
+            runs.append(_listed_run(path.parent))
+        except DataError as error:
+            # One damaged run must not hide the others.
+            log.warning("%s", error)
+            runs.append(_unreadable_run(path.parent))
     return sorted(runs, key=lambda run: (run["started"] or "", run["run"]))
 
 
 def _listed_run(folder: Path) -> ListedRun:
     summary = read(folder)
-    hit_ratios = {}
-    for model, metrics in metrics_in_order(summary).items():
-        for name, value in metrics.items():
-            if _is_headline(name):
-                hit_ratios[model] = value
     return {
         "run": folder.name,
         # By `get`: a run that was killed at once may have written less.
@@ -285,11 +240,16 @@ def _listed_run(folder: Path) -> ListedRun:
         "state": summary.get("state"),
         "started": summary.get("started"),
         "seconds": summary.get("seconds"),
-        "hit_ratio_at_1": hit_ratios,
+        "hit_ratio_at_1": hit_ratios(summary),
     }
 
 
-def _is_headline(metric: str) -> bool:
-    """Tell whether a metric is HitRatio@1 by scores, of whichever split."""
-    # Measures of valid answers alone are left out; the split `validation` is none of them.
-    return metric.endswith("hit_ratio_at_1") and "valid" not in metric.removeprefix("validation_")
+def _unreadable_run(folder: Path) -> ListedRun:
+    return {
+        "run": folder.name,
+        "pipeline": None,
+        "state": "unreadable",
+        "started": None,
+        "seconds": None,
+        "hit_ratio_at_1": {},
+    }

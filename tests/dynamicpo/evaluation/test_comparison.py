@@ -12,6 +12,8 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest
 from dynamicpo.evaluation.comparison import compare_evaluations
 from dynamicpo.evaluation.evaluate import evaluate
+from dynamicpo.evaluation.scorecard import scorecard
+from dynamicpo.reports.pages.comparisons import PairedComparison
 from tests.fixtures.folders import NUM_ITEMS, write_model, write_preferences
 
 CONFIG = EvaluationConfig(sasrec=False, resamples=100)
@@ -28,8 +30,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     preferences = write_preferences(folder / "preferences", items=items)
     for seed, name in enumerate(("sft", "dmpo", "dynamicpo")):
-        model = write_model(folder / name, seed=seed)
-        (model / "steps.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+        log = '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'
+        model = write_model(folder / name, seed=seed, training_log=log)
         evaluate(preferences, {name: model}, folder / f"evaluation-{name}", CONFIG)
     return folder
 
@@ -65,6 +67,41 @@ def test_models_of_several_evaluations_stand_together(root: Path, tmp_path: Path
     lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
     order = ["random", "popularity", "cooccurrence", "sft", "dmpo", "dynamicpo"]
     assert [line.split("|")[1].strip() for line in lines[2:]] == order
+
+
+def test_the_scorecard_has_a_row_for_each_model_and_each_pair_of_models(
+    root: Path, tmp_path: Path
+) -> None:
+    manifest = compare(root, tmp_path / "out", "sft", "dmpo", "dynamicpo")
+    comparison = read(tmp_path / "out")
+    expected = {
+        f"{name}_hit_ratio_at_1": round(metrics["test_hit_ratio_at_1"], 3)
+        for name, metrics in comparison["metrics"].items()
+    }
+    for entry in comparison["comparisons"]:
+        if entry["b"] == "sft":
+            pair = f"{entry['a']}_minus_sft"
+            keys = {pair: "difference", f"{pair}_low": "low", f"{pair}_high": "high"}
+            expected |= {key: round(entry[name], 3) for key, name in keys.items()}
+    assert len(expected) == 6 + 2 * 3
+    assert manifest.extra["scorecard"] == expected
+
+
+def test_a_difference_without_bounds_is_one_row() -> None:
+    """Rows of a single user have no interval."""
+    comparison: PairedComparison = {
+        "a": "dmpo",
+        "b": "sft",
+        "metric": "test_hit_ratio_at_1",
+        "difference": -0.12345,
+        "low": None,
+        "high": None,
+    }
+    metrics = {"dmpo": {"validation_hit_ratio_at_1": 0.98765, "validation_mrr": 0.5}}
+    assert scorecard(metrics, [comparison, {**comparison, "b": "popularity"}]) == {
+        "dmpo_hit_ratio_at_1": 0.988,
+        "dmpo_minus_sft": -0.123,
+    }
 
 
 def test_paired_differences_are_those_of_one_evaluation_of_all(root: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""`dynamicpo compare`: runs of this machine and of a Kubeflow installation, and its refusals."""
+"""`dynamicpo compare`: runs of this machine, and its refusals."""
 
+import dataclasses
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -14,18 +14,15 @@ from kfp import dsl
 from safetensors.torch import load_file, save_file
 
 from dynamicpo.cli.main import main
-from dynamicpo.core import storage
 from dynamicpo.core.config import EvaluationConfig
-from dynamicpo.core.records.manifest import read_manifest
+from dynamicpo.core.records.manifest import file_checksum, read_manifest, write_json
 from dynamicpo.evaluation.evaluate import evaluate
-from dynamicpo.runs.local import summary
+from dynamicpo.runs.local import run_locks, summary
 from dynamicpo.runs.local.tasks import Task
 from tests.fixtures.folders import NUM_CANDIDATES, preference_rows, write_model, write_preferences
-from tests.fixtures.kubeflow import Installation, earlier_run
 
 CONFIG = EvaluationConfig(sasrec=False, resamples=100)
 Capture = pytest.CaptureFixture[str]
-MONDAY, FRIDAY = "0a0a0a0a-0000-4000-8000-000000000001", "0a0a0a0a-0000-4000-8000-000000000002"
 
 
 def write_run(
@@ -56,14 +53,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     preferences = write_preferences(folder / "data" / "preferences")
     for seed, name in enumerate(("sft", "monday", "friday")):
-        model = write_model(folder / "data" / f"model-{name}", seed=seed)
         steps = [
             {"step": 1, "loss": 2.0, "boundary_gradient": 0.5},
             {"step": 2, "loss": 1.0, "boundary_gradient": 0.1},
         ]
-        (model / "steps.jsonl").write_text(
-            "".join(json.dumps({**step, "rewards/margins": 0}) + "\n" for step in steps)
-        )
+        log = "".join(json.dumps({**step, "rewards/margins": 0}) + "\n" for step in steps)
+        model = write_model(folder / "data" / f"model-{name}", seed=seed, training_log=log)
         label = "sft" if name == "sft" else "dynamicpo"
         evaluate(preferences, {label: model}, folder / "data" / f"evaluation-{name}", CONFIG)
     for beta, name in enumerate(("monday", "friday"), start=1):
@@ -176,8 +171,8 @@ def test_a_run_that_did_not_succeed_is_refused(
 
 def test_a_run_goes_on_as_long_as_its_process(root: Path, tmp_path: Path, capsys: Capture):
     folder = write_run(tmp_path / "long", [root / "data" / "evaluation-sft"], "running")
-    enter = f"with summary.at_work(pathlib.Path({str(folder)!r})):"
-    imports = "import pathlib, time\nfrom dynamicpo.runs.local import summary"
+    enter = f"with run_locks.at_work(pathlib.Path({str(folder)!r})):"
+    imports = "import pathlib, time\nfrom dynamicpo.runs.local import run_locks"
     code = f"{imports}\n{enter}\n print(flush=True)\n time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()
@@ -188,7 +183,7 @@ def test_a_run_goes_on_as_long_as_its_process(root: Path, tmp_path: Path, capsys
     process.wait()
     assert [run["state"] for run in summary.list_local_runs(tmp_path)] == ["killed"]
     assert "but it is 'killed'. Run it again." in refused(capsys, "long", "--folder", str(tmp_path))
-    with summary.at_work(folder):
+    with run_locks.at_work(folder):
         assert summary.read(folder)["state"] == "running"
     assert [path.name for path in folder.glob(".*")] == [".at-work"]
 
@@ -254,6 +249,9 @@ def test_scores_that_are_nan_are_warned_of(root: Path, tmp_path: Path, capsys: C
         for name, value in load_file(broken / "model.safetensors").items()
     }
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    manifest = read_manifest(broken)
+    manifest.files["model.safetensors"] = file_checksum(broken / "model.safetensors")
+    write_json(broken / "manifest.json", dataclasses.asdict(manifest))
     evaluate(root / "data" / "preferences", {"broken": broken}, tmp_path / "nan", CONFIG)
     argv = [
         "monday",
@@ -290,135 +288,6 @@ def test_an_empty_split_can_not_be_evaluated(tmp_path: Path, capsys: Capture):
     err = capsys.readouterr().err
     assert "must hold at least one row, got none" in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
-
-
-def test_flags_of_an_installation_need_a_host(root: Path, capsys: Capture):
-    message = refused(capsys, "monday", "--folder", str(root), "--store", "gs://bucket")
-    assert "--store: is for runs of an installation. Give --host as well." in message
-
-
-def write_remote(root: Path, prefix: str, name: str, run_id: str) -> None:
-    """Write the artifacts of a run on a cluster into the store."""
-    for number, part in enumerate(("sft", name)):
-        task = f"{prefix}/training/{run_id}/evaluate-{number}/0/evaluation"
-        storage.put(root / "data" / f"evaluation-{part}", task)
-    content = {
-        "run": run_id,
-        "images": [f"registry/dynamicpo@sha256:{name}"],
-        "package_version": "0.1.0",
-    }
-    path = root / "data" / f"{name}-summary.json"
-    path.write_text(json.dumps(content))
-    storage.put(path, f"{prefix}/training/{run_id}/summarize-run/0/summary/summary.json")
-
-
-@pytest.mark.parametrize("kind", ["mounted", "gs"])
-def test_runs_of_an_installation(
-    kind: str, root: Path, tmp_path: Path, capsys: Capture, request: pytest.FixtureRequest
-):
-    store = (
-        f"{request.getfixturevalue('object_store')}/pipelines"
-        if kind == "gs"
-        else str(tmp_path / "store")
-    )
-    write_remote(root, store, "monday", MONDAY)
-    write_remote(root, store, "friday", FRIDAY)
-    runs = [earlier_run(FRIDAY, "training friday", preference_beta=2.0)]
-    runs += [earlier_run(MONDAY, "training monday", store, preference_beta=1.0)]
-    with Installation(earlier=runs, deleted=["version-of-training-friday"]).serving() as kubeflow:
-        argv = [
-            MONDAY,
-            "training friday",
-            "--host",
-            kubeflow.host,
-            "--store",
-            store,
-            "--output",
-            str(tmp_path / "out"),
-        ]
-        code, out, err = compare(capsys, *argv, "--json")
-    assert code == 0, err
-    result = json.loads(out)
-    assert {"sft", "training monday/dynamicpo", "training friday/dynamicpo"} <= set(
-        result["metrics"]
-    )
-    assert result["runs"]["preference_beta"] == {"training monday": 1.0, "training friday": 2.0}
-    assert result["runs"]["images"]["training friday"] == ["registry/dynamicpo@sha256:friday"]
-    versions = {
-        "training monday": "commit-version-of-training-monday",
-        "training friday": "version-of-training-friday",
-    }
-    assert result["runs"]["pipeline version"] == versions
-    assert "preference rows" not in result["runs"]  # the same data
-    local = read_manifest(root / "data" / "evaluation-monday").counts["test_mrr"]
-    assert result["metrics"]["training monday/dynamicpo"]["test_mrr"] == local
-
-
-def test_what_an_installation_can_not_give_is_named(root: Path, tmp_path: Path, capsys: Capture):
-    store = str(tmp_path / "store")
-    write_remote(root, store, "monday", MONDAY)
-    runs = [
-        earlier_run(MONDAY, "nightly", store),
-        earlier_run(FRIDAY, "weekly", store, state="RUNNING"),
-    ]
-    runs.append(earlier_run("x", "homeless", ""))
-    runs.append(earlier_run("y", "lost", store))
-    with Installation(earlier=runs).serving() as kubeflow:
-        for text, message in (
-            ("nightyl", "unknown name 'nightyl'; choose from .*Did you mean 'nightly'"),
-            (
-                "weekly",
-                "weekly: must be a run that succeeded, but it is 'running'. Wait for its end",
-            ),
-            ("homeless", "--store: must be given, because homeless does not say where it wrote"),
-            ("lost", "lost: must have left its artifacts in one of .*/training/y"),
-            ("0a0a0a0a-0000-4000-8000-00000000000f", "404 Not Found: run not found"),
-        ):
-            assert re.search(message, refused(capsys, text, "--host", kubeflow.host)), message
-
-
-def test_a_token_is_sent_and_a_dead_host_is_an_error(root: Path, tmp_path: Path, capsys: Capture):
-    store = str(tmp_path / "store")
-    write_remote(root, store, "monday", MONDAY)
-    (tmp_path / "token").write_text("secret\n")
-    argv = [MONDAY, "--output", str(tmp_path / "out")]
-    with Installation(
-        earlier=[earlier_run(MONDAY, "nightly", store)], token="secret"
-    ).serving() as kubeflow:
-        assert "401" in refused(capsys, *argv, "--host", kubeflow.host)
-        assert (
-            compare(
-                capsys, *argv, "--host", kubeflow.host, "--token-file", str(tmp_path / "token")
-            )[0]
-            == 0
-        )
-    code, out, err = compare(capsys, *argv, "--host", kubeflow.host)
-    assert (
-        (code, out) == (2, "") and f"{kubeflow.host}: must answer" in err and "Traceback" not in err
-    )
-
-
-def test_runs_of_an_installation_are_listed(tmp_path: Path, capsys: Capture):
-    runs = [
-        earlier_run(FRIDAY, "training friday", state="RUNNING"),
-        earlier_run(MONDAY, "training monday"),
-    ]
-    with Installation(earlier=runs).serving() as kubeflow:
-        assert main(["runs", "--host", kubeflow.host]) == 0
-        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-        assert lines == [
-            [MONDAY, "succeeded", "5400", "s", "training", "monday"],
-            [FRIDAY, "running", "–", "training", "friday"],
-        ]
-        assert main(["runs", "--host", kubeflow.host, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["runs"][0]["started"] == "2026-11-02T03:00:00Z"
-        assert main(["runs", "--host", kubeflow.host, "--namespace", "team"]) == 2
-        assert "--namespace: must not be given" in capsys.readouterr().err
-    assert main(["runs", str(tmp_path), "--token-file", "token"]) == 2
-    assert (
-        "--token-file: is for runs of an installation. Give --host as well."
-        in capsys.readouterr().err
-    )
 
 
 def test_a_run_that_was_killed_before_it_had_a_length_is_listed(tmp_path: Path, capsys: Capture):

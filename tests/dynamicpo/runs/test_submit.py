@@ -97,8 +97,30 @@ def test_a_run_is_started_and_its_link_printed(
 def test_the_result_is_json_on_demand(kubeflow: Installation, capsys: Capture):
     assert call(kubeflow, "--json", "--wait", "1") == 0
     link = f"{kubeflow.host}/#/runs/details/run-0"
+    found = json.loads(capsys.readouterr().out)
+    # Its store is that of a stock installation, which nobody has forwarded to this machine.
+    assert "MINIO_ENDPOINT" in found.pop("problem") and found.pop("hit_ratio_at_1") == {}
     expected = {"run": "run-0", "link": link, "pipeline_version": COMMIT, "state": "succeeded"}
-    assert json.loads(capsys.readouterr().out) == expected
+    assert found == expected
+
+
+def test_a_run_that_succeeded_shows_its_figures_where_the_store_can_be_read(
+    kubeflow: Installation, tmp_path: Path, capsys: Capture
+):
+    metrics = {"sft": {"test_hit_ratio_at_1": 0.25}, "dmpo": {"test_hit_ratio_at_1": 0.5}}
+    record = tmp_path / "training" / "run-0" / "compare-evaluations" / "0" / "record"
+    record.mkdir(parents=True)
+    (record / "record.json").write_text(json.dumps({"parameters": {}, "metrics": metrics}))
+    assert call(kubeflow, "--wait", "1", "--store", str(tmp_path)) == 0
+    link = f"{kubeflow.host}/#/runs/details"
+    assert capsys.readouterr().out.splitlines() == [
+        "HitRatio@1: sft 0.250, dmpo 0.500",
+        f"{link}/run-0",
+    ]
+    assert call(kubeflow, "--wait", "1", "--store", str(tmp_path)) == 0
+    problem, last = capsys.readouterr().out.splitlines()
+    assert problem.startswith("no figures: ") and "must have left its record below" in problem
+    assert last == f"{link}/run-1"
 
 
 def test_a_version_is_uploaded_once_and_other_content_gets_another_name(kubeflow: Installation):

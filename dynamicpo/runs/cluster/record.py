@@ -1,0 +1,135 @@
+"""The record of a run on a cluster: `record.json`, written by the task that sees all evaluations.
+
+Tasks that KFP takes from its cache leave nothing below the run's own prefix: their artifacts are an
+earlier run's. So the record names each by its URI, which a stage returns beside the artifact and a
+cache hit returns again; the task itself is never cached.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from dynamicpo import __version__
+from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import JsonObject
+from dynamicpo.core.records.manifest import read_manifest, write_json
+from dynamicpo.runs.run_records import RunRecord, evaluated_metrics
+
+if TYPE_CHECKING:
+    from kfp import dsl
+
+RECORD_FILE = "record.json"
+
+
+class RunFacts(NamedTuple):
+    """What a task can't find out about its run, but KFP or the compiler can.
+
+    Attributes:
+        run: The run's id.
+        pipeline: The pipeline's name.
+        images: The images of its tasks.
+        parameters: All its parameters.
+    """
+
+    run: str
+    pipeline: str
+    images: Sequence[str]
+    parameters: Mapping[str, object]
+
+
+class StageUris(NamedTuple):
+    """Where stages wrote. Each list is in the order of the evaluations.
+
+    Attributes:
+        rows: The preference rows.
+        models: The models.
+        training_reports: Their pages.
+        evaluation_reports: The pages of their evaluations.
+    """
+
+    rows: str
+    models: Sequence[str]
+    training_reports: Sequence[str]
+    evaluation_reports: Sequence[str]
+
+
+class ClusterRecord(RunRecord):
+    """The content of `record.json`.
+
+    Attributes:
+        run: The run's id.
+        images: The images of its tasks.
+        rows: URI of the preference rows.
+        models: URI of each model.
+        evaluations: URI of each model's evaluation; that of SFT holds the baselines, too.
+        reports: URIs of the pages of each model: its training and its evaluation.
+    """
+
+    run: str
+    images: list[str]
+    rows: str
+    models: dict[str, str]
+    evaluations: dict[str, str]
+    reports: dict[str, dict[str, str]]
+
+
+def write_record(
+    folder: Path,
+    facts: RunFacts,
+    evaluations: "Sequence[dsl.Artifact]",
+    uris: StageUris,
+    report: str,
+) -> None:
+    """Write `record.json` into a folder.
+
+    Args:
+        folder: The folder, which is made.
+        facts: Facts about the run.
+        evaluations: The artifacts of all evaluations: that of the SFT model, then the others.
+        uris: Where the stages wrote.
+        report: URI of the run's page.
+
+    Raises:
+        DataError: An evaluation of no model, or other numbers of evaluations and of URIs.
+    """
+    folders = [Path(artifact.path) for artifact in evaluations]
+    names = [_model_name(path) for path in folders]
+    record: ClusterRecord = {
+        "run": facts.run,
+        "pipeline": facts.pipeline,
+        "parameters": _parameters(facts),
+        "package_version": __version__,
+        "images": list(facts.images),
+        "metrics": evaluated_metrics(folders),
+        "report": report,
+        "rows": uris.rows,
+        "models": _by_name(names, uris.models),
+        "evaluations": _by_name(names, [artifact.uri for artifact in evaluations]),
+        "reports": {
+            "training": _by_name(names, uris.training_reports),
+            "evaluation": _by_name(names, uris.evaluation_reports),
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RECORD_FILE, record)
+
+
+def _parameters(facts: RunFacts) -> JsonObject:
+    return dict(facts.parameters)  # type: ignore[arg-type]  # KFP holds JSON values only
+
+
+def _model_name(evaluation: Path) -> str:
+    """The model that an evaluation is of; the first one where the base model is in it, too."""
+    names = read_manifest(evaluation, "evaluate").inputs["models"].split()
+    if not names:
+        raise DataError(f"{evaluation}: must be the evaluation of a model, but it is of none.")
+    return names[0]
+
+
+def _by_name(names: Sequence[str], uris: Sequence[str]) -> dict[str, str]:
+    if len(names) != len(uris):
+        raise DataError(
+            f"record: must have one URI for each of {', '.join(names)}, got {len(uris)}. "
+            "Give those of the SFT model, then those of the others in the same order."
+        )
+    return dict(zip(names, uris, strict=True))
