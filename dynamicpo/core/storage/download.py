@@ -8,7 +8,7 @@ from dynamicpo.core.storage.addresses import Address
 from dynamicpo.core.storage.checksums import check_equal, crc32c_of
 from dynamicpo.core.storage.parts import in_threads, num_part_bytes
 from dynamicpo.core.storage.retries import retried
-from dynamicpo.core.storage.store import Store, StoredFile
+from dynamicpo.core.storage.store import Store, StoredFile, find_object
 
 
 def download_small(store: Store, file: StoredFile, path: Path) -> None:
@@ -57,7 +57,7 @@ def read_whole(store: Store, address: Address) -> bytes | None:
     Raises:
         CorruptionError: It has another checksum than the store says.
     """
-    file = store.find(address)
+    file = find_object(store, address)
     if file is None:
         return None
     part = store.read(file, 0, file.size)

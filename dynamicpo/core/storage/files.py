@@ -12,7 +12,7 @@ from dynamicpo.core.storage.clients import explained, store_of
 from dynamicpo.core.storage.download import download_large, download_small, read_whole
 from dynamicpo.core.storage.parts import PART_BYTES, in_threads
 from dynamicpo.core.storage.retries import retried
-from dynamicpo.core.storage.store import Store, StoredFile
+from dynamicpo.core.storage.store import Store, StoredFile, find_object
 
 _MANIFEST = "manifest.json"
 
@@ -242,7 +242,7 @@ def _find_objects(uri: str, limit: int | None = None) -> list[StoredFile]:
     store = store_of(address.scheme)
     with explained(uri, store):
         if address.name and not address.name.endswith("/"):
-            file = retried(store, lambda: store.find(address))
+            file = retried(store, lambda: find_object(store, address))
             if file is not None:
                 return [file]
         # With its slash: the prefix "run" would list "run-2/..." as well.

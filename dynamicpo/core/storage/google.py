@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dynamicpo.core.storage.addresses import Address
 from dynamicpo.core.storage.checksums import check_equal, crc32c, crc32c_of
-from dynamicpo.core.storage.failures import FailureKind, MissingBucketError
+from dynamicpo.core.storage.failures import FailureKind, MissingBucketError, StoreError
 from dynamicpo.core.storage.google_failures import google_failure_kind
 from dynamicpo.core.storage.google_upload import TIMEOUT, upload_resumable
 from dynamicpo.core.storage.store import NO_VERSION, Range, StoredFile
@@ -22,16 +22,19 @@ class GoogleStore:
     credentials_hint = "Run 'gcloud auth application-default login' or use Workload Identity."
 
     def __init__(self) -> None:
-        """Find credentials and make the client."""
+        """Find credentials and make the client.
+
+        Raises:
+            StoreError: There are none, or they can't be read.
+        """
+        from google.auth.exceptions import GoogleAuthError
         from google.cloud import storage
 
-        self._client = storage.Client()
-
-    def find(self, address: Address) -> StoredFile | None:
-        """The object of that very name."""
-        bucket = self._client.bucket(address.bucket)
-        blob = bucket.get_blob(address.name, retry=None, timeout=TIMEOUT)
-        return _stored(address, blob) if blob is not None else None
+        try:
+            self._client = storage.Client()
+        except GoogleAuthError:
+            hint = self.credentials_hint
+            raise StoreError("gs://", FailureKind.NO_CREDENTIALS, hint) from None
 
     def objects(self, prefix: Address, limit: int | None = None) -> Iterator[StoredFile]:
         """The objects whose names begin with the prefix's, by name."""
@@ -114,8 +117,10 @@ def _needs_bucket() -> Iterator[None]:
 
     try:
         yield
-    except NotFound:
-        raise MissingBucketError from None
+    except NotFound as error:
+        if google_failure_kind(error) is FailureKind.MISSING_OBJECT:
+            raise MissingBucketError from None
+        raise
 
 
 def _stored(address: Address, blob: "Blob") -> StoredFile:

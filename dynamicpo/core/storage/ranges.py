@@ -8,7 +8,7 @@ from dynamicpo.core.storage.addresses import is_remote, parse_address
 from dynamicpo.core.storage.clients import explained, store_of
 from dynamicpo.core.storage.files import existing_path
 from dynamicpo.core.storage.retries import retried
-from dynamicpo.core.storage.store import Store, StoredFile
+from dynamicpo.core.storage.store import Store, StoredFile, find_object
 
 # One request brings at least this much: readers of footers and headers ask for few bytes at once.
 _BUFFER_BYTES = 256 << 10
@@ -28,7 +28,7 @@ def open_file(uri: str) -> BinaryIO:
     address = parse_address(uri)
     store = store_of(address.scheme)
     with explained(uri, store):
-        file = retried(store, lambda: store.find(address))
+        file = retried(store, lambda: find_object(store, address))
     if file is None:
         raise DataError(f"{uri}: must be an object, but nothing is there. Check the name.")
     return io.BufferedReader(_Ranges(store, file), _BUFFER_BYTES)

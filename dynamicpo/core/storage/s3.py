@@ -4,7 +4,9 @@ import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from dynamicpo.core.errors import DataError
 from dynamicpo.core.storage.addresses import Address
 from dynamicpo.core.storage.checksums import check_equal, crc32c, crc32c_of, etag, md5
 from dynamicpo.core.storage.failures import FailureKind
@@ -25,18 +27,23 @@ class S3Store:
     """The client of one S3 endpoint."""
 
     def __init__(self, access: Access) -> None:
-        """Make the client."""
-        self.credentials_hint = access.hint
-        self._client = _make_client(access)
+        """Make the client.
 
-    def find(self, address: Address) -> StoredFile | None:
-        """The object of that very name."""
-        # Not HeadObject: its failures have no code, and tell a missing bucket, a wrong key and a
-        # wrong clock as 404, 403 and 403. A name comes first among those that begin with it.
-        for file in self.objects(address, limit=1):
-            if file.address.name == address.name:
-                return file
-        return None
+        Raises:
+            DataError: The endpoint is no URL, or AWS's own settings can't be used.
+        """
+        from botocore.exceptions import BotoCoreError
+
+        self.credentials_hint = access.hint
+        try:
+            self._client = _make_client(access)
+        except (BotoCoreError, ValueError) as error:
+            # The message of a ValueError holds the endpoint, which may hold a password.
+            what = error if isinstance(error, BotoCoreError) else "the endpoint is no URL"
+            raise DataError(
+                f"S3: needs settings that can be used, but {what}. Correct MINIO_ENDPOINT (minio), "
+                "AWS_ENDPOINT_URL_S3 (s3), AWS_PROFILE or its file."
+            ) from None
 
     def objects(self, prefix: Address, limit: int | None = None) -> Iterator[StoredFile]:
         """The objects whose names begin with the prefix's, by name."""
@@ -145,5 +152,8 @@ def _make_client(access: Access) -> "S3Client":
         region_name=access.region or session.region_name or "us-east-1",
         config=config,
     )
+    endpoint = urlsplit(client.meta.endpoint_url)
+    if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
+        raise ValueError("endpoint")
     client.meta.events.register("before-parse.s3", refuse_page)
     return client

@@ -62,8 +62,9 @@ def refuse_page(response_dict: Mapping[str, object], **_: object) -> None:
         return
     # An object may be a page; a store gives its ETag then.
     is_page = "html" in str(headers.get("content-type", "")) and "etag" not in headers
-    # An overloaded proxy answers with a page, too.
-    if is_page and status not in _BUSY_STATUSES:
+    # An overloaded proxy answers with a page, too. Not with 500: that is what boto3 makes of a 200
+    # whose body is no XML.
+    if is_page and (status == 500 or status not in _BUSY_STATUSES):
         raise NotAStoreError
 
 

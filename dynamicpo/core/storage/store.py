@@ -40,9 +40,6 @@ class Store(Protocol):
 
     credentials_hint: str
 
-    def find(self, address: Address) -> StoredFile | None:
-        """The object of that very name."""
-
     def objects(self, prefix: Address, limit: int | None = None) -> Iterator[StoredFile]:
         """The objects whose names begin with the prefix's, by name."""
 
@@ -69,3 +66,14 @@ class Store(Protocol):
 
     def detail(self, error: Exception) -> str:
         """A few words of the store on a failure, without addresses or credentials."""
+
+
+def find_object(store: Store, address: Address) -> StoredFile | None:
+    """The object of that very name."""
+    # By listing, where a name comes first among those that begin with it. To ask for the object
+    # itself tells a missing bucket, a wrong key and a wrong clock as 404, 403 and 403 (S3), and a
+    # missing bucket as a missing object (Google).
+    for file in store.objects(address, limit=1):
+        if file.address.name == address.name:
+            return file
+    return None
