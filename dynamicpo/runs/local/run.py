@@ -18,6 +18,7 @@ from dynamicpo.runs.images import check_image_name
 from dynamicpo.runs.local import containers, summary
 from dynamicpo.runs.local.cache import cache_name
 from dynamicpo.runs.local.kfp_internals import count_tasks, hooked
+from dynamicpo.runs.local.run_locks import at_work
 from dynamicpo.runs.local.task_runner import TaskRunner, stopped_by_signals
 from dynamicpo.runs.objectives import planned_cells
 from dynamicpo.runs.parameters import check_parameters
@@ -67,7 +68,7 @@ def run_pipeline(
         **_origin(container_image),
     }
     started = time.time()
-    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch, summary.at_work(folder):
+    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch, at_work(folder):
         pipeline = load_pipeline(name)
         total = task_count(pipeline.pipeline_spec, parameters)
         artifacts = cache / "artifacts"
