@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynamicpo.core.config_fields import ConfigClass, from_mapping
-from dynamicpo.core.records.manifest import write_json
+from dynamicpo.core.records.manifest import Manifest, write_json
+from dynamicpo.runs.shown_metrics import shown_metrics
 
 if TYPE_CHECKING:
     from kfp import dsl
@@ -28,6 +29,20 @@ def config_of(kind: type[ConfigClass], arguments: Mapping[str, object]) -> Confi
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     values = {field.name: arguments[field.name] for field in fields}
     return from_mapping(kind, values, kind.__name__)
+
+
+def log_stage_metrics(metrics: "dsl.Metrics", manifest: Manifest, model: str = "") -> None:
+    """Log the metrics of a stage that Kubeflow shows.
+
+    Args:
+        metrics: The task's artifact of metrics.
+        manifest: The stage's manifest.
+        model: The name of the model that they are of. The tasks of a loop have one name, so that
+            nothing else tells them apart where runs are compared.
+    """
+    log_metrics(metrics, shown_metrics(manifest))
+    if model:
+        metrics.metadata["model"] = model
 
 
 def log_metrics(metrics: "dsl.Metrics", values: Mapping[str, object]) -> None:

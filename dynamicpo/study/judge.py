@@ -12,6 +12,7 @@ from dynamicpo.reports.pages.study import StudyReport, study_markdown, study_ove
 from dynamicpo.study.cells import baseline_hits, read_cells, read_sft
 from dynamicpo.study.measurements import flat_counts, study_as_json
 from dynamicpo.study.report import make_report
+from dynamicpo.study.scorecard import study_scorecard
 from dynamicpo.study.sentences import verdict_in_words
 from dynamicpo.study.verdict import judge_all
 
@@ -30,7 +31,7 @@ def judge_collapse(
 
     Returns:
         The manifest; `counts` holds the figures of every kind of cell, and the numbers of collapses
-        and comparisons.
+        and comparisons, `extra` the scorecard.
 
     Raises:
         DataError: Evaluations that can't stand side by side, or cells that differ in more than they
@@ -60,7 +61,11 @@ def judge_collapse(
         write_json(folder / "study.json", {"protocol": protocol, **numbers, "sentences": words})
         _write_report(folder, report)
         manifest.counts = flat_counts(study)
-        manifest.extra = {"protocol": protocol, "warnings": list(report.warnings)}
+        manifest.extra = {
+            "protocol": protocol,
+            "warnings": list(report.warnings),
+            "scorecard": study_scorecard(study),
+        }
     return manifest
 
 

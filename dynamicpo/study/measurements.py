@@ -57,7 +57,7 @@ def flat_counts(study: Study) -> dict[str, float]:
         # SFT comes last, under a name without variant and K.
         if kind == SFT:
             continue
-        prefix = f"{kind.loss}_{kind.variant}_k{kind.num_negatives}"
+        prefix = metric_prefix(kind)
         for name, values in measurements(cells).items():
             counts[f"{prefix}_{name}"] = float(values.mean())
     counts[f"sft_{HIT_RATIO}"] = mean_hit_ratio(study.cells[SFT])
@@ -67,6 +67,13 @@ def flat_counts(study: Study) -> dict[str, float]:
     # Comparisons, under the name that the metric has had from the start.
     counts["looks"] = len(study.contrasts)
     return counts
+
+
+def metric_prefix(kind: Kind) -> str:
+    """A kind in the names of metrics: `dmpo_dynamicpo_k19`; `sft`."""
+    if kind == SFT:
+        return SFT.loss
+    return f"{kind.loss}_{kind.variant}_k{kind.num_negatives}"
 
 
 def study_as_json(study: Study) -> JsonObject:
