@@ -44,8 +44,8 @@ class RunResults(TypedDict):
     report: str
 
 
-class RunRecord(RunOrigin, RunResults):
-    """What is kept of every run, wherever it ran."""
+class KeptRun(RunOrigin, RunResults):
+    """A run as it is kept, wherever it ran."""
 
 
 class ListedRun(TypedDict):
@@ -95,7 +95,7 @@ _KINDS = {"parameters": dict, "metrics": dict, "tasks": list, "started": str, "s
 def read_record(content: str | bytes, source: str) -> JsonObject:
     """The content of a run's `summary.json` or `record.json`.
 
-    A run that was killed at once may have written less than `RunRecord` has.
+    A run that was killed at once may have written less than `KeptRun` has.
 
     Args:
         content: The file's text.

@@ -13,7 +13,7 @@ from dynamicpo import __version__
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import read_manifest, write_json
-from dynamicpo.runs.run_records import RunRecord, evaluated_metrics
+from dynamicpo.runs.run_records import KeptRun, evaluated_metrics
 
 if TYPE_CHECKING:
     from kfp import dsl
@@ -22,7 +22,7 @@ RECORD_FILE = "record.json"
 
 
 class RunFacts(NamedTuple):
-    """What a task can't find out about its run, but KFP or the compiler can.
+    """Facts about a run that no task can find out by itself, but KFP or the compiler can.
 
     Attributes:
         run: The run's id.
@@ -38,7 +38,7 @@ class RunFacts(NamedTuple):
 
 
 class StageUris(NamedTuple):
-    """Where stages wrote. Each list is in the order of the evaluations.
+    """URIs of what stages wrote. Each list is in the order of the evaluations.
 
     Attributes:
         rows: The preference rows.
@@ -53,7 +53,7 @@ class StageUris(NamedTuple):
     evaluation_reports: Sequence[str]
 
 
-class ClusterRecord(RunRecord):
+class ClusterRecord(KeptRun):
     """The content of `record.json`.
 
     Attributes:

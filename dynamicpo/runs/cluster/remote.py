@@ -41,7 +41,7 @@ _READERS = 8
 
 
 class Figures(NamedTuple):
-    """What a run's record says of its models, or why it says nothing.
+    """Figures of a run's models from its record, or the reason why there are none.
 
     Attributes:
         hit_ratio_at_1: HitRatio@1 of each model.
@@ -138,7 +138,7 @@ def list_cluster_runs(kubeflow: Kubeflow, store: str = "") -> list[ListedRun]:
 
 
 def read_figures(run: StoredRun) -> Figures:
-    """What a run's record says of its models, or why it can't be read."""
+    """Figures of a run's models from its record, or the reason why it can't be read."""
     try:
         return Figures(hit_ratios(read_stored_record(run)))
     except NoRecordError as error:
