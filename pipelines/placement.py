@@ -19,6 +19,7 @@ from kubernetes.utils import parse_quantity
 from dynamicpo.core.config_fields import Checked, check_fields, setting
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.core.storage import SCHEMES
+from dynamicpo_components.image import IMAGE
 
 # Names that the manifests in k8s/ and the images share with the pipelines; k8s/consistency.py
 # compares them.
@@ -301,6 +302,31 @@ def _tolerate(task: dsl.PipelineTask, taint: str) -> None:
 
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def run_facts(pipeline: str, parameters: Any) -> dict[str, Any]:
+    """Tell the task that writes a run's record what no task can find out by itself.
+
+    Args:
+        pipeline: The pipeline's name.
+        parameters: All parameters, as the first task gives them.
+
+    Returns:
+        Arguments of the task that writes the record. None where the pipeline is not placed: a
+        local run tells of itself, and its cache would not know that task again.
+    """
+    placement = _CURRENT.get()
+    if placement is None:
+        return {}
+    images = [IMAGE]
+    if placement.gpu_count and placement.gpu_image:
+        images.append(placement.gpu_image)
+    return {
+        "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        "pipeline": pipeline,
+        "images": images,
+        "parameters": parameters,
+    }
 
 
 def never_cached(task: dsl.PipelineTask) -> dsl.PipelineTask:

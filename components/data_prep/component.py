@@ -52,8 +52,8 @@ def prepare_data(
 
     from dynamicpo.core.config import DataConfig
     from dynamicpo.data.prepare import prepare_data as run
-    from dynamicpo.runs.component_artifacts import config_of, log_metrics
+    from dynamicpo.runs.component_artifacts import config_of, log_stage_metrics
 
     manifest = run(interactions, items, Path(examples.path), config_of(DataConfig, arguments))
-    log_metrics(metrics, manifest.counts)
+    log_stage_metrics(metrics, manifest)
     return (examples.uri,)

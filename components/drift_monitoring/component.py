@@ -49,12 +49,12 @@ def monitor_drift(
 
     from dynamicpo.core.config import DriftConfig
     from dynamicpo.monitoring.drift import monitor_drift as run
-    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
 
     window = Path((current or reference).path)
     scored = Path(model.path) if model else None
     config = config_of(DriftConfig, arguments)
     manifest = run(Path(reference.path), window, Path(drift.path), config, scored)
-    log_metrics(metrics, manifest.counts)
+    log_stage_metrics(metrics, manifest)
     copy_report(Path(drift.path), report)
     return bool(manifest.counts["drifted"])

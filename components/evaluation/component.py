@@ -64,11 +64,11 @@ def evaluate(
 
     from dynamicpo.core.config import EvaluationConfig
     from dynamicpo.evaluation.evaluate import evaluate as run
-    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
 
     folder = Path(evaluation.path)
     config = config_of(EvaluationConfig, arguments)
     manifest = run(Path(preferences.path), {name: Path(model.path)}, folder, config)
-    log_metrics(metrics, manifest.counts)
+    log_stage_metrics(metrics, manifest, name)
     copy_report(folder, report)
     return evaluation.uri, report.uri

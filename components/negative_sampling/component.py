@@ -46,10 +46,10 @@ def sample_negatives(
 
     from dynamicpo.core.config import NegativesConfig
     from dynamicpo.negatives.sampling import sample_negatives as run
-    from dynamicpo.runs.component_artifacts import config_of, log_metrics
+    from dynamicpo.runs.component_artifacts import config_of, log_stage_metrics
 
     manifest = run(
         Path(examples.path), Path(preferences.path), config_of(NegativesConfig, arguments)
     )
-    log_metrics(metrics, manifest.counts)
+    log_stage_metrics(metrics, manifest)
     return (preferences.uri,)

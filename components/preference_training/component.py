@@ -14,6 +14,7 @@ def train_preferences(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
+    name: str,
     loss: str = "dmpo",
     dynamic: bool = True,
     ablation: str = "none",
@@ -44,6 +45,7 @@ def train_preferences(
         model: Model folder, as of SFT.
         metrics: Rows, steps, final loss, rewards and boundary figures.
         report: The training's curves and settings.
+        name: What the model is called in tables and charts.
         loss: Base objective [dpo, dmpo, mppo, sdpo, simpo].
         dynamic: DynamicPO: boundary negatives and a beta of their own.
         ablation: Keep one half of DynamicPO: 'selection' or 'beta' [none, selection, beta].
@@ -72,11 +74,11 @@ def train_preferences(
     from pathlib import Path
 
     from dynamicpo.core.config import PreferenceConfig
-    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
     from dynamicpo.training.preference_training import train_preferences as run
 
     config = config_of(PreferenceConfig, arguments)
     manifest = run(Path(preferences.path), Path(adapter.path), Path(model.path), config)
-    log_metrics(metrics, manifest.counts)
+    log_stage_metrics(metrics, manifest, name)
     copy_report(Path(model.path), report)
     return model.uri, report.uri

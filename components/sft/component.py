@@ -91,10 +91,10 @@ def fine_tune(
     from pathlib import Path
 
     from dynamicpo.core.config import SFTConfig
-    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_metrics
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
     from dynamicpo.training.sft import fine_tune as run
 
     manifest = run(Path(preferences.path), Path(model.path), config_of(SFTConfig, arguments))
-    log_metrics(metrics, manifest.counts)
+    log_stage_metrics(metrics, manifest, "sft")
     copy_report(Path(model.path), report)
     return model.uri, report.uri

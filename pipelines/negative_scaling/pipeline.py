@@ -9,7 +9,7 @@ from dynamicpo_components.negative_sampling.component import sample_negatives
 from dynamicpo_components.preference_training.component import train_preferences
 from dynamicpo_components.sft.component import fine_tune
 from dynamicpo_components.study.component import judge_collapse
-from dynamicpo_pipelines.placement import never_cached, on_cpu, on_gpu
+from dynamicpo_pipelines.placement import never_cached, on_cpu, on_gpu, run_facts
 from dynamicpo_pipelines.stage_arguments import grouped
 
 
@@ -194,7 +194,8 @@ def negative_scaling(
     examples = on_cpu(prepare_data(**grouped(arguments, "data"))).outputs["examples"]
     sampled = on_cpu(sample_negatives(examples=examples, **grouped(arguments, "negatives")))
     preferences = sampled.outputs["preferences"]
-    sft = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft"))).outputs["model"]
+    tuned = on_gpu(fine_tune(preferences=preferences, **grouped(arguments, "sft")))
+    sft = tuned.outputs["model"]
     settings = grouped(arguments, "evaluation")
     baselines = on_gpu(evaluate(preferences=preferences, model=sft, name="sft", **settings))
     baselines.set_display_name("evaluate sft")
@@ -205,6 +206,7 @@ def negative_scaling(
         trained = train_preferences(
             preferences=preferences,
             adapter=sft,
+            name=cell.cell,
             loss=cell.loss,
             dynamic=cell.dynamic,
             ablation=cell.ablation,
@@ -220,6 +222,14 @@ def negative_scaling(
     judged = judge_collapse(
         baselines=baselines.outputs["evaluation"],
         evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
+        rows_uri=sampled.outputs["preferences_uri"],
+        sft_uri=tuned.outputs["model_uri"],
+        sft_report_uri=tuned.outputs["report_uri"],
+        baselines_report_uri=baselines.outputs["report_uri"],
+        model_uris=dsl.Collected(trained.outputs["model_uri"]),
+        training_report_uris=dsl.Collected(trained.outputs["report_uri"]),
+        evaluation_report_uris=dsl.Collected(evaluated.outputs["report_uri"]),
+        **run_facts("negative_scaling", {}),
         **grouped(arguments, "study"),
     )
     never_cached(on_cpu(judged))

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from kfp import compiler
 
+from dynamicpo.runs.shown_metrics import MOST_METRICS
 from dynamicpo_components import readme
 from dynamicpo_components.image import IMAGE
 from tests.components.conftest import Call, manifest_of
@@ -32,7 +33,7 @@ def test_compiles_and_installs_nothing_at_run_time(stage: str, tmp_path: Path):
     spec = yaml.safe_load((tmp_path / "component.yaml").read_text())
     (executor,) = spec["deploymentSpec"]["executors"].values()
     assert executor["container"]["image"] == IMAGE
-    assert "pip" not in " ".join(executor["container"]["command"])
+    assert "pip install" not in " ".join(executor["container"]["command"])
 
 
 @stages
@@ -43,37 +44,41 @@ def test_body_is_wiring(stage: str):
     lines = {
         line for node in tree.body[1:] for line in range(node.lineno, (node.end_lineno or 0) + 1)
     }
-    assert len(lines) <= 15
+    assert len(lines) <= 22
 
 
-def check_metrics(metrics: Any, expected: dict[str, Any]) -> None:
+def check_metrics(metrics: Any, expected: dict[str, Any], model: str = "") -> None:
     """Check the numbers in the artifact and in its file, without which kfp's cache never hits."""
-    numbers = {
-        name.replace("/", "_"): float(value)
-        for name, value in expected.items()
-        if isinstance(value, (int, float))
-    }
-    assert metrics.metadata == pytest.approx(numbers)
-    assert json.loads(Path(metrics.path).read_text()) == metrics.metadata
-    assert all(name.isidentifier() for name in metrics.metadata)
+    numbers = dict(metrics.metadata)
+    # What tells the tasks of a loop apart where runs are compared.
+    assert numbers.pop("model", "") == model
+    assert json.loads(Path(metrics.path).read_text()) == numbers
+    assert all(name.isidentifier() for name in numbers)
+    assert 1 <= len(numbers) <= MOST_METRICS
+    assert not [name for name in numbers if name.endswith(("_low", "_high"))]
+    for name, value in numbers.items():
+        assert value == pytest.approx(float(expected[name]))
 
 
 def test_prepare_data_makes_examples(prepared: SimpleNamespace):
     manifest = manifest_of(prepared.examples)
     assert manifest.counts["train_rows"] > manifest.counts["test_rows"] > 0
     check_metrics(prepared.metrics, manifest.counts)
+    assert prepared.returned == (prepared.examples.uri,)
 
 
 def test_sample_negatives_makes_preferences(sampled: SimpleNamespace):
     manifest = manifest_of(sampled.preferences)
     assert manifest.config["num_candidates"] == 6
     check_metrics(sampled.metrics, manifest.counts)
+    assert sampled.returned == (sampled.preferences.uri,)
 
 
 def test_fine_tune_makes_a_model(tuned: SimpleNamespace):
     manifest = manifest_of(tuned.model)
     assert manifest.config["max_steps"] == 2
-    check_metrics(tuned.metrics, manifest.counts)
+    check_metrics(tuned.metrics, manifest.counts, "sft")
+    assert tuned.returned == (tuned.model.uri, tuned.report.uri)
     assert (
         Path(tuned.report.path).read_text() == (Path(tuned.model.path) / "report.html").read_text()
     )
@@ -86,6 +91,7 @@ def test_train_preferences_continues_the_sft_model(
         "preference_training",
         preferences=sampled.preferences,
         adapter=tuned.model,
+        name="dynamicpo-dmpo",
         num_negatives=3,
         max_steps=2,
         batch_size=8,
@@ -93,13 +99,15 @@ def test_train_preferences_continues_the_sft_model(
     manifest = manifest_of(made.model)
     sft = manifest_of(tuned.model)
     assert sft.fingerprint in manifest.inputs.values()
-    check_metrics(made.metrics, manifest.counts)
+    check_metrics(made.metrics, manifest.counts, "dynamicpo-dmpo")
+    assert made.returned == (made.model.uri, made.report.uri)
     assert Path(made.report.path).read_text() == (Path(made.model.path) / "report.html").read_text()
 
 
 def test_evaluate_logs_the_metrics_of_one_model(evaluated: SimpleNamespace):
     metrics = json.loads((Path(evaluated.evaluation.path) / "sft" / "metrics.json").read_text())
-    check_metrics(evaluated.metrics, metrics)
+    check_metrics(evaluated.metrics, metrics, "sft")
+    assert evaluated.returned == (evaluated.evaluation.uri, evaluated.report.uri)
     assert 0 <= evaluated.metrics.metadata["test_hit_ratio_at_1"] <= 1
     assert (
         Path(evaluated.report.path).read_text()
@@ -117,9 +125,49 @@ def test_compare_evaluations_shows_all_models(
         name="again",
         resamples=100,
     )
-    made = call("comparison", baselines=evaluated.evaluation, evaluations=[again.evaluation])
+    made = call(
+        "comparison",
+        baselines=evaluated.evaluation,
+        evaluations=[again.evaluation],
+        rows_uri=sampled.preferences.uri,
+        sft_uri=tuned.model.uri,
+        sft_report_uri=tuned.report.uri,
+        baselines_report_uri=evaluated.report.uri,
+        model_uris=["minio://b/again"],
+        training_report_uris=["minio://b/training"],
+        evaluation_report_uris=[again.report.uri],
+        run_id="run-1",
+        pipeline="training",
+        images=["registry.invalid/dynamicpo"],
+        parameters={"sft_seed": 0},
+    )
     for text in (Path(made.table.path).read_text(), Path(made.report.path).read_text()):
         assert all(name in text for name in ("random", "popularity", "sft", "again"))
+    check_record(made, sampled, tuned, evaluated, again)
+    metrics = evaluated.metrics.metadata
+    assert made.scorecard.metadata["sft_hit_ratio_at_1"] == round(metrics["test_hit_ratio_at_1"], 3)
+
+
+def check_record(
+    made: SimpleNamespace,
+    sampled: SimpleNamespace,
+    tuned: SimpleNamespace,
+    evaluated: SimpleNamespace,
+    again: SimpleNamespace,
+) -> None:
+    record = json.loads((Path(made.record.path) / "record.json").read_text())
+    assert (record["run"], record["parameters"]) == ("run-1", {"sft_seed": 0})
+    assert record["rows"] == sampled.preferences.uri and record["report"] == made.report.uri
+    assert record["models"] == {"sft": tuned.model.uri, "again": "minio://b/again"}
+    assert record["evaluations"] == {
+        "sft": evaluated.evaluation.uri,
+        "again": again.evaluation.uri,
+    }
+    assert record["reports"]["training"] == {
+        "sft": tuned.report.uri,
+        "again": "minio://b/training",
+    }
+    assert {"random", "sasrec", "sft", "again"} <= set(record["metrics"])
 
 
 @pytest.mark.parametrize("scored", [False, True], ids=["rows alone", "with a model"])

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dynamicpo.cli.main import main
+from dynamicpo.core.records.manifest import read_manifest
 from dynamicpo.runs.parameters import check_parameters, pipeline_names, pipeline_parameters
 from dynamicpo_components.image import IMAGE
 from tests.fixtures.tables import write_tables
@@ -165,6 +166,28 @@ def test_the_whole_chain_and_what_a_second_run_uses_again(
     assert [task["task"] for task in second["tasks"] if not task["cached"]] == ["monitor-drift"]
     assert second["metrics"] == first["metrics"]
     check_report(tmp_path / "second", names)
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        check_record(folder, first["metrics"])
+
+
+def check_record(folder: Path, metrics: dict[str, Any]) -> None:
+    """Check that kfp hands the URIs of a loop on in the order of its evaluations."""
+    task = folder / "artifacts" / "compare-evaluations"
+    record = json.loads((task / "record" / "record.json").read_text())
+    assert record["metrics"] == metrics
+    assert [*record["models"]] == ["dmpo", "dynamicpo-dmpo", "sft"]
+    for name, uri in record["models"].items():
+        evaluation = read_manifest(Path(record["evaluations"][name]), "evaluate")
+        made = read_manifest(Path(uri)).fingerprint
+        assert evaluation.extra["models"][name]["fingerprint"] == made
+        page = Path(record["reports"]["training"][name]).read_text(encoding="utf-8")
+        assert page == (Path(uri) / "report.html").read_text(encoding="utf-8")
+        assert name in Path(record["reports"]["evaluation"][name]).read_text(encoding="utf-8")
+    assert read_manifest(Path(record["rows"]), "sample_negatives")
+    scorecard = json.loads((task / "scorecard").read_text())
+    ratio = metrics["dynamicpo-dmpo"]["test_hit_ratio_at_1"]
+    assert scorecard["dynamicpo_dmpo_hit_ratio_at_1"] == round(ratio, 3)
+    assert {"sasrec_hit_ratio_at_1", "dmpo_minus_sft", "dmpo_minus_sft_low"} <= set(scorecard)
 
 
 def check_report(folder: Path, names: list[str]) -> None:
