@@ -9,8 +9,11 @@ import docstring_parser
 from kfp.dsl import base_component
 
 from dynamicpo.runs.compile import load_pipeline
-from dynamicpo.runs.parameters import pipeline_names
+from dynamicpo.runs.pipeline_texts import parameter_table, setting_texts
+from dynamicpo.runs.signatures import pipeline_names
+from dynamicpo_pipelines.description import description_of
 from dynamicpo_pipelines.placement import Placement
+from dynamicpo_pipelines.signatures import MAIN_PARAMETERS
 
 FOLDER = Path(__file__).parent
 PIPELINES = FOLDER.parent / "pipelines"
@@ -61,8 +64,10 @@ def placements() -> str:
 
 def readme(component: Any) -> str:
     """The README of a component or a pipeline."""
-    spec = component.component_spec
-    function = getattr(component, "pipeline_func", None) or component.python_func
+    function = getattr(component, "pipeline_func", None)
+    if function is not None:
+        return _pipeline_readme(function.__name__)
+    spec, function = component.component_spec, component.python_func
     doc = docstring_parser.parse(function.__doc__)
     texts = {item.arg_name: item.description for item in doc.params}
     inputs, made = spec.inputs or {}, spec.outputs or {}
@@ -74,8 +79,8 @@ def readme(component: Any) -> str:
         _row(name, _kind(item), texts[name]) for name, item in inputs.items() if _is_artifact(item)
     ]
     outputs = [_row(name, _kind(item), texts[name]) for name, item in made.items()]
-    settings = [
-        _row(name, _kind(item), f"`{item.default!r}`" if item.optional else "required", texts[name])
+    parameters = [
+        _row(name, _kind(item), _default_of(item), texts[name])
         for name, item in inputs.items()
         if not _is_artifact(item)
     ]
@@ -85,10 +90,51 @@ def readme(component: Any) -> str:
         " ".join((doc.long_description or "").split()),
         _table("Inputs", ("Name", "Type", "Content"), artifacts),
         _table("Outputs", ("Name", "Type", "Content"), outputs),
-        _table("Parameters", ("Name", "Type", "Default", "Meaning"), settings),
-        "<!-- Made from the docstring by `python -m dynamicpo_components.readme`. -->",
+        _table("Parameters", ("Name", "Type", "Default", "Meaning"), parameters),
+        _settings_of(_folder(component)),
+        "<!-- Made from the docstring and the configuration by "
+        "`python -m dynamicpo_components.readme`. -->",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _folder(component: Any) -> str:
+    return str(component.python_func.__module__.split(".")[1])
+
+
+def _default_of(item: Any) -> str:
+    if not item.optional:
+        return "required"
+    return "that of the settings" if item.default is None else f"`{item.default!r}`"
+
+
+def _settings_of(stage: str) -> str:
+    """All settings of a component's stage, its main parameters among them."""
+    if stage not in MAIN_PARAMETERS:
+        return ""
+    config_name, _ = MAIN_PARAMETERS[stage]
+    explanation = (
+        "What `settings` may hold. Those that are parameters, too, may be given as either; the "
+        "parameter wins."
+    )
+    table = parameter_table(setting_texts(config_name))
+    return f"## Settings\n\n{explanation}\n\n{table}"
+
+
+def _pipeline_readme(name: str) -> str:
+    """The README of a pipeline: the description that Kubeflow shows, and how to run it."""
+    explanation = (
+        f"`dynamicpo run {name} --param NAME=VALUE` takes every parameter, and every field of the "
+        "settings under its stage's name: `--param sft_lora_rank=8`."
+    )
+    parts = [
+        f"# {name}",
+        description_of(name).strip(),
+        explanation,
+        "<!-- Made from the signature and the configuration by "
+        "`python -m dynamicpo_components.readme`. -->",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _is_artifact(item: Any) -> bool:

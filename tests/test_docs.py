@@ -14,7 +14,7 @@ import pytest
 from dynamicpo.cli.commands.stages import STAGE_COMMANDS
 from dynamicpo.cli.flags import make_parser
 from dynamicpo.core.config_fields import from_mapping
-from dynamicpo.runs.parameters import pipeline_names, pipeline_parameters
+from dynamicpo.runs.signatures import pipeline_names, pipeline_parameters
 from tests.conftest import ROOT
 from tests.test_layers import ROOMS
 

@@ -204,7 +204,7 @@ def test_components_pipelines_and_presets_load_from_the_wheel(wheel: Path):
 import importlib, pathlib
 import yaml
 import dynamicpo_components, dynamicpo_pipelines
-from dynamicpo.runs.parameters import pipeline_parameters
+from dynamicpo.runs.signatures import pipeline_parameters
 for package in (dynamicpo_components, dynamicpo_pipelines):
     root = pathlib.Path(package.__file__).parent
     for file in sorted([*root.glob("*/component.py"), *root.glob("*/pipeline.py")]):

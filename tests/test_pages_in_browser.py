@@ -29,7 +29,7 @@ from dynamicpo.reports.pages.evaluation import (
 from dynamicpo.reports.pages.study import study_page
 from dynamicpo.reports.pages.training import training_page
 from dynamicpo.study.grid import plan_cells
-from dynamicpo.study.kinds import kind_at, variant_of
+from dynamicpo.study.kinds import kind_at
 from dynamicpo.study.report import make_report
 from dynamicpo.study.verdict import judge_all
 from tests.fixtures.cells import study_cells, users
@@ -274,9 +274,7 @@ def comparison(names: list[str]) -> str:
 def study(config: GridConfig) -> str:
     """The page of a study with all of a grid's cells; a hostile text among its facts."""
     kinds = {
-        kind_at(
-            cell["loss"], variant_of(cell["dynamic"], cell["ablation"]), cell["num_negatives"]
-        ): cell
+        kind_at(cell["loss"], cell["dynamic"], cell["num_negatives"]): cell
         for cell in plan_cells(config)
     }
     shares = {

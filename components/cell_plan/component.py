@@ -1,5 +1,7 @@
 """KFP component: the cells of the collapse study."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from dynamicpo_components.image import IMAGE
@@ -7,10 +9,13 @@ from dynamicpo_components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def plan_cells(
-    num_negatives: str = "1,5,19",
-    objectives: str = "dmpo,sdpo",
-    variants: str = "plain,dynamicpo",
-    seeds: str = "0,1,2",
+    # Written by dynamicpo_pipelines.signatures
+    num_negatives: Optional[str] = None,
+    objectives: Optional[str] = None,
+    variants: Optional[str] = None,
+    seeds: Optional[str] = None,
+    settings: dict = {},  # noqa: B006
+    # to here.
 ) -> list:
     """List the cells that the collapse study trains, each once.
 
@@ -19,18 +24,26 @@ def plan_cells(
 
     Args:
         num_negatives: Numbers of negatives K, with commas.
-        objectives: Base objectives [dmpo, mppo, sdpo, simpo], with commas.
-        variants: DynamicPO off, on, or one half of it [plain, dynamicpo, selection, beta], with
-            commas.
+        objectives: Base objectives, with commas [dmpo, mppo, sdpo, simpo].
+        variants: DynamicPO off, on, or one half of it, with commas [none, full, selection, beta].
         seeds: Seeds of preference training, with commas.
+        settings: Other settings by name; those above win.
 
     Returns:
         For each cell its name, and the settings of preference training that it stands for: cell,
-        loss, dynamic, ablation, num_negatives, seed.
+        loss, dynamic, num_negatives, seed.
     """
-    arguments = dict(locals())
     from dynamicpo.core.config import GridConfig
     from dynamicpo.runs.component_artifacts import config_of
     from dynamicpo.study.grid import plan_cells as run
 
-    return run(config_of(GridConfig, arguments))
+    return run(
+        config_of(
+            GridConfig,
+            settings,
+            num_negatives=num_negatives,
+            objectives=objectives,
+            variants=variants,
+            seeds=seeds,
+        )
+    )

@@ -1,6 +1,6 @@
 """KFP component: interactions to examples."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp import dsl
 
@@ -13,13 +13,11 @@ def prepare_data(
     metrics: dsl.Output[dsl.Metrics],
     interactions: str = "",
     items: str = "",
-    source: str = "table",
-    min_rating: float = 0.0,
-    k_core: int = 5,
-    split: str = "time",
-    min_history: int = 3,
-    max_history: int = 10,
-    max_unknown_share: float = 0.01,
+    # Written by dynamicpo_pipelines.signatures
+    source: Optional[str] = None,
+    k_core: Optional[int] = None,
+    settings: dict = {},  # noqa: B006
+    # to here.
 ) -> NamedTuple("Outputs", [("examples_uri", str)]):
     """Make examples, a history of items and the next one, from interactions.
 
@@ -36,24 +34,23 @@ def prepare_data(
         items: File of items: item_id, title, optional category. Only for 'table'.
         source: What the input is: two tables, MovieLens' own files, or published rows [table,
             movielens, published].
-        min_rating: Keep interactions with at least this rating (0: all).
         k_core: Drop users and items with fewer interactions, until none is left (1: keep all).
-        split: 8:1:1 by time over all interactions, or the last two of every user [time,
-            leave-one-out].
-        min_history: Shortest history of an example, in items.
-        max_history: Longest history of an example, in items.
-        max_unknown_share: Largest share of interactions with items that are not in the items table.
+        settings: Other settings by name; those above win.
 
     Returns:
         examples_uri: Where the examples lie.
     """
-    arguments = dict(locals())
     from pathlib import Path
 
     from dynamicpo.core.config import DataConfig
     from dynamicpo.data.prepare import prepare_data as run
     from dynamicpo.runs.component_artifacts import config_of, log_stage_metrics
 
-    manifest = run(interactions, items, Path(examples.path), config_of(DataConfig, arguments))
+    manifest = run(
+        interactions,
+        items,
+        Path(examples.path),
+        config_of(DataConfig, settings, source=source, k_core=k_core),
+    )
     log_stage_metrics(metrics, manifest)
     return (examples.uri,)

@@ -15,11 +15,13 @@ def monitor_drift(
     report: dsl.Output[dsl.HTML],
     current: Optional[dsl.Input[dsl.Dataset]] = None,
     model: Optional[dsl.Input[dsl.Model]] = None,
-    split: str = "test",
-    threshold: float = 0.1,
-    drift_share: float = 0.5,
-    rows: int = 5000,
-    seed: int = 0,
+    # Written by dynamicpo_pipelines.signatures
+    split: Optional[str] = None,
+    threshold: Optional[float] = None,
+    rows: Optional[int] = None,
+    seed: Optional[int] = None,
+    settings: dict = {},  # noqa: B006
+    # to here.
 ) -> bool:
     """Compare a current window of rows with the reference's training split.
 
@@ -37,14 +39,13 @@ def monitor_drift(
         split: Split of the current window that is compared with the reference's training split
             [train, validation, test].
         threshold: A column has drifted when its distance reaches this.
-        drift_share: Drifted when at least this share of the columns has drifted.
         rows: Rows of each window, chosen at random (0: all).
         seed: Seed of the choice of rows.
+        settings: Other settings by name; those above win.
 
     Returns:
         Whether the rows have drifted, by the stated rule.
     """
-    arguments = dict(locals())
     from pathlib import Path
 
     from dynamicpo.core.config import DriftConfig
@@ -53,7 +54,9 @@ def monitor_drift(
 
     window = Path((current or reference).path)
     scored = Path(model.path) if model else None
-    config = config_of(DriftConfig, arguments)
+    config = config_of(
+        DriftConfig, settings, split=split, threshold=threshold, rows=rows, seed=seed
+    )
     manifest = run(Path(reference.path), window, Path(drift.path), config, scored)
     log_stage_metrics(metrics, manifest)
     copy_report(Path(drift.path), report)

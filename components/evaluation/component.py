@@ -1,6 +1,6 @@
 """KFP component: one model and the baselines on held-out rows."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp import dsl
 
@@ -15,18 +15,14 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     name: str,
-    split: str = "test",
-    candidates: str = "listed",
-    score: str = "sum",
-    rows: int = 0,
-    generate: bool = False,
-    base: bool = False,
-    sasrec: bool = True,
-    allow_leak: bool = False,
-    token_budget: int = 8192,
-    resamples: int = 2000,
-    backend: str = "auto",
-    seed: int = 0,
+    # Written by dynamicpo_pipelines.signatures
+    candidates: Optional[str] = None,
+    rows: Optional[int] = None,
+    base: Optional[bool] = None,
+    sasrec: Optional[bool] = None,
+    seed: Optional[int] = None,
+    settings: dict = {},  # noqa: B006
+    # to here.
 ) -> NamedTuple("Outputs", [("evaluation_uri", str), ("report_uri", str)]):
     """Rank the candidates of held-out rows with one model, and with the baselines.
 
@@ -40,26 +36,18 @@ def evaluate(
         metrics: The model's metrics with their 95 % intervals.
         report: The evaluation's page.
         name: What the model is called in tables and charts.
-        split: Split to evaluate [train, validation, test].
         candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded
             [listed, catalogue].
-        score: An item's score: log-probability, its mean per token, or pointwise mutual information
-            [sum, mean, pmi].
         rows: Evaluate this many rows, chosen at random (0: all).
-        generate: Also generate an answer for each row (HitRatio@1, ValidRatio).
         base: Also evaluate the untrained base model.
         sasrec: Also train and evaluate SASRec, a sequential recommender without language.
-        allow_leak: Accept candidate lists that give the answer away; every report warns of it.
-        token_budget: Tokens scored at once.
-        resamples: Bootstrap resamples of users.
-        backend: How prompts are shared [auto, sdpa, flex, plain].
         seed: Seed of the bootstrap, of the rows and of SASRec.
+        settings: Other settings by name; those above win.
 
     Returns:
         evaluation_uri: Where the evaluation lies.
         report_uri: Where its page lies.
     """
-    arguments = dict(locals())
     from pathlib import Path
 
     from dynamicpo.core.config import EvaluationConfig
@@ -67,7 +55,15 @@ def evaluate(
     from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
 
     folder = Path(evaluation.path)
-    config = config_of(EvaluationConfig, arguments)
+    config = config_of(
+        EvaluationConfig,
+        settings,
+        candidates=candidates,
+        rows=rows,
+        base=base,
+        sasrec=sasrec,
+        seed=seed,
+    )
     manifest = run(Path(preferences.path), {name: Path(model.path)}, folder, config)
     log_stage_metrics(metrics, manifest, name)
     copy_report(folder, report)

@@ -1,6 +1,6 @@
 """KFP component: examples to preference rows."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp import dsl
 
@@ -12,12 +12,12 @@ def sample_negatives(
     examples: dsl.Input[dsl.Dataset],
     preferences: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    num_candidates: int = 20,
-    strategy: str = "uniform",
-    hard_share: float = 0.5,
-    exclude: str = "window",
-    allow_leak: bool = False,
-    seed: int = 0,
+    # Written by dynamicpo_pipelines.signatures
+    num_candidates: Optional[int] = None,
+    strategy: Optional[str] = None,
+    seed: Optional[int] = None,
+    settings: dict = {},  # noqa: B006
+    # to here.
 ) -> NamedTuple("Outputs", [("preferences_uri", str)]):
     """Give every example its candidates: the target and negatives.
 
@@ -32,16 +32,12 @@ def sample_negatives(
         num_candidates: Candidates per row, the target included.
         strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps the lists
             the rows came with [uniform, popularity, popularity-matched, hard, published].
-        hard_share: Share of 'hard' negatives; the others are uniform.
-        exclude: What negatives exclude: the row's history, the user's past, or all the user's items
-            [window, past, all].
-        allow_leak: Accept candidate lists that give the answer away; every report warns of it.
         seed: Seed of every draw.
+        settings: Other settings by name; those above win.
 
     Returns:
         preferences_uri: Where the rows lie.
     """
-    arguments = dict(locals())
     from pathlib import Path
 
     from dynamicpo.core.config import NegativesConfig
@@ -49,7 +45,11 @@ def sample_negatives(
     from dynamicpo.runs.component_artifacts import config_of, log_stage_metrics
 
     manifest = run(
-        Path(examples.path), Path(preferences.path), config_of(NegativesConfig, arguments)
+        Path(examples.path),
+        Path(preferences.path),
+        config_of(
+            NegativesConfig, settings, num_candidates=num_candidates, strategy=strategy, seed=seed
+        ),
     )
     log_stage_metrics(metrics, manifest)
     return (preferences.uri,)

@@ -1,5 +1,7 @@
 """KFP component: the verdict of the collapse study, and the record of the run."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from dynamicpo_components.image import IMAGE
@@ -25,8 +27,11 @@ def judge_collapse(
     pipeline: str = "",
     images: list = [],  # noqa: B006
     parameters: dict = {},  # noqa: B006
-    min_drop: float = 0.02,
-    level: float = 0.05,
+    # Written by dynamicpo_pipelines.signatures
+    min_drop: Optional[float] = None,
+    level: Optional[float] = None,
+    settings: dict = {},  # noqa: B006
+    # to here.
 ):
     """Judge if ranking got worse with more negatives while the loss fell, and DynamicPO's effect.
 
@@ -57,8 +62,8 @@ def judge_collapse(
         parameters: All its parameters.
         min_drop: Smallest fall of HitRatio@1 that counts as a collapse.
         level: A difference is clear where p, after Holm's correction, is below this.
+        settings: Other settings by name; those above win.
     """
-    arguments = dict(locals())
     from pathlib import Path
 
     from dynamicpo.core.config import StudyConfig
@@ -67,7 +72,8 @@ def judge_collapse(
     from dynamicpo.study.judge import judge_collapse as run
 
     folder, cells = Path(study.path), [Path(artifact.path) for artifact in evaluations]
-    manifest = run(Path(baselines.path), cells, folder, config_of(StudyConfig, arguments))
+    config = config_of(StudyConfig, settings, min_drop=min_drop, level=level)
+    manifest = run(Path(baselines.path), cells, folder, config)
     log_metrics(scorecard, manifest.extra["scorecard"])
     copy_file(folder / "verdict.md", verdict)
     copy_report(folder, report)
@@ -77,5 +83,10 @@ def judge_collapse(
         training_reports=[sft_report_uri, *training_report_uris],
         evaluation_reports=[baselines_report_uri, *evaluation_report_uris],
     )
-    facts = RunFacts(run_id, pipeline, images, parameters)
-    write_record(Path(record.path), facts, [baselines, *evaluations], uris, report.uri)
+    write_record(
+        Path(record.path),
+        RunFacts(run_id, pipeline, images, parameters),
+        [baselines, *evaluations],
+        uris,
+        report.uri,
+    )

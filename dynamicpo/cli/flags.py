@@ -225,6 +225,12 @@ def _add_images_and_placement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--place", action="append", default=[], metavar="NAME=VALUE", help="one of them; wins"
     )
+    parser.add_argument(
+        "--no-menus",
+        dest="menus",
+        action="store_false",
+        help="leave the run form's menus out (the server refuses other values than theirs)",
+    )
 
 
 def _add_installation(parser: argparse.ArgumentParser, required: bool) -> None:

@@ -22,10 +22,11 @@ Quantization = Literal["none", "4bit"]
 Precision = Literal["auto", "float32", "bfloat16"]
 LossTokens = Literal["answer", "history"]
 
-# Preference training. A variant is what a study compares: DynamicPO off, on, or one half of it.
+# Preference training. A variant is DynamicPO off, on, or one half of it. Never `off`: YAML reads
+# that as false.
 Loss = Literal["dpo", "dmpo", "mppo", "sdpo", "simpo"]
 Ablation = Literal["none", "selection", "beta"]
-Variant = Literal["plain", "dynamicpo", "selection", "beta"]
+Variant = Literal["none", "full", "selection", "beta"]
 
 # Scoring and evaluation.
 Backend = Literal["auto", "sdpa", "flex", "plain"]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamicpo.core.choices import (
-    ABLATIONS,
     BACKBONES,
     BACKENDS,
     CANDIDATE_SETS,
@@ -35,6 +34,15 @@ from dynamicpo.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunConfig(Checked):
+    """Settings that all stages of a run share."""
+
+    seed: int = setting(
+        0, "seed of every stage whose settings name none", low=0, unit="dimensionless"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):
     """Interactions to examples."""
 
@@ -43,25 +51,31 @@ class DataConfig(Checked):
         "what the input is: two tables, MovieLens' own files, or published rows",
         choices=DATA_SOURCES,
     )
-    min_rating: float = setting(0.0, "keep interactions with at least this rating (0: all)", low=0)
+    min_rating: float = setting(
+        0.0, "keep interactions with at least this rating (0: all)", low=0, unit="stars"
+    )
     # Users and items of one or two interactions have no history to learn from. One pass is not
     # enough: every item that goes takes interactions from users.
     k_core: int = setting(
-        5, "drop users and items with fewer interactions, until none is left (1: keep all)", low=1
+        5,
+        "drop users and items with fewer interactions, until none is left (1: keep all)",
+        low=1,
+        unit="interactions",
     )
     split: str = setting(
         "time",
         "8:1:1 by time over all interactions, or the last two of every user",
         choices=SPLIT_RULES,
     )
-    min_history: int = setting(3, "shortest history of an example, in items", low=1)
-    max_history: int = setting(10, "longest history of an example, in items", low=1)
+    min_history: int = setting(3, "shortest history of an example, in items", low=1, unit="items")
+    max_history: int = setting(10, "longest history of an example, in items", low=1, unit="items")
     # Some logs name items that were withdrawn later; more than that is a join on the wrong column.
     max_unknown_share: float = setting(
         0.01,
         "largest share of interactions with items that are not in the items table",
         low=0,
         high=1,
+        unit="share",
     )
 
     def __post_init__(self) -> None:
@@ -78,7 +92,9 @@ class NegativesConfig(Checked):
     """Examples to preference rows."""
 
     # 20 as published: the target and 19 negatives, of which training uses `num_negatives`.
-    num_candidates: int = setting(20, "candidates per row, the target included", low=2, high=1000)
+    num_candidates: int = setting(
+        20, "candidates per row, the target included", low=2, high=1000, unit="items"
+    )
     strategy: str = setting(
         "uniform",
         "how negatives are drawn; 'hard' in training rows only, "
@@ -86,7 +102,7 @@ class NegativesConfig(Checked):
         choices=STRATEGIES,
     )
     hard_share: float = setting(
-        0.5, "share of 'hard' negatives; the others are uniform", low=0, high=1
+        0.5, "share of 'hard' negatives; the others are uniform", low=0, high=1, unit="share"
     )
     # Not comparable with each other: the more negatives exclude, the better does popularity alone.
     exclude: str = setting(
@@ -97,7 +113,7 @@ class NegativesConfig(Checked):
     allow_leak: bool = setting(
         False, "accept candidate lists that give the answer away; every report warns of it"
     )
-    seed: int = setting(0, "seed of every draw", low=0)
+    seed: int = setting(0, "seed of every draw", low=0, unit="dimensionless")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +139,10 @@ class SFTConfig(Checked):
     )
     list_candidates: bool = setting(False, "list the candidates in the prompt, as published")
     max_length: int = setting(
-        512, "longest prompt plus answer, in tokens; the oldest history items are cut", low=16
+        512,
+        "longest prompt plus answer, in tokens; the oldest history items are cut",
+        low=16,
+        unit="tokens",
     )
     tuning: str = setting("auto", "train a LoRA adapter or all weights", choices=TUNINGS)
     quantization: str = setting(
@@ -140,31 +159,35 @@ class SFTConfig(Checked):
         choices=PRECISIONS,
     )
     loss_on: str = setting("answer", "tokens that carry the loss", choices=LOSS_TOKENS)
-    rows: int = setting(0, "train on this many rows, chosen at random (0: all)", low=0)
-    epochs: float = setting(1.0, "passes over the rows", above=0)
-    max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
+    rows: int = setting(0, "train on this many rows, chosen at random (0: all)", low=0, unit="rows")
+    epochs: float = setting(1.0, "passes over the rows", above=0, unit="passes")
+    max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0, unit="steps")
     patience: int = setting(
         0,
         "stop after this many looks at validation without a better loss, keep the best (0: never)",
         low=0,
+        unit="looks",
     )
-    eval_steps: int = setting(50, "steps between two looks at validation", low=1)
-    batch_size: int = setting(64, "rows per step", low=1)
-    micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
+    eval_steps: int = setting(50, "steps between two looks at validation", low=1, unit="steps")
+    batch_size: int = setting(64, "rows per step", low=1, unit="rows")
+    micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0, unit="rows")
     # 0 rather than None for "depends on the model": a KFP parameter has one type.
     learning_rate: float = setting(
-        0.0, "peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights)", low=0
+        0.0,
+        "peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all weights)",
+        low=0,
+        unit="dimensionless",
     )
     warmup_share: float = setting(
-        0.05, "share of the steps with a rising learning rate", low=0, high=1
+        0.05, "share of the steps with a rising learning rate", low=0, high=1, unit="share"
     )
-    max_grad_norm: float = setting(1.0, "gradient clipping", low=0)
-    lora_rank: int = setting(16, "rank of the adapter", low=1)
-    lora_alpha: int = setting(32, "scale of the adapter", low=1)
+    max_grad_norm: float = setting(1.0, "gradient clipping", low=0, unit="dimensionless")
+    lora_rank: int = setting(16, "rank of the adapter", low=1, unit="dimensions")
+    lora_alpha: int = setting(32, "scale of the adapter", low=1, unit="dimensionless")
     # Off: with dropout the policy differs from its reference before the first step.
-    lora_dropout: float = setting(0.0, "dropout of the adapter", low=0, high=1)
+    lora_dropout: float = setting(0.0, "dropout of the adapter", low=0, high=1, unit="share")
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
-    seed: int = setting(0, "seed of weights, order and templates", low=0)
+    seed: int = setting(0, "seed of weights, order and templates", low=0, unit="dimensionless")
 
     def __post_init__(self) -> None:
         """Check the fields, then the backbone for a misspelt name of ours."""
@@ -185,35 +208,44 @@ class PreferenceConfig(Checked):
     """DynamicPO preference training (arXiv 2605.00327), from an SFT model."""
 
     loss: str = setting("dmpo", "base objective", choices=LOSSES)
-    dynamic: bool = setting(True, "DynamicPO: boundary negatives and a beta of their own")
-    ablation: str = setting(
-        "none", "keep one half of DynamicPO: 'selection' or 'beta'", choices=ABLATIONS
+    dynamic: str = setting(
+        "full",
+        "DynamicPO: off, on, only its boundary negatives, or only a beta of their own",
+        choices=VARIANTS,
     )
-    beta: float = setting(1.0, "strength of the pull to the reference", low=1e-6)
+    beta: float = setting(
+        1.0, "strength of the pull to the reference", low=1e-6, unit="dimensionless"
+    )
     # The authors' early code has 2, their newer code 6.
-    margin: float = setting(6.0, "margin constant of the dynamic beta, nats", low=0)
-    simpo_gamma: float = setting(0.0, "target margin of SimPO, nats", low=0)
+    margin: float = setting(6.0, "margin constant of the dynamic beta, nats", low=0, unit="nats")
+    simpo_gamma: float = setting(0.0, "target margin of SimPO, nats", low=0, unit="nats")
     # 15 of the 19 negatives in a row's candidate list, as published.
     num_negatives: int = setting(
-        15, "negatives per row: the first ones of the row's rejected items", low=1
+        15, "negatives per row: the first ones of the row's rejected items", low=1, unit="items"
     )
     rows: int = setting(
-        0, "train on this many rows, disjoint from SFT's when both are given (0: all)", low=0
+        0,
+        "train on this many rows, disjoint from SFT's when both are given (0: all)",
+        low=0,
+        unit="rows",
     )
-    epochs: float = setting(1.0, "passes over the rows", above=0)
-    max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0)
-    batch_size: int = setting(64, "rows per step", low=1)
-    micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0)
+    epochs: float = setting(1.0, "passes over the rows", above=0, unit="passes")
+    max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0, unit="steps")
+    batch_size: int = setting(64, "rows per step", low=1, unit="rows")
+    micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0, unit="rows")
     learning_rate: float = setting(
-        0.0, "peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all weights)", low=0
+        0.0,
+        "peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all weights)",
+        low=0,
+        unit="dimensionless",
     )
     warmup_share: float = setting(
-        0.05, "share of the steps with a rising learning rate", low=0, high=1
+        0.05, "share of the steps with a rising learning rate", low=0, high=1, unit="share"
     )
-    max_grad_norm: float = setting(1.0, "gradient clipping", low=0)
+    max_grad_norm: float = setting(1.0, "gradient clipping", low=0, unit="dimensionless")
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
-    seed: int = setting(0, "seed of the order", low=0)
+    seed: int = setting(0, "seed of the order", low=0, unit="dimensionless")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +263,7 @@ class EvaluationConfig(Checked):
         "an item's score: log-probability, its mean per token, or pointwise mutual information",
         choices=ITEM_SCORES,
     )
-    rows: int = setting(0, "evaluate this many rows, chosen at random (0: all)", low=0)
+    rows: int = setting(0, "evaluate this many rows, chosen at random (0: all)", low=0, unit="rows")
     generate: bool = setting(False, "also generate an answer for each row (HitRatio@1, ValidRatio)")
     base: bool = setting(False, "also evaluate the untrained base model")
     sasrec: bool = setting(
@@ -241,11 +273,13 @@ class EvaluationConfig(Checked):
         False, "accept candidate lists that give the answer away; every report warns of it"
     )
     # Memory grows with the tokens of a batch, not with its rows.
-    token_budget: int = setting(8192, "tokens scored at once", low=64)
+    token_budget: int = setting(8192, "tokens scored at once", low=64, unit="tokens")
     # Users, not rows: rows of one user are alike, and their intervals would be too narrow.
-    resamples: int = setting(2000, "bootstrap resamples of users", low=100)
+    resamples: int = setting(2000, "bootstrap resamples of users", low=100, unit="resamples")
     backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
-    seed: int = setting(0, "seed of the bootstrap, of the rows and of SASRec", low=0)
+    seed: int = setting(
+        0, "seed of the bootstrap, of the rows and of SASRec", low=0, unit="dimensionless"
+    )
 
     def __post_init__(self) -> None:
         """Check the fields, then the two that exclude each other."""
@@ -266,12 +300,18 @@ class DriftConfig(Checked):
         "split of the current window that is compared with the reference's training split",
         choices=SPLITS,
     )
-    threshold: float = setting(0.1, "a column has drifted when its distance reaches this", low=0)
-    drift_share: float = setting(
-        0.5, "drifted when at least this share of the columns has drifted", low=0, high=1
+    threshold: float = setting(
+        0.1, "a column has drifted when its distance reaches this", low=0, unit="distance"
     )
-    rows: int = setting(5000, "rows of each window, chosen at random (0: all)", low=0)
-    seed: int = setting(0, "seed of the choice of rows", low=0)
+    drift_share: float = setting(
+        0.5,
+        "drifted when at least this share of the columns has drifted",
+        low=0,
+        high=1,
+        unit="share",
+    )
+    rows: int = setting(5000, "rows of each window, chosen at random (0: all)", low=0, unit="rows")
+    seed: int = setting(0, "seed of the choice of rows", low=0, unit="dimensionless")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,13 +321,19 @@ class GridConfig(Checked):
     Lists are text with commas.
     """
 
-    num_negatives: str = setting("1,5,19", "numbers of negatives K", low=1)
-    objectives: str = setting("dmpo,sdpo", "base objectives", choices=LOSSES_OF_SEVERAL_NEGATIVES)
+    num_negatives: str = setting(
+        "1,5,19", "numbers of negatives K, with commas", low=1, unit="items"
+    )
+    objectives: str = setting(
+        "dmpo,sdpo", "base objectives, with commas", choices=LOSSES_OF_SEVERAL_NEGATIVES
+    )
     variants: str = setting(
-        "plain,dynamicpo", "DynamicPO off, on, or one half of it", choices=VARIANTS
+        "none,full", "DynamicPO off, on, or one half of it, with commas", choices=VARIANTS
     )
     # More than one, so that a collapse can be told from the noise between runs.
-    seeds: str = setting("0,1,2", "seeds of preference training", low=0)
+    seeds: str = setting(
+        "0,1,2", "seeds of preference training, with commas", low=0, unit="dimensionless"
+    )
 
     def __post_init__(self) -> None:
         """Check every list, all at once."""
@@ -309,11 +355,16 @@ class StudyConfig(Checked):
     """The rule by which more negatives count as a collapse."""
 
     min_drop: float = setting(
-        0.02, "smallest fall of HitRatio@1 that counts as a collapse", low=0, high=1
+        0.02,
+        "smallest fall of HitRatio@1 that counts as a collapse",
+        low=0,
+        high=1,
+        unit="HitRatio@1",
     )
     level: float = setting(
         0.05,
         "a difference is clear where p, after Holm's correction, is below this",
         low=1e-6,
         high=0.5,
+        unit="probability",
     )

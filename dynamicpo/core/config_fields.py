@@ -21,6 +21,8 @@ _TYPE_NAMES: Mapping[object, str] = {
     bool: "true or false",
     str: "text",
 }
+# Kubeflow passes numbers as floats of 64 bits, which hold whole numbers up to here exactly.
+LARGEST_EXACT = 2**53 - 1
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -37,6 +39,16 @@ class Limits:
     low: float | None = None
     high: float | None = None
     above: float | None = None
+
+    def as_text(self) -> str:
+        """The bounds as text: `0 to 1`, `>= 1`, `> 0`; empty where there is none."""
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f">= {self.low:g}"
+        if self.above is not None:
+            return f"> {self.above:g}"
+        return "" if self.high is None else f"<= {self.high:g}"
 
     def problem(self, number: float) -> str:
         """The bound that a number violates, as text; empty where it violates none."""
@@ -67,6 +79,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    unit: str = "",
 ) -> Value:
     """A dataclass field with its help text and its allowed values.
 
@@ -77,10 +90,12 @@ def setting(
         low: The smallest number allowed.
         high: The largest number allowed.
         above: A number that must be exceeded.
+        unit: The unit of a number.
     """
     limits = Limits(low=low, high=high, above=above)
-    # The command line and the components' READMEs read this metadata; one text serves all of them.
-    return field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
+    # The command line and the READMEs read this metadata; one text serves all of them.
+    metadata = {"help": help, "choices": choices, "limits": limits, "unit": unit}
+    return field(default=default, metadata=metadata)
 
 
 def check_fields(config: Checked) -> None:
@@ -110,12 +125,24 @@ def choices_of(item: Field) -> tuple[str, ...]:
     return choices
 
 
+def unit_of(item: Field) -> str:
+    """The unit that a field was made with; empty where it is no number."""
+    unit: str = item.metadata["unit"]
+    return unit
+
+
+def range_of(item: Field) -> str:
+    """The values that a field may have, as text; empty where any of its type will do."""
+    choices = choices_of(item)
+    return ", ".join(choices) if choices else limits_of(item).as_text()
+
+
 def _problem(value: object, item: Field) -> str:
-    if not _has_type(value, item.type):
-        return f"{item.name}: must be {_type_name(item.type)}, got {value!r}."
     choices = choices_of(item)
     if choices and value not in choices:
         return str(unknown_name(item.name, str(value), choices))
+    if not _has_type(value, item.type):
+        return f"{item.name}: must be {_type_name(item.type)}, got {value!r}."
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         violated = limits_of(item).problem(value)
         if violated:
@@ -175,6 +202,9 @@ def _convert(value: object, item: Field, where: str) -> object:
     # YAML reads `beta: 1` as a whole number; in a manifest it must be the same 1.0 as the default.
     if kind is float and type(value) is int:
         return float(value)
+    # Kubeflow delivers 40 as 40.0 in dictionaries.
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return _exact(value, item, where)
     if not isinstance(value, str) or kind is str:
         return value
     try:
@@ -182,6 +212,16 @@ def _convert(value: object, item: Field, where: str) -> object:
     except (KeyError, ValueError) as error:
         problem = f"{where}: {item.name} must be {_type_name(kind)}, got {value!r}."
         raise ConfigError(problem) from error
+
+
+def _exact(value: float, item: Field, where: str) -> int:
+    """A whole float as the number that it was before it became a float."""
+    if abs(value) > LARGEST_EXACT:
+        raise ConfigError(
+            f"{where}: {item.name} must be text above {LARGEST_EXACT}, because larger numbers lose "
+            f"digits on their way, got {value:g}. Put it in quotes."
+        )
+    return int(value)
 
 
 def _from_text(text: str, kind: object) -> object:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from dynamicpo.core.config_fields import from_mapping
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.runs.images import check_image_name
-from dynamicpo.runs.parameters import pipeline_parameters
+from dynamicpo.runs.menus import add_menus
 from dynamicpo.runs.shipped_texts import strip_texts
+from dynamicpo.runs.signatures import pipeline_signature
 
 if TYPE_CHECKING:
     from kfp.dsl.graph_component import GraphComponent
@@ -47,6 +48,7 @@ def compile_pipeline(
     image: str,
     placement: Mapping[str, object] | None = None,
     allow_tag: bool = False,
+    menus: bool = True,
 ) -> None:
     """Write a pipeline as the YAML that a Kubeflow installation takes.
 
@@ -58,12 +60,13 @@ def compile_pipeline(
         image: The image of every task, by digest (`name@sha256:...`).
         placement: Some of the fields of `dynamicpo_pipelines.placement.Placement`.
         allow_tag: Whether images may be named by tag.
+        menus: Whether the run form shows menus of parameters that are closed choices.
 
     Raises:
         ConfigError: No such pipeline, not the name of an image, or a placement that can't be used.
         DataError: The file can't be written.
     """
-    pipeline_parameters(name)  # refuses an unknown name before kfp is imported
+    pipeline_signature(name)  # refuses an unknown name before kfp is imported
     if output.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--output: must end in .yaml or .yml, got {str(output)!r}.")
     check_image_name("--image", image, allow_tag)
@@ -71,20 +74,22 @@ def compile_pipeline(
     gpu_image = checked_placement.gpu_image
     if gpu_image:
         check_image_name("gpu_image", gpu_image, allow_tag)
-    text = _compiled_text(name, checked_placement)
+    text = _compiled_text(name, checked_placement, menus)
 
     from dynamicpo_components.image import IMAGE
 
     _write_text(output, text.replace(IMAGE, image))
 
 
-def _compiled_text(name: str, placement: "Placement") -> str:
+def _compiled_text(name: str, placement: "Placement", menus: bool) -> str:
     from kfp import compiler
 
     from dynamicpo_pipelines.placement import placed
 
     pipeline = placed(load_pipeline(name), placement)
     strip_texts(pipeline)
+    if menus:
+        add_menus(pipeline)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path))

@@ -1,6 +1,5 @@
 """Wiring that every component shares: arguments to a configuration, results to KFP's artifacts."""
 
-import dataclasses
 import math
 import re
 import shutil
@@ -16,19 +15,21 @@ if TYPE_CHECKING:
     from kfp import dsl
 
 
-def config_of(kind: type[ConfigClass], arguments: Mapping[str, object]) -> ConfigClass:
-    """The stage's configuration from a component's arguments, by name.
+def config_of(
+    kind: type[ConfigClass], settings: Mapping[str, object], **parameters: object
+) -> ConfigClass:
+    """The stage's configuration from a component's settings and its main parameters.
 
     Args:
-        kind: The config's class; each of its fields is among the arguments.
-        arguments: The component's arguments; others than the fields are left out.
+        kind: The config's class.
+        settings: Some of its fields.
+        **parameters: Others, which win; None where one was not given.
 
     Raises:
-        ConfigError: A value can't be used.
+        ConfigError: An unknown setting, or a value that can't be used.
     """
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    values = {field.name: arguments[field.name] for field in fields}
-    return from_mapping(kind, values, kind.__name__)
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return from_mapping(kind, {**settings, **given}, kind.__name__)
 
 
 def log_stage_metrics(metrics: "dsl.Metrics", manifest: Manifest, model: str = "") -> None:

@@ -5,17 +5,17 @@ import re
 from collections.abc import Mapping
 from typing import TypedDict, cast
 
-from dynamicpo.core.choices import BASELINES, LOSSES
+from dynamicpo.core.choices import BASELINES, LOSSES, VARIANTS
 from dynamicpo.core.config import GridConfig, PreferenceConfig
 from dynamicpo.core.config_fields import from_mapping
 from dynamicpo.core.errors import ConfigError, unknown_name
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.study.grid import PlannedCell, plan_cells
+from dynamicpo.study.kinds import PLAIN, VARIANT_NAMES
 
 # An objective's name becomes a model's name: a folder, a column of tables, part of a chart.
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 RESERVED_NAMES = sorted((*BASELINES, "sft"))
-_DYNAMIC_PREFIX = "dynamicpo-"
 
 
 class Objective(TypedDict):
@@ -24,12 +24,12 @@ class Objective(TypedDict):
     Attributes:
         objective: The model's name.
         loss: The base objective.
-        dynamic: Whether DynamicPO is on.
+        dynamic: Whether DynamicPO is off, on, or halved: one of `choices.VARIANTS`.
     """
 
     objective: str
     loss: str
-    dynamic: bool
+    dynamic: str
 
 
 def parse_list(key: str, value: object) -> list[JsonValue]:
@@ -56,16 +56,26 @@ def _split_text(key: str, text: str) -> object:
 
 
 def objective_of(name: str) -> Objective:
-    """The objective of a short name: a loss, or `dynamicpo-` and a loss.
+    """The objective of a short name: a loss, with `dynamicpo-`, `selection-` or `beta-` before it.
 
     Raises:
-        ConfigError: There is no such loss.
+        ConfigError: There is no such loss or variant.
     """
-    loss = name.removeprefix(_DYNAMIC_PREFIX)
-    if loss not in LOSSES:
-        with_dynamicpo = [f"{_DYNAMIC_PREFIX}{loss}" for loss in LOSSES]
-        raise unknown_name("objectives", name, [*LOSSES, *with_dynamicpo])
-    return {"objective": name, "loss": loss, "dynamic": loss != name}
+    objectives = _short_names()
+    if name not in objectives:
+        raise unknown_name("objectives", name, objectives)
+    return objectives[name]
+
+
+def _short_names() -> dict[str, Objective]:
+    """The objectives that have a short name, as a study names its cells."""
+    objectives: dict[str, Objective] = {}
+    for variant in VARIANTS:
+        prefix = "" if variant == PLAIN else f"{VARIANT_NAMES[variant]}-"
+        for loss in LOSSES:
+            name = f"{prefix}{loss}"
+            objectives[name] = {"objective": name, "loss": loss, "dynamic": variant}
+    return objectives
 
 
 def parse_objectives(parameters: Mapping[str, object]) -> list[Objective]:
@@ -75,13 +85,20 @@ def parse_objectives(parameters: Mapping[str, object]) -> list[Objective]:
         parameters: Those of the run; `objectives` holds short names or complete objectives.
 
     Raises:
-        ConfigError: An objective that can't be trained, or two of the same name.
+        ConfigError: Objectives that can't be trained, a line each, or two of the same name.
     """
     entries = cast(list[object], parameters["objectives"])
     shared = _shared_settings(parameters)
-    objectives = [_parse_objective(entry) for entry in entries]
-    for objective in objectives:
-        _check_objective(objective, shared)
+    objectives, problems = [], []
+    for entry in entries:
+        try:
+            objective = _parse_objective(entry)
+            _check_objective(objective, shared)
+            objectives.append(objective)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
     names = [objective["objective"] for objective in objectives]
     # Case is ignored: on some file systems `DMPO` and `dmpo` are the same folder.
     different = {name.casefold() for name in names}
@@ -112,7 +129,8 @@ def _check_objective(objective: Objective, shared: Mapping[str, object]) -> None
     try:
         _check_training(settings)
     except ConfigError as error:
-        raise ConfigError(f"objectives: {name}: {error}") from error
+        lines = [f"objectives: {name}: {line}" for line in str(error).splitlines()]
+        raise ConfigError("\n".join(lines)) from error
 
 
 def planned_cells(parameters: Mapping[str, object]) -> list[PlannedCell]:

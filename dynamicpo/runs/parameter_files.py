@@ -6,8 +6,7 @@ from pathlib import Path
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.storage import SCHEMES
 from dynamicpo.prompts.loader import load_template
-
-INPUT_PARAMETERS = ("data_interactions", "data_items")
+from dynamicpo.runs.signatures import INPUT_PARAMETERS
 
 
 def check_local_files(parameters: Mapping[str, object]) -> None:

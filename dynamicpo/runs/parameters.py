@@ -1,86 +1,38 @@
-"""Pipelines by name, their parameters, and the checks of parameters. Nothing here imports kfp."""
+"""The parameters of a run: completed, converted and checked. Nothing here imports kfp.
 
-import ast
-import importlib.util
+They come as a user gives them, or as Kubeflow hands them to the first task of a run. The fields
+that are no parameter of their own stand in their stage's settings: `sft_lora_rank` is the
+`lora_rank` of `sft_settings`.
+"""
+
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import cast
 
-from dynamicpo.core.config import (
-    DataConfig,
-    DriftConfig,
-    EvaluationConfig,
-    GridConfig,
-    NegativesConfig,
-    PreferenceConfig,
-    SFTConfig,
-    StudyConfig,
-)
-from dynamicpo.core.config_fields import Checked, from_mapping
-from dynamicpo.core.errors import ConfigError, unknown_name
+from dynamicpo.core.config import RunConfig
+from dynamicpo.core.config_fields import LARGEST_EXACT, from_mapping
+from dynamicpo.core.errors import ConfigError, DynamicPOError, unknown_name
 from dynamicpo.core.json_values import JsonObject, JsonValue
 from dynamicpo.runs.objectives import check_cells, parse_list, parse_objectives
 from dynamicpo.runs.parameter_files import (
-    INPUT_PARAMETERS,
     check_cluster_files,
     check_local_files,
     check_template_parameter,
 )
-
-# A pipeline's parameter is one of these prefixes, an underscore, and a field of the configuration.
-CONFIGS_BY_PREFIX: dict[str, type[Checked]] = {
-    "data": DataConfig,
-    "negatives": NegativesConfig,
-    "sft": SFTConfig,
-    "preference": PreferenceConfig,
-    "evaluation": EvaluationConfig,
-    "drift": DriftConfig,
-    "grid": GridConfig,
-    "study": StudyConfig,
-}
-
-
-def pipeline_names() -> list[str]:
-    """The names of all pipelines, sorted."""
-    return sorted(path.parent.name for path in _pipelines_folder().glob("*/pipeline.py"))
-
-
-def _pipelines_folder() -> Path:
-    # Found, not imported: importing the package takes nothing, but its modules import kfp.
-    spec = importlib.util.find_spec("dynamicpo_pipelines")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "pipelines: the package must be importable, but it is not. Install dynamicpo again."
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-def pipeline_parameters(name: str) -> JsonObject:
-    """A pipeline's parameters and their defaults.
-
-    Read from its source: importing the pipeline would import kfp, which takes a second, before a
-    misspelt parameter could be named.
-
-    Raises:
-        ConfigError: There is no pipeline of this name.
-    """
-    if name not in pipeline_names():
-        raise unknown_name("pipeline", name, pipeline_names())
-    path = _pipelines_folder() / name / "pipeline.py"
-    source = path.read_text(encoding="utf-8")
-    arguments = _function(ast.parse(source), name).args
-    names = [argument.arg for argument in arguments.args]
-    defaults = [ast.literal_eval(default) for default in arguments.defaults]
-    return dict(zip(names, defaults, strict=True))
-
-
-def _function(module: ast.Module, name: str) -> ast.FunctionDef:
-    for node in module.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return node
-    raise ConfigError(f"pipeline: {name} must be a function of its module, but there is none.")
+from dynamicpo.runs.signatures import (
+    INPUT_PARAMETERS,
+    SEED,
+    STAGE_CONFIGS,
+    field_of,
+    pipeline_parameters,
+    pipeline_signature,
+    setting_name,
+    settings_stage,
+    stage_fields,
+    stages_of,
+)
 
 
 def check_parameters(
@@ -90,117 +42,309 @@ def check_parameters(
 
     Args:
         name: The pipeline.
-        overrides: Some of its parameters; text is converted to the parameter's type.
+        overrides: Some of its parameters, and fields of its stages' settings; text is converted
+            to the parameter's type.
         mounted: For a run on a cluster: the folders there that files may be in, beside gs://
             (default: a run on this machine).
 
     Raises:
         ConfigError: Unknown names, or values of a wrong type or out of their limits; a line each.
-        DataError: A file that must be there is not.
+        DataError: A file that must be there is not, and that is the only mistake.
     """
-    parameters = pipeline_parameters(name)
-    for key in overrides:
-        if key not in parameters:
-            raise unknown_name(f"{name}: parameter", key, parameters)
-    problems: list[str] = []
-    for prefix in CONFIGS_BY_PREFIX:
-        with _collected(problems):
-            _convert_stage(name, prefix, parameters, overrides)
-    for key, value in overrides.items():
-        with _collected(problems):
-            _convert_other(key, value, parameters)
-    with _collected(problems):
-        _check_trainings(parameters, is_valid=not problems)
-    with _collected(problems):
+    check = _Check(name)
+    given = check.flatten(overrides)
+    check.convert(given)
+    parameters = check.parameters
+    with check.collected():
         check_template_parameter(parameters, mounted)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    if mounted is None:
-        check_local_files(parameters)
-    else:
-        check_cluster_files(parameters, mounted)
-    _check_across_stages(parameters)
+    with check.collected():
+        if mounted is None:
+            check_local_files(parameters)
+        else:
+            check_cluster_files(parameters, mounted)
+    check.relations()
+    check.raise_problems()
     return parameters
 
 
-@contextmanager
-def _collected(problems: list[str]) -> Iterator[None]:
-    """Add a configuration's problem to a list and go on."""
-    try:
-        yield
-    except ConfigError as error:
-        problems.append(str(error))
-
-
-def _convert_stage(
-    name: str, prefix: str, parameters: JsonObject, overrides: Mapping[str, object]
-) -> None:
-    """Convert and check the parameters of one stage; messages name the parameter, not the field."""
-    kind = CONFIGS_BY_PREFIX[prefix]
-    keys = {}
-    for field in kind.__dataclass_fields__:
-        key = f"{prefix}_{field}"
-        # A pipeline lacks the parameters that its loop sets.
-        if key in parameters:
-            keys[field] = key
-    values = {field: overrides.get(key, parameters[key]) for field, key in keys.items()}
-    try:
-        config = from_mapping(kind, values, name)
-    except ConfigError as error:
-        # Lines begin with `field:`, or with `PIPELINE: field` where text can't be converted.
-        named = re.sub(rf"(?m)^((?:{name}: )?)(\w+)", rf"\1{prefix}_\2", str(error))
-        raise ConfigError(named) from error
-    for field, key in keys.items():
-        parameters[key] = getattr(config, field)
-
-
-def _convert_other(key: str, value: object, parameters: JsonObject) -> None:
-    """Convert a parameter that is no field of a configuration: a list, or a path."""
-    if isinstance(parameters[key], list):
-        parameters[key] = parse_list(key, value)
-    elif key in INPUT_PARAMETERS:
-        parameters[key] = str(value)
-
-
-def _check_trainings(parameters: JsonObject, is_valid: bool) -> None:
-    """Convert and check the trainings of a loop.
+class _Check:
+    """The check of one run's parameters: it collects all problems, and goes on after each.
 
     Args:
-        parameters: Those of the run.
-        is_valid: Whether they have had no problem so far: the cells of a grid can be planned only
-            then.
+        name: The pipeline.
     """
-    if "objectives" in parameters:
-        parameters["objectives"] = cast(JsonValue, parse_objectives(parameters))
-    if "grid_seeds" in parameters and is_valid:
-        num_negatives = check_cells(parameters)
-        _check_num_negatives("grid_num_negatives", num_negatives, parameters)
+
+    def __init__(self, name: str) -> None:
+        """Begin with the defaults."""
+        self._name = name
+        self._signature = pipeline_signature(name)
+        self.parameters = pipeline_parameters(name)
+        self._problems: list[DynamicPOError] = []
+        # Parameters that could not be used: what depends on them is not checked.
+        self._invalid: set[str] = set()
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Add a problem to the others and go on."""
+        try:
+            yield
+        except DynamicPOError as error:
+            self._problems.append(error)
+
+    def raise_problems(self) -> None:
+        """Raise all problems as one, each line once; a single one as it is."""
+        if len(self._problems) == 1:
+            raise self._problems[0]
+        if self._problems:
+            lines = "\n".join(str(problem) for problem in self._problems).splitlines()
+            raise ConfigError("\n".join(dict.fromkeys(lines)))
+
+    def flatten(self, overrides: Mapping[str, object]) -> dict[str, object]:
+        """The parameters that were given, settings of stages by their names in the pipeline."""
+        settings: dict[str, object] = {}
+        given: dict[str, object] = {}
+        for key, value in overrides.items():
+            stage = settings_stage(key)
+            with self.collected():
+                if stage and key in self._signature:
+                    settings.update(self._stage_settings(stage, key, value))
+                elif key in self.parameters:
+                    given[key] = value
+                else:
+                    raise unknown_name(f"{self._name}: parameter", key, self._known_names())
+        # The name of a single field says more than a dictionary: it may come from a flag, which
+        # wins over a file.
+        return {**settings, **given}
+
+    def _known_names(self) -> list[str]:
+        settings = [key for key in self._signature if settings_stage(key)]
+        return [*self.parameters, *settings]
+
+    def _stage_settings(self, stage: str, key: str, value: object) -> dict[str, object]:
+        settings = _parse_mapping(key, value)
+        allowed = []
+        for field in stage_fields(stage, self._signature):
+            if setting_name(stage, field) not in self._signature:
+                allowed.append(field)
+        flat = {}
+        for field, setting in settings.items():
+            name = setting_name(stage, field)
+            with self.collected():
+                if name in self._signature:
+                    raise ConfigError(f"{key}: {field} is the parameter {name}. Give it there.")
+                if field not in allowed:
+                    raise unknown_name(key, field, allowed)
+                flat[name] = setting
+        return flat
+
+    def convert(self, given: Mapping[str, object]) -> None:
+        """Convert what was given to the types of the configurations, and check it."""
+        exact = {}
+        for key, value in given.items():
+            with self.collected():
+                _check_exact(key, value)
+                exact[key] = value
+        self._convert_seed(exact)
+        for stage in stages_of(self._signature):
+            self._convert_stage(stage, exact)
+        for key in INPUT_PARAMETERS:
+            self.parameters[key] = str(exact.get(key, self.parameters[key]))
+        if "objectives" in self.parameters:
+            with self.collected():
+                self._convert_objectives(exact)
+
+    def _convert_seed(self, given: dict[str, object]) -> None:
+        """Convert the seed of the run, and give it to the stages that were given none."""
+        seed = self.parameters[SEED]
+        with self.collected():
+            values = {SEED: given.get(SEED, seed)}
+            self.parameters[SEED] = seed = from_mapping(RunConfig, values, self._name).seed
+        for stage in stages_of(self._signature):
+            if SEED in stage_fields(stage, self._signature):
+                given.setdefault(setting_name(stage, SEED), seed)
+
+    def _convert_stage(self, stage: str, given: Mapping[str, object]) -> None:
+        """Convert and check the parameters of one stage."""
+        keys = {}
+        for field in stage_fields(stage, self._signature):
+            keys[field] = setting_name(stage, field)
+        values = {field: given.get(key, self.parameters[key]) for field, key in keys.items()}
+        try:
+            self._take_values(stage, values)
+        except ConfigError as error:
+            self._problems.append(_named_by_parameter(error, stage, self._name))
+            # Field by field, so that a problem here hides none of those that lie between stages.
+            for field, value in values.items():
+                try:
+                    self._take_values(stage, {field: value})
+                except ConfigError:
+                    self._invalid.add(keys[field])
+
+    def _take_values(self, stage: str, values: Mapping[str, object]) -> None:
+        config = from_mapping(STAGE_CONFIGS[stage], values, self._name)
+        for field in values:
+            self.parameters[setting_name(stage, field)] = getattr(config, field)
+
+    def _convert_objectives(self, given: Mapping[str, object]) -> None:
+        value = given.get("objectives", self.parameters["objectives"])
+        self.parameters["objectives"] = parse_list("objectives", value)
+        objectives = parse_objectives(self.parameters)
+        self.parameters["objectives"] = cast(JsonValue, objectives)
+
+    def relations(self) -> None:
+        """Check what no stage can see alone, or sees only after the one before it has run."""
+        with self.collected():
+            _check_inputs(self.parameters, self._invalid)
+        key = "preference_num_negatives"
+        if key in self.parameters:
+            with self.collected():
+                self._check_num_negatives(key, self.parameters[key])
+        grid = "grid_num_negatives"
+        is_grid_valid = not any(invalid.startswith("grid_") for invalid in self._invalid)
+        if grid in self.parameters and is_grid_valid:
+            with self.collected():
+                self._check_num_negatives(grid, check_cells(self.parameters))
+
+    def _check_num_negatives(self, key: str, requested: object) -> None:
+        """Check that sampling gives every row as many negatives as a training asks for."""
+        strategy, candidates = "negatives_strategy", "negatives_num_candidates"
+        if self._invalid & {key, strategy, candidates}:
+            return
+        # Published rows bring their own candidates: their number is known once they have been read.
+        if self.parameters[strategy] == "published":
+            return
+        num_candidates = self.parameters[candidates]
+        assert isinstance(num_candidates, int) and isinstance(requested, int)
+        num_sampled = num_candidates - 1  # one candidate is the target
+        if requested > num_sampled:
+            raise ConfigError(
+                f"{key}: must be <= {candidates} - 1 ({num_sampled}), got {requested}. "
+                f"Lower it or raise {candidates}."
+            )
 
 
-def _check_across_stages(parameters: Mapping[str, object]) -> None:
-    """Check what no stage can see alone, or sees only after the one before it has run."""
-    source = parameters.get("data_source")
+def _parse_mapping(key: str, value: object) -> Mapping[str, object]:
+    """The settings of a stage: as they are, or as JSON.
+
+    Raises:
+        ConfigError: They are neither.
+    """
+    settings = value
+    if isinstance(value, str):
+        try:
+            settings = json.loads(value)
+        except ValueError:
+            settings = None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{key}: must be a dictionary of settings, got {value!r}.")
+    return {str(field): setting for field, setting in settings.items()}
+
+
+def _check_exact(key: str, value: object) -> None:
+    """Refuse a whole number that Kubeflow can't pass on: it would arrive as another one."""
+    item = field_of(key)
+    is_number = isinstance(value, (int, float))
+    if item and item.type is int and is_number and abs(value) > LARGEST_EXACT:
+        raise ConfigError(
+            f"{key}: must be text above {LARGEST_EXACT}, because Kubeflow damages larger numbers, "
+            f"got {value!r}. Put it in quotes."
+        )
+
+
+def _named_by_parameter(error: ConfigError, stage: str, pipeline: str) -> ConfigError:
+    """The same problems with the names of parameters in place of fields."""
+    # Lines begin with `field:`, or with `PIPELINE: field` where text can't be converted.
+    start = rf"(?m)^((?:{pipeline}: )?)(\w+)"
+    return ConfigError(re.sub(start, rf"\1{stage}_\2", str(error)))
+
+
+def _check_inputs(parameters: Mapping[str, object], invalid: set[str]) -> None:
+    if "data_source" in invalid:
+        return
+    source = parameters["data_source"]
     # `movielens` has a copy of its own, in the recbole wheel.
     required_by_source = {"table": INPUT_PARAMETERS, "published": INPUT_PARAMETERS[:1]}
     required = required_by_source.get(str(source), ())
     missing = [key for key in required if not parameters[key]]
     if missing:
         raise ConfigError(f"{' and '.join(missing)}: must be given for data_source {source!r}.")
-    key = "preference_num_negatives"
-    if key in parameters:
-        _check_num_negatives(key, parameters[key], parameters)
-
-
-def _check_num_negatives(key: str, requested: object, parameters: Mapping[str, object]) -> None:
-    """Check that sampling gives every row as many negatives as a training asks for."""
-    num_candidates = parameters.get("negatives_num_candidates", 0)
-    # Published rows bring their own candidates: their number is known once they have been read.
-    if parameters.get("negatives_strategy") in (None, "published"):
-        return
-    assert isinstance(num_candidates, int) and isinstance(requested, int)
-    num_sampled = num_candidates - 1  # one candidate is the target
-    if requested > num_sampled:
+    # Its default is another source, which would leave the file unread.
+    if source != "table" and parameters["data_items"]:
         raise ConfigError(
-            f"{key}: must be <= negatives_num_candidates - 1 ({num_sampled}), got {requested}. "
-            "Lower it or raise negatives_num_candidates."
+            f"data_items: must be empty for data_source {source!r}, got "
+            f"{parameters['data_items']!r}. Give data_source=table as well, or leave it out."
         )
+
+
+def pipeline_arguments(name: str, parameters: Mapping[str, JsonValue]) -> JsonObject:
+    """Checked parameters as the arguments of the pipeline.
+
+    Args:
+        name: The pipeline.
+        parameters: All its parameters, as `check_parameters` gives them.
+
+    Returns:
+        A value for each parameter of its signature. Settings hold what differs from the defaults,
+        so that equal runs have equal arguments.
+    """
+    signature = pipeline_signature(name)
+    defaults = pipeline_parameters(name)
+    arguments: JsonObject = {}
+    for key in signature:
+        stage = settings_stage(key)
+        arguments[key] = {} if stage else parameters[key]
+    if not _is_exact(parameters[SEED]):
+        # As a number it would be damaged; below, each stage gets it as text.
+        arguments[SEED] = defaults[SEED]
+    for key in signature:
+        stage = settings_stage(key)
+        if stage:
+            arguments[key] = _changed_settings(stage, signature, arguments, parameters, defaults)
+    return arguments
+
+
+def _changed_settings(
+    stage: str,
+    signature: Mapping[str, object],
+    arguments: Mapping[str, JsonValue],
+    parameters: Mapping[str, JsonValue],
+    defaults: Mapping[str, JsonValue],
+) -> JsonObject:
+    """The fields of a stage that are no parameters, where they differ from their defaults."""
+    settings: JsonObject = {}
+    for field in stage_fields(stage, signature):
+        key = setting_name(stage, field)
+        default = arguments[SEED] if field == SEED else defaults[key]
+        if key not in signature and parameters[key] != default:
+            settings[field] = exact_json(parameters[key])
+    return settings
+
+
+def stage_settings(name: str, parameters: Mapping[str, JsonValue]) -> dict[str, JsonObject]:
+    """All settings of each stage, from checked parameters."""
+    signature = pipeline_signature(name)
+    settings: dict[str, JsonObject] = {}
+    for stage in stages_of(signature):
+        fields = stage_fields(stage, signature)
+        values = {field: parameters[setting_name(stage, field)] for field in fields}
+        settings[stage] = {field: exact_json(value) for field, value in values.items()}
+    return settings
+
+
+def exact_json(value: JsonValue) -> JsonValue:
+    """A value that survives Kubeflow: whole numbers that a float can't hold become text."""
+    return value if _is_exact(value) else str(value)
+
+
+def _is_exact(value: JsonValue) -> bool:
+    return not isinstance(value, int) or abs(value) <= LARGEST_EXACT
+
+
+def restored_parameters(parameters: Mapping[str, JsonValue]) -> JsonObject:
+    """Checked parameters that went through Kubeflow, with whole numbers as such again."""
+    restored: JsonObject = {}
+    for key, value in parameters.items():
+        item = field_of(key)
+        is_whole = item is not None and item.type is int and isinstance(value, (float, str))
+        restored[key] = int(value) if is_whole else value  # type: ignore[arg-type]
+    return restored

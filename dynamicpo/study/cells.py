@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynamicpo.core.choices import BASELINES
+from dynamicpo.core.choices import BASELINES, VARIANTS
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest
@@ -18,10 +18,10 @@ from dynamicpo.reports.training_log import (
     relative_boundary_gradient,
 )
 from dynamicpo.study.contrasts import Cells
-from dynamicpo.study.kinds import SFT, Kind, kind_at, kind_name, kind_order, variant_of
+from dynamicpo.study.kinds import SFT, Kind, kind_at, kind_name, kind_order
 
 # The settings that are studied, in which cells may differ.
-_STUDIED = ("loss", "dynamic", "ablation", "num_negatives", "seed")
+_STUDIED = ("loss", "dynamic", "num_negatives", "seed")
 
 
 class StudyCells(NamedTuple):
@@ -117,8 +117,7 @@ def _by_kind_and_seed(entries: Sequence[SavedResult]) -> dict[Kind, dict[int, Sa
     by_kind: dict[Kind, dict[int, SavedResult]] = {}
     for entry in entries:
         config = entry.provenance["config"]
-        variant = variant_of(config["dynamic"], config["ablation"])
-        kind = kind_at(config["loss"], variant, config["num_negatives"])
+        kind = kind_at(config["loss"], config["dynamic"], config["num_negatives"])
         by_seed = by_kind.setdefault(kind, {})
         by_seed[config["seed"]] = entry
     return by_kind
@@ -130,6 +129,12 @@ def _check_is_cell(path: Path, entry: SavedResult) -> None:
         raise DataError(
             f"{path}: must be a model of preference training with its steps.jsonl, but it comes "
             f"from {stage} with {len(entry.training_log)} steps. Leave it out."
+        )
+    variant = entry.provenance["config"]["dynamic"]
+    if variant not in VARIANTS:
+        raise DataError(
+            f"{path}: dynamic must be one of {', '.join(VARIANTS)}, got {variant!r}, as earlier "
+            "versions of dynamicpo wrote it. Train it again."
         )
 
 

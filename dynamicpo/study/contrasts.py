@@ -18,7 +18,7 @@ from scipy import stats
 from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.choices import VARIANTS
 from dynamicpo.metrics.intervals import LEVEL, Difference, holm
-from dynamicpo.study.kinds import SFT, Kind, kind_at, numbers_of_negatives
+from dynamicpo.study.kinds import PLAIN, SFT, Kind, kind_at, numbers_of_negatives
 
 Pair = tuple[Kind, Kind]
 
@@ -161,7 +161,7 @@ def pairs_of(cells: Mapping[Kind, Cells], objectives: Sequence[str]) -> list[Pai
     numbers = numbers_of_negatives(cells)
     pairs: list[Pair] = []
     for loss in objectives:
-        plain = [kind_at(loss, "plain", number) for number in numbers]
+        plain = [kind_at(loss, PLAIN, number) for number in numbers]
         for variant in VARIANTS:
             kinds = [kind_at(loss, variant, number) for number in numbers]
             pairs += _larger_with_smaller(kinds)

@@ -3,7 +3,7 @@
 from typing import TypedDict
 
 from dynamicpo.core.config import GridConfig
-from dynamicpo.study.kinds import ABLATIONS_OF_TREATMENT, Kind, kind_at
+from dynamicpo.study.kinds import PLAIN, VARIANT_NAMES, Kind, kind_at
 
 
 class PlannedCell(TypedDict):
@@ -11,8 +11,7 @@ class PlannedCell(TypedDict):
 
     cell: str
     loss: str
-    dynamic: bool
-    ablation: str
+    dynamic: str
     num_negatives: int
     seed: int
 
@@ -45,14 +44,12 @@ def _kinds(config: GridConfig) -> list[Kind]:
 
 
 def _cell(kind: Kind, seed: int) -> PlannedCell:
-    prefix = "" if kind.variant == "plain" else f"{kind.variant}-"
+    prefix = "" if kind.variant == PLAIN else f"{VARIANT_NAMES[kind.variant]}-"
     name = f"{prefix}{kind.loss}-k{kind.num_negatives}-s{seed}"
-    is_ablation = kind.variant in ABLATIONS_OF_TREATMENT
     return {
         "cell": name,
         "loss": kind.loss,
-        "dynamic": kind.variant != "plain",
-        "ablation": kind.variant if is_ablation else "none",
+        "dynamic": kind.variant,
         "num_negatives": kind.num_negatives,
         "seed": seed,
     }

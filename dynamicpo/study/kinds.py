@@ -19,8 +19,9 @@ class Kind(NamedTuple):
 
 
 # All cells start from it, so that it is what no preference training gives.
-SFT = Kind("sft", "plain", 0)
-TREATMENT = "dynamicpo"
+SFT = Kind("sft", "none", 0)
+PLAIN = "none"
+TREATMENT = "full"
 ABLATIONS_OF_TREATMENT = ("selection", "beta")
 
 # In the order in which reports show them.
@@ -33,20 +34,28 @@ LOSS_LABELS = {
     "sft": "SFT",
 }
 VARIANT_LABELS = {
-    "plain": "plain",
-    "dynamicpo": "DynamicPO",
+    "none": "plain",
+    "full": "DynamicPO",
     "selection": "boundary selection alone",
     "beta": "dynamic beta alone",
+}
+
+# In names of cells and of metrics, where "none" and "full" would not say of what.
+VARIANT_NAMES = {
+    "none": "plain",
+    "full": "dynamicpo",
+    "selection": "selection",
+    "beta": "beta",
 }
 
 # With one negative both are DPO. The one negative is the boundary, so that selection changes
 # nothing, and what the dynamic beta does is all that DynamicPO does.
 _EQUAL_AT_ONE = ("dmpo", "sdpo")
 _VARIANTS_AT_ONE = {
-    "plain": "plain",
-    "selection": "plain",
-    "beta": "dynamicpo",
-    "dynamicpo": "dynamicpo",
+    "none": "none",
+    "selection": "none",
+    "beta": "full",
+    "full": "full",
 }
 
 
@@ -56,13 +65,6 @@ def kind_at(loss: str, variant: str, num_negatives: int) -> Kind:
         return Kind(loss, variant, num_negatives)
     loss_at_one = "dpo" if loss in _EQUAL_AT_ONE else loss
     return Kind(loss_at_one, _VARIANTS_AT_ONE[variant], 1)
-
-
-def variant_of(dynamic: bool, ablation: str) -> str:
-    """The variant that settings of preference training stand for."""
-    if not dynamic:
-        return "plain"
-    return TREATMENT if ablation == "none" else ablation
 
 
 def numbers_of_negatives(kinds: Iterable[Kind]) -> list[int]:
@@ -86,6 +88,6 @@ def kind_name(kind: Kind) -> str:
 def objective_name(kind: Kind) -> str:
     """`DMPO`, `S-DPO with DynamicPO`, `SFT`."""
     loss = LOSS_LABELS[kind.loss]
-    if kind.variant == "plain":
+    if kind.variant == PLAIN:
         return loss
     return f"{loss} with {VARIANT_LABELS[kind.variant]}"

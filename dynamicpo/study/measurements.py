@@ -11,7 +11,7 @@ from dynamicpo.core.arrays import FloatArray
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.metrics.intervals import LEVEL
 from dynamicpo.study.contrasts import Cells, Contrast
-from dynamicpo.study.kinds import SFT, Kind
+from dynamicpo.study.kinds import SFT, VARIANT_NAMES, Kind
 from dynamicpo.study.verdict import Study, Verdict
 
 HIT_RATIO = "hit_ratio_at_1"
@@ -73,7 +73,7 @@ def metric_prefix(kind: Kind) -> str:
     """A kind in the names of metrics: `dmpo_dynamicpo_k19`; `sft`."""
     if kind == SFT:
         return SFT.loss
-    return f"{kind.loss}_{kind.variant}_k{kind.num_negatives}"
+    return f"{kind.loss}_{VARIANT_NAMES[kind.variant]}_k{kind.num_negatives}"
 
 
 def study_as_json(study: Study) -> JsonObject:

@@ -10,7 +10,13 @@ from dynamicpo.reports.number_format import (
     format_signed,
 )
 from dynamicpo.study.contrasts import Cells, Contrast
-from dynamicpo.study.kinds import ABLATIONS_OF_TREATMENT, LOSS_LABELS, VARIANT_LABELS, kind_at
+from dynamicpo.study.kinds import (
+    ABLATIONS_OF_TREATMENT,
+    LOSS_LABELS,
+    PLAIN,
+    VARIANT_LABELS,
+    kind_at,
+)
 from dynamicpo.study.measurements import mean_hit_ratio
 from dynamicpo.study.verdict import Study, Verdict, is_significant, mean_loss_share
 
@@ -97,7 +103,7 @@ def _ablation_results(verdict: Verdict, study: Study) -> list[str]:
     """HitRatio@1 of each half of DynamicPO, at the number of negatives that is judged."""
     # The gain is that at the number of negatives which was judged, the last one without a fall.
     judged = verdict.gain.a if verdict.gain else verdict.fall.a
-    plain = kind_at(verdict.objective, "plain", judged.num_negatives)
+    plain = kind_at(verdict.objective, PLAIN, judged.num_negatives)
     by_variant = {}
     for entry in study.contrasts:
         if entry.b == plain and entry.a.num_negatives == judged.num_negatives:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dynamicpo.core.config import StudyConfig
 from dynamicpo.study.contrasts import Cells, Contrast, compare_kinds, pairs_of
-from dynamicpo.study.kinds import LOSS_LABELS, SFT, TREATMENT, Kind, kind_at
+from dynamicpo.study.kinds import LOSS_LABELS, PLAIN, SFT, TREATMENT, Kind, kind_at
 
 
 class Verdict(NamedTuple):
@@ -104,7 +104,7 @@ def judge(
         fall = _main_change(changes)
         judged_at = max(change.a.num_negatives for change in changes)
     by_kinds = {(entry.a, entry.b): entry for entry in contrasts}
-    plain = kind_at(objective, "plain", judged_at)
+    plain = kind_at(objective, PLAIN, judged_at)
     treated = kind_at(objective, TREATMENT, judged_at)
     treated_before = kind_at(objective, TREATMENT, fall.b.num_negatives)
     gain = by_kinds.get((treated, plain))
@@ -123,8 +123,8 @@ def _changes_with_negatives(objective: str, contrasts: Sequence[Contrast]) -> li
         more = entry.a.num_negatives
         fewer = entry.b.num_negatives
         is_of_objective = (
-            entry.a == kind_at(objective, "plain", more)
-            and entry.b == kind_at(objective, "plain", fewer)
+            entry.a == kind_at(objective, PLAIN, more)
+            and entry.b == kind_at(objective, PLAIN, fewer)
             and 0 < fewer < more
         )
         if is_of_objective:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynamicpo.core.choices import LOSSES_OF_ONE_NEGATIVE
+from dynamicpo.core.choices import ABLATIONS, LOSSES_OF_ONE_NEGATIVE
 from dynamicpo.core.config import PreferenceConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.rows import Row
@@ -21,16 +21,12 @@ def check_objective(config: PreferenceConfig) -> None:
     """Refuse settings that contradict each other.
 
     Raises:
-        ConfigError: Several negatives for a loss of one, or a part of DynamicPO without DynamicPO.
+        ConfigError: Several negatives for a loss of one.
     """
     if config.loss in LOSSES_OF_ONE_NEGATIVE and config.num_negatives != 1:
         raise ConfigError(
             f"num_negatives: must be 1 with the loss {config.loss}, got {config.num_negatives}. "
             "Use dmpo or sdpo, which equal dpo at 1 and take more."
-        )
-    if config.ablation != "none" and not config.dynamic:
-        raise ConfigError(
-            f"ablation: {config.ablation!r} is a part of DynamicPO, but dynamic is off. Turn it on."
         )
 
 
@@ -59,11 +55,11 @@ class PreferenceObjective:
 def _settings(config: PreferenceConfig) -> ObjectiveSettings:
     return {
         "loss": config.loss,
-        "dynamic": config.dynamic,
+        "dynamic": config.dynamic != "none",
         "beta": config.beta,
         "margin": config.margin,
         "simpo_gamma": config.simpo_gamma,
-        "ablation": config.ablation,
+        "ablation": config.dynamic if config.dynamic in ABLATIONS else "none",
     }
 
 

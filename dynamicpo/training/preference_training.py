@@ -61,7 +61,7 @@ def train_preferences(
         return existing
     check_objective(config)
     rows = _select_rows(preferences, start, config)
-    label = f"{'DynamicPO-' if config.dynamic else ''}{config.loss.upper()}"
+    label = f"{'' if config.dynamic == 'none' else 'DynamicPO-'}{config.loss.upper()}"
     with stage_output(output, manifest) as folder:
         loaded = checkpoints.load_model(adapter, trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)

@@ -53,13 +53,17 @@ def sampled(call: Call, prepared: SimpleNamespace) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def tuned(call: Call, sampled: SimpleNamespace) -> SimpleNamespace:
-    return call("sft", preferences=sampled.preferences, max_steps=2, batch_size=8)
+    return call("sft", preferences=sampled.preferences, max_steps=2, settings={"batch_size": 8.0})
 
 
 @pytest.fixture(scope="session")
 def evaluated(call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace) -> SimpleNamespace:
     return call(
-        "evaluation", preferences=sampled.preferences, model=tuned.model, name="sft", resamples=100
+        "evaluation",
+        preferences=sampled.preferences,
+        model=tuned.model,
+        name="sft",
+        settings={"resamples": 100},
     )
 
 

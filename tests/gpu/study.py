@@ -231,7 +231,7 @@ def run_cell(cell: Cell, sft: Path, output: Path, sizes: Sizes) -> dict[str, Any
     started = time.monotonic()
     config = PreferenceConfig(
         loss=cell.loss,
-        dynamic=cell.dynamic,
+        dynamic="full" if cell.dynamic else "none",
         num_negatives=cell.num_negatives,
         epochs=sizes.preference_epochs,
         max_steps=sizes.preference_steps,

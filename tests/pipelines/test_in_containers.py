@@ -148,7 +148,7 @@ def test_the_exit_code_is_the_containers_own(
 def bad_tables(folder: Path) -> dict[str, str]:
     interactions, items = write_tables(folder)
     Path(interactions).write_text("user,item_id,timestamp\nu,i,1\n")
-    return {"data_interactions": interactions, "data_items": items}
+    return {"data_source": "table", "data_interactions": interactions, "data_items": items}
 
 
 def test_a_failed_task_ends_the_run_with_its_own_message(image: str, client: Any, tmp_path: Path):
@@ -207,6 +207,7 @@ def test_somebody_who_is_not_root_owns_what_the_tasks_made(image: str, client: A
         folder.chmod(0o755)
         os.chown(folder, SOMEBODY, SOMEBODY)
         parameters = {
+            "data_source": "table",
             "data_interactions": "interactions.csv",
             "data_items": items,
             "sft_backbone": "/nowhere",

@@ -16,10 +16,11 @@ from dynamicpo.core.config import GridConfig
 from dynamicpo.runs.compile import load_pipeline
 from dynamicpo.runs.local import run, summary
 from dynamicpo.runs.objectives import planned_cells
-from dynamicpo.runs.parameters import check_parameters, pipeline_parameters
+from dynamicpo.runs.parameters import check_parameters
+from dynamicpo.runs.signatures import pipeline_signature
 from dynamicpo.study.grid import plan_cells
 from tests.fixtures.tables import write_tables
-from tests.pipelines.test_training import DIGEST, feeds
+from tests.pipelines.test_training import DIGEST, feeds, source_of
 
 STUDIES = Path(__file__).parents[2] / "pipelines" / "negative_scaling" / "studies"
 
@@ -55,22 +56,25 @@ def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
     assert feeds(loop["evaluate-2"], "model") == "train-preferences"
 
 
-def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]):
+def test_every_parameter_is_checked_and_its_stage_takes_the_result(compiled: dict[str, Any]):
     outer = compiled["root"]["dag"]["tasks"]
     inner = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
-    tasks = {
+    given = outer["check-settings"]["inputs"]["parameters"]
+    checked = {key: value.get("componentInputParameter") for key, value in given.items()}
+    assert checked.pop("pipeline") is None
+    assert checked == {key: key for key in pipeline_signature("negative_scaling")}
+    stages = {
         "data": outer["prepare-data"],
         "negatives": outer["sample-negatives"],
         "sft": outer["fine-tune"],
         "grid": outer["plan-cells"],
-        "preference": inner["train-preferences"],
         "evaluation": outer["evaluate"],
         "study": outer["judge-collapse"],
+        "preference": inner["train-preferences"],
     }
-    for parameter in pipeline_parameters("negative_scaling"):
-        prefix, _, name = parameter.partition("_")
-        source = tasks[prefix]["inputs"]["parameters"][name]["componentInputParameter"]
-        assert source.removeprefix("pipelinechannel--") == parameter
+    for stage, task in stages.items():
+        assert source_of(task, "settings") == ("check-settings", stage)
+    assert source_of(inner["evaluate-2"], "settings") == ("check-settings", "evaluation")
 
 
 def test_a_cell_sets_all_of_its_settings(compiled: dict[str, Any]):
@@ -99,7 +103,7 @@ def test_shipped_parameters_are_valid(path: Path):
     assert len(cells) == {"reproduce": 30, "full": 192, "text": 4}[path.stem]
     assert checked["evaluation_split"] == "test"
     total = run.task_count(load_pipeline("negative_scaling").pipeline_spec, checked)
-    assert total == 6 + 2 * len(cells)
+    assert total == 7 + 2 * len(cells)
 
 
 def test_more_negatives_than_candidates_offer_are_refused_before_anything_starts(
@@ -117,11 +121,13 @@ def test_more_negatives_than_candidates_offer_are_refused_before_anything_starts
 
 
 TINY = {
+    "data_source": "table",
+    "data_k_core": "5",
     "negatives_num_candidates": "6",
     "sft_max_steps": "4",
     "sft_batch_size": "8",
     "grid_num_negatives": "1,3",
-    "grid_variants": "plain",
+    "grid_variants": "none",
     "grid_seeds": "0,1",
     "preference_max_steps": "4",
     "preference_batch_size": "8",
@@ -168,6 +174,7 @@ def test_an_interrupted_study_goes_on_and_ends_in_a_verdict(
     out, err = capfd.readouterr()
     found = json.loads((tmp_path / "second" / "summary.json").read_text())
     expected = {
+        "check-settings",
         "prepare-data",
         "sample-negatives",
         "fine-tune",
@@ -187,8 +194,8 @@ def check_verdict(folder: Path, out: str) -> None:
     place = folder / "artifacts" / "judge-collapse"
     study = json.loads((place / "study" / "study.json").read_text())
     kinds = {(cell["loss"], cell["variant"], cell["num_negatives"]) for cell in study["cells"]}
-    plain = {("dpo", "plain", 1), ("dmpo", "plain", 3), ("sdpo", "plain", 3)}
-    assert kinds == {*plain, ("sft", "plain", 0)}
+    plain = {("dpo", "none", 1), ("dmpo", "none", 3), ("sdpo", "none", 3)}
+    assert kinds == {*plain, ("sft", "none", 0)}
     assert study["seeds"] == [0, 1]
     assert len(study["comparisons"]) == 3  # two falls, and the plain objective against SFT
     assert study["sentences"][0] in out

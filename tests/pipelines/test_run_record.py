@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dynamicpo.runs.compile import compile_pipeline
-from dynamicpo.runs.parameters import pipeline_names
+from dynamicpo.runs.signatures import pipeline_names
 
 CPU, GPU = (f"registry.invalid/{name}@sha256:" + 64 * "a" for name in ("cpu", "gpu"))
 LAST = {"training": "compare-evaluations", "negative_scaling": "judge-collapse"}
@@ -89,10 +89,11 @@ def test_facts_that_no_task_can_find_out_are_given(
         "run_id": "{{$.pipeline_job_uuid}}",
         "pipeline": name,
         "images": images,
-        "parameters": {},
     }
     ran = {item["container"]["image"] for item in spec["deploymentSpec"]["executors"].values()}
     assert ran == set(images)
+    parameters = task["inputs"]["parameters"]["parameters"]["taskOutputParameter"]
+    assert parameters == {"producerTask": "check-settings", "outputParameterKey": "parameters"}
 
 
 @pytest.mark.parametrize("name", pipeline_names())

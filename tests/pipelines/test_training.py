@@ -12,11 +12,16 @@ import yaml
 
 from dynamicpo.cli.main import main
 from dynamicpo.core.records.manifest import read_manifest
-from dynamicpo.runs.parameters import check_parameters, pipeline_names, pipeline_parameters
+from dynamicpo.runs.compile import load_pipeline
+from dynamicpo.runs.parameters import check_parameters
+from dynamicpo.runs.signatures import pipeline_names, pipeline_signature, pipelines_folder
 from dynamicpo_components.image import IMAGE
 from tests.fixtures.tables import write_tables
 
-QUICKSTART = Path(__file__).parents[2] / "pipelines" / "training" / "quickstart"
+PRESETS = {
+    "training": sorted(pipelines_folder().glob("training/presets/*.yaml")),
+    "negative_scaling": sorted(pipelines_folder().glob("negative_scaling/studies/*.yaml")),
+}
 DIGEST = "python@sha256:" + 64 * "a"
 
 
@@ -58,9 +63,32 @@ def test_every_task_runs_in_the_given_image(compiled: dict[str, Any]):
 
 def test_parameters_and_their_defaults_are_in_the_file(compiled: dict[str, Any]):
     given = compiled["root"]["inputDefinitions"]["parameters"]
-    defaults = pipeline_parameters("training")
+    defaults = pipeline_signature("training")
     assert {name: item["defaultValue"] for name, item in given.items()} == defaults
-    assert all(item["description"] for item in given.values())
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_the_description_is_in_the_file(name: str, tmp_path: Path):
+    description = compiled_spec(name, tmp_path / "pipeline.yaml")["pipelineInfo"]["description"]
+    assert description == load_pipeline(name).description
+    assert "\n| `sft_rows` | whole number | rows | >= 0 | `5000` |" in description
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_menus_are_in_the_file_unless_they_are_left_out(name: str, tmp_path: Path):
+    def literals(*flags: str) -> dict[str, list[str]]:
+        spec = compiled_spec(name, tmp_path / "pipeline.yaml", *flags)
+        given = spec["root"]["inputDefinitions"]["parameters"]
+        return {key: item["literals"] for key, item in given.items() if "literals" in item}
+
+    menus = literals()
+    assert menus["data_source"] == ["table", "movielens", "published"]
+    assert all(pipeline_signature(name)[key] in values for key, values in menus.items())
+    for preset in PRESETS[name]:
+        values = yaml.safe_load(preset.read_text(encoding="utf-8"))
+        for key in menus.keys() & values.keys():
+            assert values[key] in menus[key], preset
+    assert literals("--no-menus") == {}
 
 
 def feeds(task: dict[str, Any], name: str) -> str:
@@ -83,22 +111,53 @@ def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
     assert adapter == "pipelinechannel--fine-tune-model"
 
 
-def test_every_parameter_reaches_the_task_of_its_prefix(compiled: dict[str, Any]):
-    """No parameter is left out or crossed over on its way to a task."""
-    tasks = {
-        "data": compiled["root"]["dag"]["tasks"]["prepare-data"],
-        "negatives": compiled["root"]["dag"]["tasks"]["sample-negatives"],
-        "sft": compiled["root"]["dag"]["tasks"]["fine-tune"],
-        "preference": compiled["components"]["comp-for-loop-1"]["dag"]["tasks"][
-            "train-preferences"
-        ],
-        "evaluation": compiled["root"]["dag"]["tasks"]["evaluate"],
-        "drift": compiled["root"]["dag"]["tasks"]["monitor-drift"],
+def source_of(task: dict[str, Any], name: str) -> tuple[str, str]:
+    """The task and the output that an input parameter comes from."""
+    given = task["inputs"]["parameters"][name]
+    # In a loop the value comes from the loop's own input, whose name holds both.
+    if "componentInputParameter" in given:
+        channel = given["componentInputParameter"].removeprefix("pipelinechannel--")
+        return "check-settings", channel.removeprefix("check-settings-")
+    output = given["taskOutputParameter"]
+    return output["producerTask"], output["outputParameterKey"]
+
+
+def test_every_parameter_is_checked_and_its_stage_takes_the_result(compiled: dict[str, Any]):
+    """No parameter is left out or crossed over, and no stage starts before the check."""
+    outer = compiled["root"]["dag"]["tasks"]
+    inner = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
+    given = outer["check-settings"]["inputs"]["parameters"]
+    checked = {key: value.get("componentInputParameter") for key, value in given.items()}
+    assert checked.pop("pipeline") is None
+    assert checked == {key: key for key in pipeline_signature("training")}
+    stages = {
+        "data": outer["prepare-data"],
+        "negatives": outer["sample-negatives"],
+        "sft": outer["fine-tune"],
+        "evaluation": outer["evaluate"],
+        "drift": outer["monitor-drift"],
+        "preference": inner["train-preferences"],
     }
-    for parameter in pipeline_parameters("training").keys() - {"objectives"}:
-        prefix, _, name = parameter.partition("_")
-        source = tasks[prefix]["inputs"]["parameters"][name]["componentInputParameter"]
-        assert source.removeprefix("pipelinechannel--") == parameter
+    for stage, task in stages.items():
+        assert source_of(task, "settings") == ("check-settings", stage)
+    assert source_of(inner["evaluate-2"], "settings") == ("check-settings", "evaluation")
+    loop = outer["for-loop-1"]["parameterIterator"]["items"]["inputParameter"]
+    assert loop == "pipelinechannel--check-settings-objectives"
+
+
+def test_baselines_are_evaluated_once(compiled: dict[str, Any]):
+    inner = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]["evaluate-2"]
+    for name in ("base", "sasrec"):
+        assert inner["inputs"]["parameters"][name]["runtimeValue"]["constant"] is False
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_the_check_is_not_tried_again(name: str, tmp_path: Path):
+    tasks = compiled_spec(name, tmp_path / "pipeline.yaml")["root"]["dag"]["tasks"]
+    assert [key for key, task in tasks.items() if "retryPolicy" not in task] == [
+        "check-settings",
+        "for-loop-1",
+    ]
 
 
 def test_objectives_set_loss_and_dynamic(compiled: dict[str, Any]):
@@ -109,7 +168,7 @@ def test_objectives_set_loss_and_dynamic(compiled: dict[str, Any]):
         assert inputs[name]["parameterExpressionSelector"] == f'parseJson(string_value)["{name}"]'
 
 
-@pytest.mark.parametrize("path", sorted(QUICKSTART.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRESETS["training"], ids=lambda path: path.stem)
 def test_shipped_parameters_are_valid(path: Path):
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert set(given) <= set(check_parameters("training", given))
@@ -117,6 +176,8 @@ def test_shipped_parameters_are_valid(path: Path):
 
 
 TINY = {
+    "data_source": "table",
+    "data_k_core": "5",
     "objectives": "dmpo,dynamicpo-dmpo",
     "negatives_num_candidates": "6",
     "sft_max_steps": "4",
@@ -163,7 +224,8 @@ def test_the_whole_chain_and_what_a_second_run_uses_again(
     code, out, err = run(tmp_path / "second", capfd, "--json", drift_threshold="0.2", **data)
     assert code == 0, err
     second = json.loads(out)
-    assert [task["task"] for task in second["tasks"] if not task["cached"]] == ["monitor-drift"]
+    done = {task["task"] for task in second["tasks"] if not task["cached"]}
+    assert done == {"check-settings", "monitor-drift"}
     assert second["metrics"] == first["metrics"]
     check_report(tmp_path / "second", names)
     for folder in (tmp_path / "first", tmp_path / "second"):
@@ -204,8 +266,8 @@ def tasks_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [task for dag in dags for task in dag.get("dag", {}).get("tasks", {}).values()]
 
 
-def compiled_spec(name: str, path: Path) -> dict[str, Any]:
-    assert main(["compile", name, "--image", DIGEST, "-o", str(path)]) == 0
+def compiled_spec(name: str, path: Path, *flags: str) -> dict[str, Any]:
+    assert main(["compile", name, "--image", DIGEST, "-o", str(path), *flags]) == 0
     return dict(next(yaml.safe_load_all(path.read_text())))
 
 
@@ -276,9 +338,11 @@ def test_every_task_of_every_pipeline_is_placed(name: str, tmp_path: Path):
         ]
         assert prefixes == (["/data/c"] if task in gpus else [])
     runs = [task for task in tasks_of(spec) if "executorLabel" in component(spec, task)]
-    assert len(runs) >= len(containers) and all(
-        task["retryPolicy"]["maxRetryCount"] == 3 for task in runs
-    )
+    assert len(runs) >= len(containers)
+    for task in runs:
+        retries = task.get("retryPolicy", {}).get("maxRetryCount")
+        is_check = task["taskInfo"]["name"] == "check-settings"
+        assert retries == (None if is_check else 3)
 
 
 def test_only_tasks_with_models_take_gpus(tmp_path: Path):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Those that mean nothing without --host.
 _INSTALLATION_FLAGS = ("namespace", "token_file", "header_file", "ui")
 
+
 def compare(arguments: argparse.Namespace) -> ComparisonResult:
     """Compare runs, of this machine or of a Kubeflow installation, and evaluations."""
     _check_host(arguments, "store", *_INSTALLATION_FLAGS)
@@ -156,7 +157,12 @@ def compile_pipeline(arguments: argparse.Namespace) -> CompileResult:
     placement = settings_of(arguments.placement, "--place", arguments.place)
     output = Path(arguments.output)
     pipeline_compiler.compile_pipeline(
-        arguments.pipeline, output, arguments.image, placement, arguments.allow_tag
+        arguments.pipeline,
+        output,
+        arguments.image,
+        placement,
+        arguments.allow_tag,
+        arguments.menus,
     )
     return {"output": arguments.output}
 
@@ -177,6 +183,7 @@ def submit(arguments: argparse.Namespace) -> SubmitResult:
         experiment=arguments.experiment,
         allow_tag=arguments.allow_tag,
         check_images=arguments.image_check,
+        menus=arguments.menus,
         cron=arguments.cron,
     )
     # Before the run is started: afterwards the user would take it for one that was not.

@@ -18,7 +18,7 @@ from dynamicpo.runs.cluster.kubeflow import Kubeflow
 from dynamicpo.runs.cluster.workflow_size import check_size
 from dynamicpo.runs.compile import compile_pipeline, kubeflow_name, load_placement
 from dynamicpo.runs.local import containers
-from dynamicpo.runs.parameters import check_parameters
+from dynamicpo.runs.parameters import check_parameters, pipeline_arguments
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
@@ -47,6 +47,7 @@ class Submission:
         experiment: The experiment that the run is listed under.
         allow_tag: Whether images may be named by tag.
         check_images: Whether to check that dynamicpo is inside.
+        menus: Whether the run form shows menus.
         cron: Run at these times, and not now: six fields, seconds first.
     """
 
@@ -57,6 +58,7 @@ class Submission:
     experiment: str = "dynamicpo"
     allow_tag: bool = False
     check_images: bool = True
+    menus: bool = True
     cron: str = ""
 
     def __post_init__(self) -> None:
@@ -111,6 +113,7 @@ def submit(submission: Submission, kubeflow: Kubeflow) -> SubmittedRun:
             submission.image,
             submission.placement,
             submission.allow_tag,
+            submission.menus,
         )
         check_size(file, submission.pipeline, parameters)
         if submission.check_images:
@@ -118,7 +121,8 @@ def submit(submission: Submission, kubeflow: Kubeflow) -> SubmittedRun:
         check_version(kubeflow.host, kubeflow.check())
         version = _upload_version(kubeflow, kubeflow_name(submission.pipeline), file)
     experiment = kubeflow.experiment(submission.experiment)
-    run = _api_run(submission.pipeline, experiment, version, parameters)
+    arguments = pipeline_arguments(submission.pipeline, parameters)
+    run = _api_run(submission.pipeline, experiment, version, arguments)
     if submission.cron:
         run_id = kubeflow.schedule(run, submission.cron)
     else:

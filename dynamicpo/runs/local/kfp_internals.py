@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     import docker
     from kfp.local.io import IOStore
     from kfp.local.status import Status
-    from kfp.pipeline_spec.pipeline_spec_pb2 import ComponentSpec, PipelineSpec, PipelineTaskSpec
+    from kfp.pipeline_spec.pipeline_spec_pb2 import (
+        ComponentSpec,
+        ExecutorInput,
+        PipelineSpec,
+        PipelineTaskSpec,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +182,19 @@ def _leaving_command(_: Function, hooks: TaskHooks) -> Function:
     return replace_python_executable
 
 
+def _leaving_out_absent_values(original: Function, _: TaskHooks) -> Function:
+    def executor_input_to_dict(
+        executor_input: "ExecutorInput", component_spec: "ComponentSpec"
+    ) -> object:
+        values = executor_input.inputs.parameter_values
+        absent = [name for name, value in values.items() if not value.WhichOneof("kind")]
+        for name in absent:
+            del values[name]
+        return original(executor_input, component_spec)
+
+    return executor_input_to_dict
+
+
 def _doing_nothing(_: Function, hooks: TaskHooks) -> Function:
     return contextlib.nullcontext
 
@@ -223,6 +241,15 @@ _COMMANDS = Patch(
     _leaving_command,
     "parameters that contain the text python3",
 )
+# kfp converts a whole number that is optional and was not given as if it had been: `int(None)`.
+_ABSENT_VALUES = Patch(
+    "kfp.local.executor_input_utils",
+    "executor_input_to_dict",
+    ("executor_input", "component_spec"),
+    _leaving_out_absent_values,
+    "parameters of a component that are not given",
+    is_required=True,
+)
 # It replaces `print` of the whole process, and with two tasks at once leaves its own there.
 _PRINTING = Patch(
     "kfp.local.logging_utils",
@@ -248,7 +275,10 @@ _SEPARATORS = Patch(
     _doing_nothing,
     "a clean standard output",
 )
-PATCHES = (_TASKS, _PROCESSES, _CONTAINERS, _COMMANDS, _PRINTING, _LOG_HANDLERS, _SEPARATORS)
+PATCHES = (
+    *(_TASKS, _PROCESSES, _CONTAINERS, _COMMANDS, _ABSENT_VALUES),
+    *(_PRINTING, _LOG_HANDLERS, _SEPARATORS),
+)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 from dynamicpo import __version__
 from dynamicpo.core.errors import ConfigError, RunFailedError
 from dynamicpo.core.git_commit import commit
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.storage import SCHEMES
 from dynamicpo.runs.compile import load_pipeline
 from dynamicpo.runs.images import check_image_name
@@ -21,10 +22,9 @@ from dynamicpo.runs.local.kfp_internals import count_tasks, hooked
 from dynamicpo.runs.local.run_locks import at_work
 from dynamicpo.runs.local.task_runner import TaskRunner, stopped_by_signals
 from dynamicpo.runs.objectives import planned_cells
-from dynamicpo.runs.parameters import check_parameters
+from dynamicpo.runs.parameters import check_parameters, pipeline_arguments
 
 if TYPE_CHECKING:
-    from kfp.dsl.graph_component import GraphComponent
     from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def run_pipeline(
         state: summary.RunState = "failed"
         summary.write(folder, {**settings, "state": "running"}, started, runner.tasks)
         try:
-            _execute(pipeline, parameters, cache, runner)
+            _execute(name, parameters, cache, runner)
             state = "succeeded"
         except KeyboardInterrupt:
             state = "cancelled"
@@ -112,9 +112,7 @@ def _container_image(name: str, parameters: Mapping[str, object]) -> containers.
     return containers.find_image(containers.connect(), name)
 
 
-def _execute(
-    pipeline: "GraphComponent", parameters: Mapping[str, object], cache: Path, runner: TaskRunner
-) -> None:
+def _execute(name: str, parameters: JsonObject, cache: Path, runner: TaskRunner) -> None:
     """Run a pipeline's tasks through kfp, and raise the error of the first that failed."""
     from kfp import local
 
@@ -133,7 +131,7 @@ def _execute(
     )
     try:
         with hooked(runner), stopped_by_signals(runner):
-            pipeline(**parameters)
+            load_pipeline(name)(**pipeline_arguments(name, parameters))
     except Exception as error:
         # kfp knows no interruption: tasks that were stopped look to it like tasks that failed.
         if runner.stopped:
@@ -155,10 +153,10 @@ def task_count(spec: "PipelineSpec", parameters: Mapping[str, object]) -> int:
     """
 
     def list_length(name: str) -> int:
-        # The cells of a study are known before the task has run that lists them for kfp.
+        # What a loop runs over is known before the task has run that lists it for kfp.
         if name == "plan-cells-Output":
             return len(planned_cells(parameters))
-        entries = parameters[name]
+        entries = parameters[name.removeprefix("check-settings-")]
         assert isinstance(entries, list)
         return len(entries)
 

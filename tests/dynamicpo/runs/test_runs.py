@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +26,8 @@ from dynamicpo.runs.local.kfp_internals import TaskCall
 from dynamicpo.runs.local.task_runner import TaskRunner
 from dynamicpo.runs.local.tasks import Task
 from dynamicpo.runs.objectives import objective_of
-from dynamicpo.runs.parameters import check_parameters, pipeline_parameters
+from dynamicpo.runs.parameters import check_parameters, pipeline_arguments
+from dynamicpo.runs.signatures import pipeline_parameters, pipeline_signature
 from tests.fixtures.tables import write_tables
 
 MOVIELENS = {"data_source": "movielens"}
@@ -51,8 +53,9 @@ def test_parameters_are_converted_and_completed():
 
 def test_equal_values_are_equal_however_they_were_given():
     """kfp's cache key is the text of the arguments: 20 and 20.0 would be two keys."""
-    one = check_parameters("training", {**MOVIELENS, "preference_beta": "1", "data_k_core": "5"})
+    one = check_parameters("training", {**MOVIELENS, "preference_beta": "1", "data_k_core": "1"})
     assert json.dumps(one) == json.dumps(check_parameters("training", MOVIELENS))
+    assert pipeline_arguments("training", one) == pipeline_signature("training")
 
 
 @pytest.mark.parametrize(
@@ -77,16 +80,16 @@ def test_equal_values_are_equal_however_they_were_given():
             'must have "objective", "loss" and "dynamic"',
         ),
         (
-            {"objectives": [{"objective": "a/b", "loss": "dmpo", "dynamic": True}]},
+            {"objectives": [{"objective": "a/b", "loss": "dmpo", "dynamic": "full"}]},
             "objectives: a name must be",
         ),
         (
-            {"objectives": [{"objective": "sft", "loss": "dmpo", "dynamic": True}]},
+            {"objectives": [{"objective": "sft", "loss": "dmpo", "dynamic": "full"}]},
             "objectives: a name must be",
         ),
         (
-            {"objectives": [{"objective": "x", "loss": "dmpo", "dynamic": 1}]},
-            "x: dynamic: must be true or false",
+            {"objectives": [{"objective": "x", "loss": "dmpo", "dynamic": True}]},
+            "x: dynamic: unknown name 'True'; choose from beta, full, none, selection",
         ),
         (
             {"data_source": "table"},
@@ -111,19 +114,20 @@ def test_a_missing_file_is_found_before_anything_starts(tmp_path: Path):
 
 
 def test_objectives_have_short_names():
-    assert objective_of("sdpo") == {"objective": "sdpo", "loss": "sdpo", "dynamic": False}
+    assert objective_of("sdpo") == {"objective": "sdpo", "loss": "sdpo", "dynamic": "none"}
     assert objective_of("dynamicpo-sdpo") == {
         "objective": "dynamicpo-sdpo",
         "loss": "sdpo",
-        "dynamic": True,
+        "dynamic": "full",
     }
-    (default,) = pipeline_parameters("training")["objectives"]
+    assert objective_of("beta-dmpo")["dynamic"] == "beta"
+    *_, default = pipeline_parameters("training")["objectives"]
     assert default == objective_of("dynamicpo-dmpo")
 
 
 def test_a_loop_counts_as_often_as_its_list_has_entries():
     spec = load_pipeline("training").pipeline_spec
-    assert local_run.task_count(spec, {"objectives": [1, 2, 3]}) == 6 + 3 * 2
+    assert local_run.task_count(spec, {"objectives": [1, 2, 3]}) == 7 + 3 * 2
 
 
 @pytest.mark.parametrize("image", ["", "a b", "name@sha256:123", "name@md5:1", "NAME:"])
@@ -256,7 +260,8 @@ def test_a_container_runs_as_the_caller_but_never_as_root(
         "data_items": "",
         "sft_backbone": "compact",
     }
-    arguments = containers.docker_runner(parameters, tmp_path / "artifacts").container_run_args
+    runner = containers.docker_runner(parameters, tmp_path / "artifacts", tmp_path)
+    arguments = runner.container_run_args
     assert (arguments["user"], arguments["network_mode"], arguments["cap_drop"]) == (
         user,
         "none",
@@ -307,7 +312,7 @@ def test_a_task_that_did_not_make_its_outputs_has_failed(tmp_path: Path, made: b
 def bad_tables(folder: Path) -> dict[str, str]:
     interactions, items = write_tables(folder)
     Path(interactions).write_text("user,item_id,timestamp\nu,i,1\n")
-    return {"data_interactions": interactions, "data_items": items}
+    return {"data_source": "table", "data_interactions": interactions, "data_items": items}
 
 
 def test_a_failed_task_ends_the_run_with_its_own_message(
@@ -319,9 +324,9 @@ def test_a_failed_task_ends_the_run_with_its_own_message(
     run = summary.read(tmp_path / "runs" / "bad")
     states = {task["task"]: task["state"] for task in run["tasks"]}
     assert run["state"] == "failed"
-    assert states == {"prepare-data": "failed"}
-    assert run["tasks"][0]["error"] in str(caught.value)
-    assert "Traceback" in (tmp_path / "runs" / "bad" / run["tasks"][0]["log"]).read_text()
+    assert states == {"check-settings": "succeeded", "prepare-data": "failed"}
+    assert run["tasks"][1]["error"] in str(caught.value)
+    assert "Traceback" in (tmp_path / "runs" / "bad" / run["tasks"][1]["log"]).read_text()
     assert capfd.readouterr().out == ""
     (run,) = summary.list_local_runs(tmp_path / "runs")
     assert (run["run"], run["state"], run["hit_ratio_at_1"]) == ("bad", "failed", {})
@@ -342,7 +347,7 @@ def test_a_run_does_not_write_over_another(tmp_path: Path):
         local_run.run_pipeline("training", MOVIELENS, tmp_path / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path, number: int):
     command = [
         sys.executable,
@@ -365,15 +370,46 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path, number: int
     assert process.returncode == 130
     assert "Traceback" not in err
     run = summary.read(tmp_path / "run")
-    assert (run["state"], [task["state"] for task in run["tasks"]]) == (
-        "cancelled",
-        ["cancelled"],
-    )
-    assert not [
-        path
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if str(tmp_path).encode() in _bytes(path)
-    ]
+    assert (run["state"], run["tasks"][-1]["state"]) == ("cancelled", "cancelled")
+    assert _processes_with(str(tmp_path)) == []
+
+
+# A task as kfp starts it: a shell, and below it the program, which ignores interruptions.
+STUBBORN = """
+import os, signal, sys, time
+from pathlib import Path
+from dynamicpo.runs.local import supervisor
+from dynamicpo.runs.local.jobs import Process
+SCRIPT = "trap '' INT; python3 -c 'import time; time.sleep(99)' $0; :"
+job = Process(["sh", "-c", SCRIPT, sys.argv[1]], os.environ)
+print("started", flush=True)
+time.sleep(99)
+"""
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_processes_of_a_killed_run_end_with_it(tmp_path: Path, stubborn: bool):
+    code = STUBBORN if stubborn else STUBBORN.replace("trap '' INT; ", "")
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "started\n"
+        _wait_until(lambda: len(_processes_with(str(tmp_path))) >= 3)
+        process.kill()
+    # Those that ignore the interruption are killed after the time that others have to clean up.
+    _wait_until(lambda: not _processes_with(str(tmp_path)), seconds=25 if stubborn else 8)
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _processes_with(text: str) -> list[str]:
+    """The processes whose command holds a text."""
+    paths = Path("/proc").glob("[0-9]*/cmdline")
+    return [str(path) for path in paths if text.encode() in _bytes(path)]
 
 
 def _bytes(path: Path) -> bytes:
@@ -386,5 +422,22 @@ def _bytes(path: Path) -> bytes:
 def test_a_summary_that_cannot_be_read_is_named(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.json").write_text("{")
-    with pytest.raises(DataError, match="run/summary.json: must be the summary of a run"):
-        summary.list_local_runs(tmp_path)
+    with pytest.raises(DataError, match="run/summary.json: must be the record of a run"):
+        summary.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"metrics": 1}', '{"metrics": {"sft": 1}}', "[" * 9999]
+)
+def test_a_summary_that_cannot_be_read_hides_no_other_run(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+):
+    for name, content in (("bad", text), ("good", '{"started": "2026", "state": "failed"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(content)
+    runs = summary.list_local_runs(tmp_path)
+    assert [(run["run"], run["state"]) for run in runs] == [
+        ("bad", "unreadable"),
+        ("good", "failed"),
+    ]
+    assert "bad/summary.json: must be the record of a run" in caplog.text

@@ -14,7 +14,7 @@ from dynamicpo.cli.main import main
 from dynamicpo.core import git_commit
 from dynamicpo.runs.cluster import wait
 from dynamicpo.runs.compile import compile_pipeline
-from dynamicpo.runs.parameters import pipeline_parameters
+from dynamicpo.runs.signatures import pipeline_signature
 from tests.fixtures.kubeflow import Installation
 from tests.fixtures.registry import Registry
 
@@ -88,8 +88,7 @@ def test_a_run_is_started_and_its_link_printed(
     assert run["service_account"] == "dynamicpo-pipeline"
     parameters = run["runtime_config"]["parameters"]
     assert parameters == {
-        **pipeline_parameters("training"),
-        "data_source": "movielens",
+        **pipeline_signature("training"),
         "sft_rows": 7,
     }
 

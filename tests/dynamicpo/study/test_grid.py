@@ -5,7 +5,7 @@ import pytest
 from dynamicpo.core.config import GridConfig, PreferenceConfig
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.study.grid import plan_cells
-from dynamicpo.study.kinds import kind_at, variant_of
+from dynamicpo.study.kinds import kind_at
 
 
 def names(**fields: str) -> list[str]:
@@ -13,7 +13,7 @@ def names(**fields: str) -> list[str]:
 
 
 def test_cells_that_coincide_at_one_negative_are_listed_once() -> None:
-    lists = {"num_negatives": "5,1", "variants": "plain,dynamicpo,selection,beta", "seeds": "3"}
+    lists = {"num_negatives": "5,1", "variants": "none,full,selection,beta", "seeds": "3"}
     at_five = [
         f"{front}{loss}-k5-s3"
         for loss in ("dmpo", "sdpo")
@@ -23,7 +23,7 @@ def test_cells_that_coincide_at_one_negative_are_listed_once() -> None:
 
 
 def test_mppo_and_simpo_are_themselves_at_one_negative() -> None:
-    assert names(num_negatives="1", objectives="dmpo,mppo,simpo", variants="plain", seeds="0") == [
+    assert names(num_negatives="1", objectives="dmpo,mppo,simpo", variants="none", seeds="0") == [
         "dpo-k1-s0",
         "mppo-k1-s0",
         "simpo-k1-s0",
@@ -37,13 +37,12 @@ def test_seeds_come_one_after_the_other() -> None:
 
 
 def test_a_cell_is_a_setting_of_preference_training() -> None:
-    for cell in plan_cells(GridConfig(variants="plain,dynamicpo,selection,beta")):
+    for cell in plan_cells(GridConfig(variants="none,full,selection,beta")):
         settings = {name: value for name, value in cell.items() if name != "cell"}
         config = PreferenceConfig(**settings)
-        variant = variant_of(config.dynamic, config.ablation)
-        assert kind_at(config.loss, variant, config.num_negatives) == (
+        assert kind_at(config.loss, config.dynamic, config.num_negatives) == (
             config.loss,
-            variant,
+            config.dynamic,
             config.num_negatives,
         )
 
@@ -65,7 +64,7 @@ def test_a_cell_is_a_setting_of_preference_training() -> None:
         ({"seeds": "-1"}, "seeds: must be whole numbers >= 0"),
         ({"objectives": "dmpo,sdop"}, "objectives: unknown name 'sdop'.*Did you mean 'sdpo'"),
         ({"objectives": "dpo"}, "objectives: unknown name 'dpo'"),
-        ({"variants": "plain,plain"}, "variants: must be a list with commas, each entry once"),
+        ({"variants": "none,none"}, "variants: must be a list with commas, each entry once"),
         ({"variants": ""}, "variants: must be a list with commas"),
         ({"seeds": "x", "variants": "on"}, "(?s)variants: unknown name 'on'.*seeds: must be"),
     ],

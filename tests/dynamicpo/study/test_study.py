@@ -15,6 +15,7 @@ from dynamicpo.core.records.manifest import Manifest
 from dynamicpo.evaluation.evaluate import evaluate
 from dynamicpo.study.grid import plan_cells
 from dynamicpo.study.judge import judge_collapse
+from dynamicpo.study.kinds import VARIANT_NAMES
 from dynamicpo.training.preference_training import train_preferences
 from tests.fixtures.folders import write_model, write_preferences
 
@@ -57,9 +58,9 @@ def test_every_kind_of_cell_is_measured(root: Path, tmp_path: Path) -> None:
     study = json.loads((tmp_path / "out" / "study.json").read_text())
     kinds = {(cell["loss"], cell["variant"], cell["num_negatives"]) for cell in study["cells"]}
     expected = {
-        (loss, variant, 3) for loss in ("dmpo", "sdpo") for variant in ("plain", "dynamicpo")
+        (loss, variant, 3) for loss in ("dmpo", "sdpo") for variant in ("none", "full")
     }
-    assert kinds == {*expected, ("dpo", "plain", 1), ("dpo", "dynamicpo", 1), ("sft", "plain", 0)}
+    assert kinds == {*expected, ("dpo", "none", 1), ("dpo", "full", 1), ("sft", "none", 0)}
     assert study["seeds"] == [0, 1]
     for cell in study["cells"]:
         if cell["loss"] != "sft":
@@ -75,7 +76,7 @@ def test_every_kind_of_cell_is_measured(root: Path, tmp_path: Path) -> None:
 
 def check_cell(root: Path, cell: dict[str, Any]) -> None:
     """Its numbers are those of the evaluation and of the training log."""
-    front = "" if cell["variant"] == "plain" else f"{cell['variant']}-"
+    front = "" if cell["variant"] == "none" else f"{VARIANT_NAMES[cell['variant']]}-"
     for seed in (0, 1):
         name = f"{front}{cell['loss']}-k{cell['num_negatives']}-s{seed}"
         metrics = json.loads((root / "cells" / name / name / "metrics.json").read_text())

@@ -8,15 +8,16 @@ import pytest
 from dynamicpo.core.config import StudyConfig
 from dynamicpo.study.contrasts import Cells, contrast, pairs_of
 from dynamicpo.study.kinds import SFT, Kind
+from dynamicpo.study.scorecard import study_scorecard
 from dynamicpo.study.sentences import evidence, method_in_words, verdict_sentence
 from dynamicpo.study.verdict import Study, Verdict, judge_all
 from tests.fixtures.cells import EACH, USERS, line, study_cells, users
 
 CONFIG = StudyConfig()
-ONE = {Kind("dpo", "plain", 1): (0.35, 0.45), Kind("dpo", "dynamicpo", 1): (0.35, 0.5)}
-FALLING = line("dmpo", "plain", [(5, 0.31, 0.3), (19, 0.27, 0.15)])
-RISING = line("dmpo", "dynamicpo", [(5, 0.39, 0.6), (19, 0.40, 0.6)])
-STEADY = line("sdpo", "plain", [(5, 0.35, 0.3), (19, 0.35, 0.2)])
+ONE = {Kind("dpo", "none", 1): (0.35, 0.45), Kind("dpo", "full", 1): (0.35, 0.5)}
+FALLING = line("dmpo", "none", [(5, 0.31, 0.3), (19, 0.27, 0.15)])
+RISING = line("dmpo", "full", [(5, 0.39, 0.6), (19, 0.40, 0.6)])
+STEADY = line("sdpo", "none", [(5, 0.35, 0.3), (19, 0.35, 0.2)])
 
 
 def study(shares: dict[Kind, tuple[float, float]], seeds: int = 3, noise: float = 0.004) -> Study:
@@ -31,7 +32,7 @@ def test_a_collapse_that_dynamicpo_prevents() -> None:
     judged_study = study({**ONE, **FALLING, **RISING})
     judged = verdict(judged_study)
     assert (judged.collapsed, judged.outcome) == (True, "prevented")
-    assert (judged.fall.a, judged.fall.b) == (Kind("dmpo", "plain", 19), Kind("dpo", "plain", 1))
+    assert (judged.fall.a, judged.fall.b) == (Kind("dmpo", "none", 19), Kind("dpo", "none", 1))
     assert judged.fall.difference == pytest.approx(-0.08, abs=0.02)
     assert judged.gain is not None and judged.gain.difference == pytest.approx(0.13, abs=0.02)
     assert (
@@ -64,18 +65,18 @@ def test_objectives_are_judged_one_by_one() -> None:
 
 
 def test_a_collapse_that_nothing_prevents() -> None:
-    useless = line("dmpo", "dynamicpo", [(5, 0.31, 0.3), (19, 0.27, 0.2)])
+    useless = line("dmpo", "full", [(5, 0.31, 0.3), (19, 0.27, 0.2)])
     judged_study = study({**ONE, **FALLING, **useless})
     assert verdict(judged_study).outcome == "not prevented"
     assert "DynamicPO did not prevent it" in verdict_sentence(judged_study.verdicts)
 
 
 def test_a_treatment_that_falls_itself_only_softens() -> None:
-    better = line("dmpo", "dynamicpo", [(5, 0.32, 0.3), (19, 0.31, 0.2)])
+    better = line("dmpo", "full", [(5, 0.32, 0.3), (19, 0.31, 0.2)])
     judged_study = study(
         {
-            Kind("dpo", "plain", 1): (0.36, 0.45),
-            Kind("dpo", "dynamicpo", 1): (0.38, 0.5),
+            Kind("dpo", "none", 1): (0.36, 0.45),
+            Kind("dpo", "full", 1): (0.38, 0.5),
             **FALLING,
             **better,
         }
@@ -85,7 +86,7 @@ def test_a_treatment_that_falls_itself_only_softens() -> None:
 
 
 def test_a_collapse_without_a_treatment_is_still_one() -> None:
-    judged_study = study({Kind("dpo", "plain", 1): (0.35, 0.45), **FALLING})
+    judged_study = study({Kind("dpo", "none", 1): (0.35, 0.45), **FALLING})
     assert (
         verdict(judged_study).collapsed,
         verdict(judged_study).outcome,
@@ -102,17 +103,17 @@ def test_a_collapse_without_a_treatment_is_still_one() -> None:
 
 
 def test_ranking_that_falls_with_a_rising_loss_is_no_collapse() -> None:
-    rising_loss = line("dmpo", "plain", [(5, 0.31, 0.5), (19, 0.27, 0.6)])
+    rising_loss = line("dmpo", "none", [(5, 0.31, 0.5), (19, 0.27, 0.6)])
     assert verdict(study({**ONE, **rising_loss, **RISING})).collapsed is False
 
 
 def test_a_clear_fall_that_is_too_small_is_no_collapse() -> None:
-    small = line("dmpo", "plain", [(19, 0.335, 0.2)])
-    cells = study_cells({Kind("dpo", "plain", 1): (0.35, 0.45), **small})
+    small = line("dmpo", "none", [(19, 0.335, 0.2)])
+    cells = study_cells({Kind("dpo", "none", 1): (0.35, 0.45), **small})
     calm = Cells(
-        cells[Kind("dpo", "plain", 1)].hits - 0.015, cells[Kind("dmpo", "plain", 19)].figures
+        cells[Kind("dpo", "none", 1)].hits - 0.015, cells[Kind("dmpo", "none", 19)].figures
     )
-    cells[Kind("dmpo", "plain", 19)] = calm  # exactly 0.015 lower in every row: as clear as can be
+    cells[Kind("dmpo", "none", 19)] = calm  # exactly 0.015 lower in every row: as clear as can be
     judged_study = judge_all(cells, users(), range(3), CONFIG)
     assert verdict(judged_study).fall.p_holm == 0 and verdict(judged_study).collapsed is False
     assert (
@@ -129,8 +130,8 @@ def test_seeds_that_differ_much_leave_it_open() -> None:
 
 
 def test_a_fall_after_a_rise_is_a_collapse() -> None:
-    hill = line("dmpo", "plain", [(3, 0.40, 0.3), (19, 0.35, 0.15)])
-    judged = verdict(study({Kind("dpo", "plain", 1): (0.34, 0.45), **hill}))
+    hill = line("dmpo", "none", [(3, 0.40, 0.3), (19, 0.35, 0.15)])
+    judged = verdict(study({Kind("dpo", "none", 1): (0.34, 0.45), **hill}))
     assert (judged.fall.b[2], judged.fall.a[2], judged.collapsed) == (3, 19, True)
 
 
@@ -156,12 +157,12 @@ def test_every_comparison_is_counted_once() -> None:
             **FALLING,
             **RISING,
             **STEADY,
-            **line("sdpo", "dynamicpo", [(5, 0.35, 0.3), (19, 0.35, 0.2)]),
+            **line("sdpo", "full", [(5, 0.35, 0.3), (19, 0.35, 0.2)]),
         }
     )
     pairs = pairs_of(cells, ["dmpo", "sdpo"])
     assert len(pairs) == len({frozenset(pair) for pair in pairs}) == 12 + 5 + 1
-    assert (Kind("dpo", "plain", 1), SFT) in pairs
+    assert (Kind("dpo", "none", 1), SFT) in pairs
     judged_study = judge_all(cells, users(), range(3), CONFIG)
     assert "for all 18 comparisons" in method_in_words(CONFIG, len(judged_study.contrasts))
     smallest = min(judged_study.contrasts, key=lambda entry: entry.p or 0)
@@ -206,3 +207,34 @@ def test_false_alarms_are_rare() -> None:
         one, other = ((random.random((3, len(names))) < chance).astype(float) for chance in chances)
         alarms += (contrast(one, other, names)[3] or 0) < 0.05
     assert 1 <= alarms <= 28  # nominal 20; both variances are counted, so fewer
+
+
+def test_the_scorecard_shows_each_objective_at_its_ends_and_the_verdicts() -> None:
+    judged_study = study({**ONE, **FALLING, **RISING, **STEADY})
+    rows = study_scorecard(judged_study)
+    models = [name.removesuffix("_hit_ratio_at_1") for name in rows if name.endswith("_at_1")]
+    assert models == [
+        "sft",
+        *("dpo_plain_k1", "dmpo_plain_k19"),
+        *("dpo_dynamicpo_k1", "dmpo_dynamicpo_k19"),
+        "sdpo_plain_k19",
+    ]
+    hits = judged_study.cells[Kind("dmpo", "none", 19)].hits
+    assert rows["dmpo_plain_k19_hit_ratio_at_1"] == round(float(hits.mean()), 3)
+    fall = verdict(judged_study).fall
+    assert fall.low is not None
+    assert rows["dmpo_plain_k19_minus_dpo_plain_k1"] == round(fall.difference, 3)
+    assert rows["dmpo_plain_k19_minus_dpo_plain_k1_low"] == round(fall.low, 3)
+    assert {"dmpo_dynamicpo_k19_minus_dmpo_plain_k19_high"} < set(rows)
+    assert (rows["collapsed"], rows["prevented"]) == (1, 1)
+    assert all(round(value, 3) == value for value in rows.values())
+
+
+def test_an_objective_of_one_number_of_negatives_stands_once_in_the_scorecard() -> None:
+    rows = study_scorecard(study(line("dmpo", "none", [(5, 0.31, 0.3)])))
+    assert [*rows] == [
+        "sft_hit_ratio_at_1",
+        "dmpo_plain_k5_hit_ratio_at_1",
+        "collapsed",
+        "prevented",
+    ]

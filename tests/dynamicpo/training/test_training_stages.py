@@ -205,7 +205,7 @@ def test_accumulated_micro_batches_equal_one_batch(preferences, compact, tmp_pat
 @pytest.mark.training
 def test_training_overfits_a_few_rows(preferences, compact, tmp_path) -> None:
     config = PreferenceConfig(
-        num_negatives=4, rows=4, max_steps=60, batch_size=4, loss="sdpo", dynamic=False
+        num_negatives=4, rows=4, max_steps=60, batch_size=4, loss="sdpo", dynamic="none"
     )
     tuned = fine_tune(preferences, tmp_path / "sft", dataclasses.replace(SHORT_SFT, rows=8))
     train_preferences(preferences, tmp_path / "sft", tmp_path / "out", config)
@@ -278,10 +278,6 @@ def test_all_weights_of_a_causal_lm_with_candidates_listed(preferences, tiny_llm
     [
         ({"num_negatives": 6}, "need 6 negatives, some rows offer 5. Lower num_negatives"),
         ({"loss": "dpo"}, "num_negatives: must be 1 with the loss dpo, got 4"),
-        (
-            {"dynamic": False, "ablation": "beta"},
-            "ablation: 'beta' is a part of DynamicPO, but dynamic is off",
-        ),
     ],
 )
 def test_objectives_that_cannot_be_trained_are_refused(

@@ -1,0 +1,62 @@
+"""The first task of a run: all parameters checked, and each stage's settings made of them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+from dynamicpo.core.json_values import JsonObject, JsonValue
+from dynamicpo.runs.parameters import check_parameters, exact_json, stage_settings
+from dynamicpo.runs.signatures import pipeline_signature
+
+
+class CheckedSettings(NamedTuple):
+    """The outputs of the check: all settings of each stage, empty for stages that a run lacks.
+
+    Attributes:
+        data: Of data preparation.
+        negatives: Of negative sampling.
+        sft: Of supervised fine-tuning.
+        preference: Of preference training, without what a loop sets.
+        evaluation: Of evaluation.
+        drift: Of drift monitoring.
+        grid: The lists of a study's cells.
+        study: Of a study's verdict.
+        objectives: The trainings of the training pipeline.
+        parameters: All of them by the names of the pipeline's parameters, for the run's record.
+    """
+
+    data: JsonObject
+    negatives: JsonObject
+    sft: JsonObject
+    preference: JsonObject
+    evaluation: JsonObject
+    drift: JsonObject
+    grid: JsonObject
+    study: JsonObject
+    objectives: list[JsonValue]
+    parameters: JsonObject
+
+
+def check_settings(pipeline: str, arguments: Mapping[str, object]) -> CheckedSettings:
+    """Check the arguments of a run, each by itself and with the others.
+
+    Args:
+        pipeline: The pipeline's name.
+        arguments: The arguments as Kubeflow delivers them; those that are None or no parameters
+            of this pipeline are left out.
+
+    Raises:
+        ConfigError: Mistakes, each on a line of its own.
+        DataError: A file that must be there is not.
+    """
+    signature = pipeline_signature(pipeline)
+    given = {}
+    for key, value in arguments.items():
+        if key in signature and value is not None:
+            given[key] = value
+    parameters = check_parameters(pipeline, given)
+    settings = stage_settings(pipeline, parameters)
+    stages = [settings.get(name, {}) for name in CheckedSettings._fields[:-2]]
+    objectives = cast(list[JsonValue], parameters.get("objectives", []))
+    exact = {key: exact_json(value) for key, value in parameters.items()}
+    # By position: a dictionary of stages has no type that says which of them there are.
+    return CheckedSettings(*stages, objectives, exact)
