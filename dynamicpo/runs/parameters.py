@@ -243,8 +243,9 @@ def _parse_mapping(key: str, value: object) -> Mapping[str, object]:
 def _check_exact(key: str, value: object) -> None:
     """Refuse a whole number that Kubeflow can't pass on: it would arrive as another one."""
     item = field_of(key)
-    is_number = isinstance(value, (int, float))
-    if item and item.type is int and is_number and abs(value) > LARGEST_EXACT:
+    if item is None or item.type is not int or not isinstance(value, (int, float)):
+        return
+    if abs(value) > LARGEST_EXACT:
         raise ConfigError(
             f"{key}: must be text above {LARGEST_EXACT}, because Kubeflow damages larger numbers, "
             f"got {value!r}. Put it in quotes."

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from dynamicpo.core.choices import LOSSES, VARIANTS
 from dynamicpo.core.config_fields import range_of, unit_of
@@ -99,10 +99,9 @@ def setting_texts(stage: str, names: Sequence[str] = ()) -> list[ParameterText]:
     texts = []
     for name, item in STAGE_CONFIGS[stage].__dataclass_fields__.items():
         if not names or name in names:
-            kind, help_text = _KINDS[item.type], str(item.metadata["help"])
-            texts.append(
-                ParameterText(name, kind, unit_of(item), range_of(item), item.default, help_text)
-            )
+            kind, meaning = _KINDS[cast(type, item.type)], str(item.metadata["help"])
+            default = cast(JsonValue, item.default)
+            texts.append(ParameterText(name, kind, unit_of(item), range_of(item), default, meaning))
     return texts
 
 

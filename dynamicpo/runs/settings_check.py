@@ -55,8 +55,15 @@ def check_settings(pipeline: str, arguments: Mapping[str, object]) -> CheckedSet
             given[key] = value
     parameters = check_parameters(pipeline, given)
     settings = stage_settings(pipeline, parameters)
-    stages = [settings.get(name, {}) for name in CheckedSettings._fields[:-2]]
-    objectives = cast(list[JsonValue], parameters.get("objectives", []))
-    exact = {key: exact_json(value) for key, value in parameters.items()}
-    # By position: a dictionary of stages has no type that says which of them there are.
-    return CheckedSettings(*stages, objectives, exact)
+    return CheckedSettings(
+        data=settings.get("data", {}),
+        negatives=settings.get("negatives", {}),
+        sft=settings.get("sft", {}),
+        preference=settings.get("preference", {}),
+        evaluation=settings.get("evaluation", {}),
+        drift=settings.get("drift", {}),
+        grid=settings.get("grid", {}),
+        study=settings.get("study", {}),
+        objectives=cast(list[JsonValue], parameters.get("objectives", [])),
+        parameters={key: exact_json(value) for key, value in parameters.items()},
+    )

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from dynamicpo.core.config import (
     DataConfig,
@@ -18,7 +19,7 @@ from dynamicpo.core.config import (
 )
 from dynamicpo.core.config_fields import Checked, Field
 from dynamicpo.core.errors import ConfigError, unknown_name
-from dynamicpo.core.json_values import JsonObject
+from dynamicpo.core.json_values import JsonObject, JsonValue
 
 # A setting of a stage is called by one of these names, an underscore, and a field.
 STAGE_CONFIGS: dict[str, type[Checked]] = {
@@ -102,7 +103,7 @@ def pipeline_parameters(name: str) -> JsonObject:
     parameters = {key: value for key, value in signature.items() if not key.endswith(_SETTINGS)}
     for stage in stages_of(signature):
         for field, item in stage_fields(stage, signature).items():
-            parameters.setdefault(setting_name(stage, field), item.default)  # type: ignore[arg-type]
+            parameters.setdefault(setting_name(stage, field), cast(JsonValue, item.default))
     return parameters
 
 
