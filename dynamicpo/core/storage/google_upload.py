@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dynamicpo.core.storage.checksums import check_equal, crc32c
 from dynamicpo.core.storage.failures import CorruptionError
-from dynamicpo.core.storage.parts import PART_BYTES, read_part
+from dynamicpo.core.storage.parts import read_part
 from dynamicpo.core.storage.retries import retried
 from dynamicpo.core.storage.store import Store
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 # Seconds to connect, and to wait for the next bytes.
 TIMEOUT = (10, 60)
+# Each part has a wait for its answer. A break costs less than a part: the store is asked how much of
+# it has arrived. A multiple of 256 KiB, as the protocol wants.
+_UPLOAD_BYTES = 64 << 20
 # The store's answers for a session that it does not know (any more).
 _ENDED = (404, 410)
 _RECEIVED = re.compile(r"bytes=0-(\d+)")
@@ -77,7 +80,7 @@ class _Upload:
         if not self._is_certain:
             return self._request(b"", f"bytes */{self._size}")
         start = self._num_received
-        end = min(start + PART_BYTES, self._size)
+        end = min(start + _UPLOAD_BYTES, self._size)
         content = read_part(self._path, start, end)
         # Until the answer is here nobody knows how much of this has arrived.
         self._is_certain = False

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.storage import exists, fetch, list_files, open_file, put, retries
+from dynamicpo.core.storage import (
+    exists,
+    fetch,
+    google_upload,
+    list_files,
+    open_file,
+    put,
+    retries,
+)
 from dynamicpo.core.storage.clients import store_of
 from dynamicpo.core.storage.failures import FailureKind
 from dynamicpo.core.storage.parts import PART_BYTES
@@ -30,6 +38,7 @@ def proxy(
 ) -> Iterator[FaultProxy]:
     """A store behind a proxy, which a test lets fail; `root` leads there."""
     scheme = getattr(request, "param", "s3")
+    monkeypatch.setattr(google_upload, "_UPLOAD_BYTES", PART_BYTES)
     with FaultProxy(request.getfixturevalue(URLS[scheme]), seed=3) as proxy:
         for name, value in environment(scheme, proxy.url).items():
             monkeypatch.setenv(name, value)
