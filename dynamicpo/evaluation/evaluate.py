@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from dynamicpo.core import stage_subjects
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonObject
@@ -66,6 +67,7 @@ def evaluate(
         ConfigError: Names or settings that can't be used.
         DataError: Input that can't be used.
     """
+    stage_subjects.announce(", ".join(models) or "the baselines")
     check_model_names(models)
     if config.base and not models:
         raise ConfigError(

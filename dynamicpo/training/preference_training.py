@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor, nn
 
-from dynamicpo.core import random_keys
+from dynamicpo.core import random_keys, stage_subjects
 from dynamicpo.core.choices import LOSSES_WITHOUT_REFERENCE
 from dynamicpo.core.config import PreferenceConfig
 from dynamicpo.core.errors import ConfigError
@@ -52,6 +52,8 @@ def train_preferences(
         ConfigError: Settings that can't be used.
         DataError: Input that can't be used.
     """
+    label = f"{'' if config.dynamic == 'none' else 'DynamicPO-'}{config.loss.upper()}"
+    stage_subjects.announce(_subject(label, config))
     data = read_manifest(preferences)
     start = read_manifest(adapter)
     inputs = {"preferences": data.fingerprint, "adapter": start.fingerprint}
@@ -61,7 +63,6 @@ def train_preferences(
         return existing
     check_objective(config)
     rows = _select_rows(preferences, start, config)
-    label = f"{'' if config.dynamic == 'none' else 'DynamicPO-'}{config.loss.upper()}"
     with stage_output(output, manifest) as folder:
         loaded = checkpoints.load_model(adapter, trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
@@ -91,6 +92,12 @@ def train_preferences(
         )
         (folder / "report.html").write_text(page, encoding="utf-8")
     return manifest
+
+
+def _subject(label: str, config: PreferenceConfig) -> str:
+    """The objective, and what tells the cells of a study apart."""
+    half = f" ({config.dynamic})" if config.dynamic in ("selection", "beta") else ""
+    return f"{label}{half}, {config.num_negatives} negatives, seed {config.seed}"
 
 
 def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -> pa.Table:

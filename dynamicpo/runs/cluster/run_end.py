@@ -201,7 +201,7 @@ def _notes_on_missing_logs(workflow: WorkflowNodes, logs: PodLogs, source: LogSo
 
 
 def _kubectl_line(workflow: WorkflowNodes, source: LogSource) -> str:
-    """How to see what Kubernetes said of the nodes."""
+    """The command that shows what Kubernetes said of the nodes."""
     namespace = source.namespace or DEFAULT_NAMESPACE
     return (
         "The nodes' own messages, while the workflow exists (a stock installation deletes it an "

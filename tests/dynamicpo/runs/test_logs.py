@@ -10,6 +10,7 @@ import pytest
 
 from dynamicpo.cli.main import main
 from dynamicpo.core import stage_subjects
+from dynamicpo.core.errors import DataError
 from dynamicpo.runs.cluster import pod_logs, wait
 from dynamicpo.runs.cluster.log_lines import error_in, last_line
 from dynamicpo.runs.cluster.workflow_nodes import read_workflow
@@ -402,6 +403,22 @@ def test_the_stages_of_a_loop_say_what_they_are_about(caplog: pytest.LogCaptureF
     line = f"[KFP Executor 2026-11-26 23:12:24,110 INFO]: {caplog.messages[0]}"
     assert stage_subjects.subject_in(f"x\n{line}\ny") == "DynamicPO-DMPO, 15 negatives, seed 0"
     assert stage_subjects.subject_in("nothing of it") == ""
+
+
+def test_stages_say_it_before_anything_can_fail(caplog: pytest.LogCaptureFixture, tmp_path: Path):
+    from dynamicpo.core.config import EvaluationConfig, PreferenceConfig
+    from dynamicpo.evaluation.evaluate import evaluate
+    from dynamicpo.training.preference_training import train_preferences
+
+    caplog.set_level("INFO", logger="dynamicpo")
+    missing, output = tmp_path / "missing", tmp_path / "output"
+    with pytest.raises(DataError):
+        train_preferences(missing, missing, output, PreferenceConfig(num_negatives=3, seed=1))
+    with pytest.raises(DataError):
+        evaluate(missing, {"dmpo-k3-s1": missing}, output, EvaluationConfig())
+    found = [record for record in caplog.records if record.name.startswith("dynamicpo")]
+    subjects = [stage_subjects.subject_in(record.getMessage()) for record in found]
+    assert subjects == ["DynamicPO-DMPO, 3 negatives, seed 1", "dmpo-k3-s1"]
 
 
 def test_a_large_study_is_read_in_a_moment_and_right():
