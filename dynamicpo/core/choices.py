@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 # Data preparation.
 DataSource = Literal["table", "movielens", "published"]
-SplitRule = Literal["time", "leave-one-out"]
+SplitRule = Literal["time", "leave-one-out", "dates"]
+Repeats = Literal["first", "last"]
 Split = Literal["train", "validation", "test"]
 
 # Negative sampling.
@@ -36,6 +37,7 @@ Baseline = Literal["random", "popularity", "cooccurrence", "sasrec", "base"]
 
 DATA_SOURCES: tuple[str, ...] = get_args(DataSource)
 SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
+REPEATS: tuple[str, ...] = get_args(Repeats)
 SPLITS: tuple[str, ...] = get_args(Split)
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 EXCLUSIONS: tuple[str, ...] = get_args(Exclusion)

@@ -29,6 +29,7 @@ from dynamicpo.core.choices import (
     VARIANTS,
 )
 from dynamicpo.core.config_fields import Checked, check_fields, setting
+from dynamicpo.core.config_inputs import InputSettings, check_inputs
 from dynamicpo.core.config_lists import entries_of, list_problem
 from dynamicpo.core.errors import ConfigError
 
@@ -43,7 +44,7 @@ class RunConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(Checked):
+class DataConfig(InputSettings):
     """Interactions to examples."""
 
     source: str = setting(
@@ -64,7 +65,7 @@ class DataConfig(Checked):
     )
     split: str = setting(
         "time",
-        "8:1:1 by time over all interactions, or the last two of every user",
+        "8:1:1 by time over all interactions, the last two of every user, or at given dates",
         choices=SPLIT_RULES,
     )
     min_history: int = setting(3, "shortest history of an example, in items", low=1, unit="items")
@@ -85,6 +86,7 @@ class DataConfig(Checked):
             raise ConfigError(
                 f"max_history: must be >= min_history ({self.min_history}), got {self.max_history}."
             )
+        check_inputs(self, self.split)
 
 
 @dataclass(frozen=True, kw_only=True)

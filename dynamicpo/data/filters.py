@@ -9,6 +9,7 @@ import pandas as pd
 from dynamicpo.core import random_keys
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import DataError
+from dynamicpo.data.windows import AFTER, BEFORE, window_of
 
 _PRIME = 2**31 - 1
 _SHOWN_IDS = 3
@@ -39,8 +40,9 @@ def filter_interactions(
 ) -> FilteredInteractions:
     """Keep the interactions that count: known items, rating, one of each user and item, k-core.
 
-    Of a user's interactions with one item the first stays: a later one would have its target in its
-    own history, which no negative is, so that the candidates would give the answer away.
+    Of a user's interactions with one item one stays, by `repeats` the first or the last: others
+    would have their target in their own history, which no negative is, so that the candidates would
+    give the answer away.
 
     Args:
         connection: An ibis connection.
@@ -52,12 +54,14 @@ def filter_interactions(
         DataError: Too many unknown items, or nothing is left.
     """
     catalogue = _catalogue_table(connection, item_ids)
-    known = connection.create_table("known", interactions.inner_join(catalogue, "item_id"))
     num_read = count_rows(interactions)
+    interactions, late = _without_late(interactions, config)
+    known = connection.create_table("known", interactions.inner_join(catalogue, "item_id"))
     num_known = count_rows(known)
     counts = {
         "interactions_read": num_read,
-        "dropped_unknown_items": num_read - num_known,
+        "dropped_unknown_items": num_read - late.get("dropped_late", 0) - num_known,
+        **late,
     }
     _check_unknown(interactions, catalogue, config, counts)
     # A rating may be missing where none is asked for, and no missing one would pass a comparison.
@@ -66,13 +70,24 @@ def filter_interactions(
     counts["dropped_low_rating"] = num_known - num_liked
     if not num_liked:
         raise _nothing_left(config, counts)
-    first = _first_interactions(liked)
+    first = _kept_interactions(liked, config.repeats)
     events = liked.select("user_id", "item_id", "timestamp")
     num_distinct = count_rows(events.distinct())
     counts["dropped_duplicates"] = num_liked - num_distinct
     counts["dropped_repeats"] = num_distinct - count_rows(first)
-    core = k_core(connection, first, config.k_core)
+    if config.split == "dates":
+        core = core_of_training(connection, first, config)
+    else:
+        core = k_core(connection, first, config.k_core)
     return FilteredInteractions(core.table, counts | core.counts)
+
+
+def _without_late(interactions: ir.Table, config: DataConfig) -> tuple[ir.Table, dict[str, int]]:
+    """Leave out what came at or after the last date, and count it."""
+    if config.split != "dates":
+        return interactions, {}
+    is_late = window_of(interactions.timestamp, config) == AFTER
+    return interactions.filter(~is_late), {"dropped_late": count_rows(interactions.filter(is_late))}
 
 
 def _catalogue_table(connection: ibis.BaseBackend, item_ids: "pd.Series[str]") -> ir.Table:
@@ -90,11 +105,14 @@ def _catalogue_table(connection: ibis.BaseBackend, item_ids: "pd.Series[str]") -
     return connection.create_table("catalogue", items)
 
 
-def _first_interactions(liked: ir.Table) -> ir.Table:
-    """A user's first interaction with each item, with its `tie_break`."""
+def _kept_interactions(liked: ir.Table, repeats: str) -> ir.Table:
+    """A user's first or last interaction with each item, with its `tie_break`."""
     # An item has one draw; it is among the keys so that it stays a column.
-    by_pair = liked.group_by(["user_id", "item_id", "draw"])
-    first = by_pair.aggregate(timestamp=liked.timestamp.min())
+    keys = ["user_id", "item_id", "draw"]
+    if repeats == "last":
+        first = liked.group_by(keys).aggregate(timestamp=liked.timestamp.max())
+    else:
+        first = liked.group_by(keys).aggregate(timestamp=liked.timestamp.min())
     return first.select(
         "user_id",
         "item_id",
@@ -185,6 +203,35 @@ def k_core(
         "dropped_users": num_users - _count_distinct(table, "user_id"),
         "dropped_items": num_items - _count_distinct(table, "item_id"),
     }
+    return FilteredInteractions(table, counts)
+
+
+def core_of_training(
+    connection: ibis.BaseBackend, interactions: ir.Table, config: DataConfig
+) -> FilteredInteractions:
+    """Take the k-core of the training window alone, with what comes before and after it.
+
+    Later windows are kept whole: users and items that are new in them are what a model meets. What
+    comes before the first date serves as history, of users and items that are in a window.
+
+    Raises:
+        DataError: No interaction is left in training.
+    """
+    windows = interactions.mutate(window=window_of(interactions.timestamp, config))
+    windows = connection.create_table("windows", windows)
+    training = windows.filter(windows.window == "train").drop("window")
+    core = k_core(connection, training, config.k_core)
+    held_out = windows.filter(windows.window.isin(["validation", "test"])).drop("window")
+    targets = connection.create_table("targets", core.table.union(held_out))
+    before = windows.filter(windows.window == BEFORE).drop("window")
+    history = before.semi_join(targets, "user_id").semi_join(targets, "item_id")
+    counts = core.counts | {
+        "history_interactions": count_rows(history),
+        "dropped_history": count_rows(before) - count_rows(history),
+        "new_users": _count_distinct(held_out.anti_join(core.table, "user_id"), "user_id"),
+        "new_items": _count_distinct(held_out.anti_join(core.table, "item_id"), "item_id"),
+    }
+    table = connection.create_table("core_and_windows", targets.union(history))
     return FilteredInteractions(table, counts)
 
 

@@ -17,10 +17,15 @@ from dynamicpo.data.sequences import build_sequences, select_examples, training_
 from dynamicpo.data.sources.movielens import read_movielens
 from dynamicpo.data.sources.options import ReadingOptions
 from dynamicpo.data.sources.tables import read_tables
+from dynamicpo.data.sources.user_ids import UserIds
 
 
 def examples_from_interactions(
-    connection: ibis.BaseBackend, files: dict[str, Path], config: DataConfig, progress: Progress
+    connection: ibis.BaseBackend,
+    files: dict[str, Path],
+    config: DataConfig,
+    users: UserIds,
+    progress: Progress,
 ) -> PreparedData:
     """Make examples of interactions, and the catalogue of the items that are left.
 
@@ -28,13 +33,14 @@ def examples_from_interactions(
         connection: An ibis connection to DuckDB.
         files: The files of the source, by their role or name.
         config: Source, filters and split.
+        users: Changes of user ids.
         progress: Advanced by each step.
 
     Raises:
         DataError: Files that can't be used, or no interaction passes the filters.
     """
     read = read_movielens if config.source == "movielens" else read_tables
-    imported = read(connection, files, ReadingOptions(needs_rating=config.min_rating > 0))
+    imported = read(connection, files, ReadingOptions.of(config, users))
     progress.advance(note="files read and checked")
     filtered = filter_interactions(
         connection,

@@ -13,10 +13,15 @@ from dynamicpo.core.records.rows import CANDIDATES_FIELD, EXAMPLES
 from dynamicpo.data.prepared import PREPARATION_STEPS, PreparedData
 from dynamicpo.data.sources.published import read_published
 from dynamicpo.data.sources.titles import clean_titles, distinct_titles
+from dynamicpo.data.sources.user_ids import UserIds
 
 
 def examples_from_published(
-    connection: ibis.BaseBackend, files: dict[str, Path], config: DataConfig, progress: Progress
+    connection: ibis.BaseBackend,
+    files: dict[str, Path],
+    config: DataConfig,
+    users: UserIds,
+    progress: Progress,
 ) -> PreparedData:
     """Make examples of published rows, with their candidate lists.
 
@@ -26,12 +31,13 @@ def examples_from_published(
         connection: An ibis connection to DuckDB.
         files: The file of each split.
         config: Lengths of histories.
+        users: Changes of user ids.
         progress: Advanced when the files are read: nothing else takes time.
 
     Raises:
         DataError: Files that can't be used.
     """
-    published = read_published(connection, files)
+    published, num_forgotten = users.of_frame(read_published(connection, files))
     progress.advance(PREPARATION_STEPS, note="files read and checked")
     lengths = published["history"].str.len()
     is_short = lengths < config.min_history
@@ -53,6 +59,8 @@ def examples_from_published(
         "histories_cut": int(is_long.sum()),
         **title_counts,
     }
+    if users.forgotten:
+        counts["forgotten_users"] = num_forgotten
     return PreparedData(
         catalogue=catalogue,
         splits=_rows_by_split(rows[~is_short]),

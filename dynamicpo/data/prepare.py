@@ -36,10 +36,20 @@ from dynamicpo.data.sources.engine import connect
 from dynamicpo.data.sources.movielens import movielens_files
 from dynamicpo.data.sources.parts import find_parts, is_glob
 from dynamicpo.data.sources.published import published_files
+from dynamicpo.data.sources.user_ids import UserIds, forget_label, hash_key, read_forgotten
 
 log = logging.getLogger(__name__)
 
-_SPLIT_RULES = {"time": "8:1:1 by time", "leave-one-out": "the last two of every user"}
+_SPLIT_RULES = {
+    "time": "8:1:1 by time",
+    "leave-one-out": "the last two of every user",
+    "dates": "at given dates",
+}
+_REPEATS = {
+    "first": "the first interaction of a user with an item",
+    "last": "the last interaction of a user with an item",
+}
+_DATES = ("data_from", "train_until", "validation_until", "data_until")
 
 
 def prepare_data(interactions: str, items: str, output: Path, config: DataConfig) -> Manifest:
@@ -67,10 +77,12 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
                 config=config_dict(config),
                 inputs={role: _checksum(path) for role, path in files.items()},
             )
+            users = _user_ids(config, work)
+            manifest.inputs |= _user_inputs(config, users)
             if existing := finished(output, manifest):
                 return existing
             with stage_output(output, manifest) as partial:
-                _write_examples(partial, files, work, config, manifest)
+                _write_examples(partial, files, work, config, users, manifest)
     counts = [f"{name} {count}" for name, count in manifest.counts.items()]
     log.info("%s: %s", output, ", ".join(counts))
     return manifest
@@ -127,6 +139,26 @@ def _original_names(work: Path, interactions: str, items: str) -> Iterator[None]
         raise DataError(limited(message)) from error
 
 
+def _user_ids(config: DataConfig, work: Path) -> UserIds:
+    """Read the key of the hashes and the users to forget."""
+    forgotten: frozenset[str] = frozenset()
+    if config.forget:
+        path = storage.fetch(config.forget, work / "forget")
+        forgotten = read_forgotten(path)
+    return UserIds(hash_key(config.hash_key_file) if config.hash_users else None, forgotten)
+
+
+def _user_inputs(config: DataConfig, users: UserIds) -> dict[str, str]:
+    """Name what changes user ids, without a word about the key or the users."""
+    inputs = {}
+    if users.key is not None:
+        inputs["user_hash_key"] = users.key_label
+    if config.forget:
+        # Not a checksum, of which a few ids could be guessed.
+        inputs["forget"] = forget_label(Path(config.forget))
+    return inputs
+
+
 def _checksum(path: Path) -> str:
     if is_glob(str(path)):
         parts = [part.path for part in find_parts(path)]
@@ -135,7 +167,12 @@ def _checksum(path: Path) -> str:
 
 
 def _write_examples(
-    output: Path, files: dict[str, Path], work: Path, config: DataConfig, manifest: Manifest
+    output: Path,
+    files: dict[str, Path],
+    work: Path,
+    config: DataConfig,
+    users: UserIds,
+    manifest: Manifest,
 ) -> None:
     """Write items and examples, and fill in the manifest's counts and metadata."""
     is_published = config.source == "published"
@@ -143,7 +180,7 @@ def _write_examples(
     # DuckDB moves to disk what does not fit into memory, by default into the current folder.
     connection = connect(spill=work / "spill")
     with Progress("data", PREPARATION_STEPS + 1, "steps") as progress:
-        prepared = make_examples(connection, files, config, progress)
+        prepared = make_examples(connection, files, config, users, progress)
         splits = prepared.splits
         _check_splits(splits, config)
         write_items(output, prepared.catalogue)
@@ -192,10 +229,12 @@ def _metadata(
             "split": "as published; a split without a file is a keyed tenth of the training users",
             "timestamps": "the row's number among its user's",
         }
+    if config.split == "dates":
+        metadata["windows"] = {name: getattr(config, name) for name in _DATES}
     return metadata | {
         "split": _SPLIT_RULES[config.split],
         "dates": {split: _date_range(rows) for split, rows in splits.items() if len(rows)},
-        "repeats": "the first interaction of a user with an item",
+        "repeats": _REPEATS[config.repeats],
         "ties": "equal timestamps in the order of a hash of item and timestamp",
     }
 

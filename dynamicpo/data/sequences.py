@@ -6,6 +6,7 @@ import pandas as pd
 
 from dynamicpo.core.config import DataConfig
 from dynamicpo.data.filters import count_rows
+from dynamicpo.data.windows import window_of
 
 # The shares of the interactions, by time, at which validation and test begin.
 _VALIDATION_START = 0.8
@@ -36,9 +37,8 @@ def build_sequences(
         "timestamp",
         position=ibis.row_number().over(by_time),
     )
-    assign_splits = _split_by_time if config.split == "time" else _split_by_user
     # A table of its own: the history's window is over positions, which are a window's result.
-    numbered = connection.create_table("numbered", assign_splits(numbered))
+    numbered = connection.create_table("numbered", _with_split(numbered, config))
     before = ibis.window(
         group_by="user_id",
         order_by="position",
@@ -47,6 +47,14 @@ def build_sequences(
     histories = numbered.item_id.collect().over(before)
     sequences = numbered.mutate(history=histories)
     return connection.create_table("sequences", sequences)
+
+
+def _with_split(numbered: ir.Table, config: DataConfig) -> ir.Table:
+    if config.split == "time":
+        return _split_by_time(numbered)
+    if config.split == "dates":
+        return numbered.mutate(split=window_of(numbered.timestamp, config))
+    return _split_by_user(numbered)
 
 
 def _split_by_time(numbered: ir.Table) -> ir.Table:

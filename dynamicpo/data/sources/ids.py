@@ -11,7 +11,6 @@ from dynamicpo.data.sources.reading import TextTable
 from dynamicpo.data.sources.row_checks import RowCheck
 from dynamicpo.data.sources.text_values import HIDDEN_RE2, MISSING, null_if_missing, trimmed
 
-USUAL_MARKERS = "usual"
 # What a float column of whole numbers becomes in a text file.
 _WITH_POINT = r"^-?[0-9]+[.]0+$"
 _WHOLE = r"^-?[0-9]+$"
@@ -31,13 +30,6 @@ class CleanIds(NamedTuple):
     table: ir.Table
     counts: dict[str, int]
     notes: tuple[str, ...]
-
-
-def missing_markers(setting: str) -> tuple[str, ...]:
-    """The texts that mean that a value is missing, from a list with commas or "usual"."""
-    if setting == USUAL_MARKERS:
-        return MISSING
-    return ("", *(marker.strip() for marker in setting.split(",")))
 
 
 def clean_ids(

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dynamicpo.data.sources.text_values import MISSING
+from dynamicpo.core.config import DataConfig
+from dynamicpo.core.config_inputs import column_map
+from dynamicpo.data.sources.text_values import MISSING, missing_markers
 from dynamicpo.data.sources.timestamps import AUTO
+from dynamicpo.data.sources.user_ids import UserIds
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,26 @@ class ReadingOptions:
         columns: The files' names of columns, by ours, where they differ.
         time_format: The unit or format of times.
         missing: Texts that mean that a value is missing.
+        keep_events: Values of the column `event` that count; empty for all.
+        users: Changes of user ids.
     """
 
     needs_rating: bool = False
+    keep_events: tuple[str, ...] = ()
+    users: UserIds = UserIds()
     columns: Mapping[str, str] = field(default_factory=dict)
     time_format: str = AUTO
     missing: tuple[str, ...] = MISSING
+
+    @classmethod
+    def of(cls, config: DataConfig, users: UserIds) -> "ReadingOptions":
+        """Take the settings of a configuration."""
+        events = [event.strip() for event in config.keep_events.split(",")]
+        return cls(
+            needs_rating=config.min_rating > 0,
+            columns=column_map(config.columns),
+            time_format=config.time_format,
+            missing=missing_markers(config.missing_values),
+            keep_events=tuple(filter(None, events)),
+            users=users,
+        )

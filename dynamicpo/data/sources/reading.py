@@ -56,9 +56,13 @@ class _Wanted:
         """Our names, in order."""
         return [*self.required, *self.optional]
 
-    def source(self, name: str) -> str:
-        """The file's name of a column."""
-        return self.sources.get(name, name)
+    def source(self, name: str, found: Sequence[str] = ()) -> str:
+        """The file's name of a column; ours where the file has that one, but not the other.
+
+        One map serves interactions and items, which may name a column differently.
+        """
+        theirs = self.sources.get(name, name)
+        return name if theirs not in found and name in found else theirs
 
     @property
     def required_sources(self) -> list[str]:
@@ -166,7 +170,9 @@ class _PartReader:
                     f"{self._part.path.name}: read with the delimiter {quoted(layout.delimiter)}"
                 )
         found = self._check_columns(layout.columns, first)
-        positions = {name: layout.columns.index(self._wanted.source(name)) for name in found}
+        positions = {
+            name: layout.columns.index(self._wanted.source(name, layout.columns)) for name in found
+        }
         texts = {name: TextSql(f"c{position}") for name, position in positions.items()}
         insert_delimited(
             self._engine,
@@ -191,7 +197,7 @@ class _PartReader:
             kinds = [kind for _, kind, *_ in described[1:]]
             texts = {}
             for name in found:
-                position = names.index(self._wanted.source(name))
+                position = names.index(self._wanted.source(name, names))
                 texts[name] = of_column(f"c{position}", kinds[position], is_time=name == _TIME)
             self._insert(texts, relation)
         except duckdb.Error as error:
@@ -208,7 +214,7 @@ class _PartReader:
         else:
             # What is wrong with it is said when it is read.
             found = {*self._wanted.names}
-        paths = {name: pointer(self._wanted.source(name)) for name in found}
+        paths = {name: pointer(self._wanted.source(name, names)) for name in found}
         texts = {name: of_json("json", path) for name, path in paths.items()}
         is_python = insert_objects(
             self._engine, self._part, lambda relation: self._insert(texts, relation)
@@ -228,10 +234,11 @@ class _PartReader:
 
     def _check_columns(self, names: Sequence[str], first: Part) -> set[str]:
         """Check that the required columns are there; returns our names of all that are."""
-        missing = [name for name in self._wanted.required_sources if name not in names]
+        sources = [self._wanted.source(name, names) for name in self._wanted.required]
+        missing = [name for name in sources if name not in names]
         if missing:
             raise _missing_columns(self._part, first, names, missing, self._wanted)
-        return {name for name in self._wanted.names if self._wanted.source(name) in names}
+        return {name for name in self._wanted.names if self._wanted.source(name, names) in names}
 
 
 def check_required(part: Part, names: Sequence[str], required: Sequence[str]) -> None:
@@ -249,6 +256,9 @@ def _missing_columns(
     part: Part, first: Part, names: Sequence[str], missing: Sequence[str], wanted: _Wanted
 ) -> DataError:
     listed = ", ".join(shown(name) for name in names[:_NAMES_SHOWN]) or "none"
+    if any(name.isdecimal() for name in names):
+        # They may be ids, which do not belong into a message.
+        listed = f"{len(names)} values of a row"
     required = wanted.required_sources
     if part is not first:
         return DataError(

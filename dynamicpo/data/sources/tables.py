@@ -24,6 +24,7 @@ from dynamicpo.data.sources.value_text import BYTES, NESTED
 
 _SHOWN_ITEMS = 3
 _SHOWN_TITLES = 4
+_SHOWN_EVENTS = 10
 _MAX_SECONDS = 2.0**63  # later ones do not fit into the integers that ties are broken by
 # Markers that only programs write: "None" and "Null" are titles of songs.
 _NO_TITLES = ("nan", "NaN", "<NA>", "#N/A", "\\N", "(null)")
@@ -97,11 +98,14 @@ def read_interactions(
     optional = ["rating"]
     if options.needs_rating:
         required, optional = required + optional, []
+    if options.keep_events:
+        required = [*required, "event"]
     text = read_text(connection, path, required, optional, layout, options.columns)
     times = with_seconds(connection.con, text.rows.get_name(), text.files, options.time_format)
     timed = replace(text, rows=connection.table(times.table))
     ids = clean_ids(timed, ["user_id", "item_id"], options.missing)
-    numbers = ids.table.mutate(stars=ids.table.rating.try_cast("float64"))
+    kept, num_forgotten = options.users.kept(connection, ids.table)
+    numbers = kept.mutate(stars=kept.rating.try_cast("float64"))
     checks = [
         *id_checks(numbers, "user_id"),
         *id_checks(numbers, "item_id"),
@@ -114,6 +118,14 @@ def read_interactions(
     counts = dict(ids.counts)
     if times.note:
         counts["timestamps_converted"] = times.converted
+    if options.users.forgotten:
+        counts["forgotten_users"] = num_forgotten
+    if options.keep_events:
+        before = numbers.count().execute()
+        numbers = numbers.filter(numbers.event.strip().isin(options.keep_events))
+        counts["dropped_events"] = int(before - numbers.count().execute())
+        if counts["dropped_events"] == before:
+            raise _no_events(path, kept, options)
     table = numbers.select(
         user_id=numbers.user_id,
         item_id=numbers.item_id,
@@ -122,6 +134,15 @@ def read_interactions(
     )
     notes = (*text.notes, *ids.notes, times.note)
     return Interactions(table, counts, tuple(note for note in notes if note))
+
+
+def _no_events(path: Path, table: ir.Table, options: ReadingOptions) -> DataError:
+    found = table.select("event").distinct().order_by("event").limit(_SHOWN_EVENTS).to_pyarrow()
+    names = ", ".join(quoted(event) for event in found["event"].to_pylist())
+    return DataError(
+        f"{path}: some events must be of {', '.join(options.keep_events)}, but there are only "
+        f"{names}. Correct keep_events."
+    )
 
 
 def _must_be_seconds(table: ir.Table) -> RowCheck:
@@ -181,7 +202,8 @@ def read_item_table(connection: ibis.BaseBackend, path: Path, options: ReadingOp
 
 
 def _title_checks(table: ir.Table, options: ReadingOptions) -> list[RowCheck]:
-    markers = [marker for marker in _NO_TITLES if marker in options.missing]
+    # ibis has no empty list of values; no title of visible text is empty.
+    markers = ["", *(marker for marker in _NO_TITLES if marker in options.missing)]
     return [
         RowCheck(
             fails=is_blank(table.title) & table.title_flaw.isnull(),
@@ -190,7 +212,7 @@ def _title_checks(table: ir.Table, options: ReadingOptions) -> list[RowCheck]:
             remedy="Add the titles.",
         ),
         RowCheck(
-            fails=table.title.strip().isin(markers).fill_null(False),
+            fails=~is_blank(table.title) & table.title.strip().isin(markers).fill_null(False),
             shown_column="title",
             must="every title must be one, not a mark that it is missing",
             remedy="Add the titles, or list what is missing instead with --missing-values.",

@@ -38,7 +38,15 @@ HIDDEN_RE2 = (
     r"[\x{00}-\x{1f}\x{7f}-\x{9f}\x{ad}\x{200b}\x{200e}\x{200f}\x{2028}-\x{202e}"
     r"\x{2060}-\x{206f}\x{feff}]"
 )
+_USUAL_MARKERS = "usual"
 _USUAL = "[!-~]+"
+
+
+def missing_markers(setting: str) -> tuple[str, ...]:
+    """The texts that mean that a value is missing, from a list with commas or "usual"."""
+    if setting == _USUAL_MARKERS:
+        return MISSING
+    return ("", *(marker.strip() for marker in setting.split(",")))
 
 
 def trim(text: str) -> str:
