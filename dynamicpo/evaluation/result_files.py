@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import write_json
+from dynamicpo.core.records.rows import read_columns
 from dynamicpo.evaluation.results import EvaluatedRows, GeneratedAnswers, ModelResult
 from dynamicpo.metrics.generated_answers import INVALID
 
@@ -77,12 +78,14 @@ def read_result(folder: Path, split: str) -> ModelResult:
     try:
         metrics_text = (folder / "metrics.json").read_text(encoding="utf-8")
         metrics = json.loads(metrics_text)
-        table = pq.read_table(folder / "ranks.parquet", schema=_RANKS_SCHEMA)
-    except (OSError, ValueError, pa.ArrowException) as error:
+        _check_metrics(metrics)
+    # A RecursionError: brackets within brackets, thousands of them.
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{folder}: must hold metrics.json and ranks.parquet of an evaluation, but {error}. "
             "Evaluate again."
         ) from error
+    table = read_columns(folder / "ranks.parquet", _RANKS_SCHEMA, nullable=("generated", "valid"))
     rows = EvaluatedRows(
         split=split,
         example_ids=table["example_id"].to_pylist(),
@@ -106,6 +109,16 @@ def read_result(folder: Path, split: str) -> ModelResult:
         scores=np.array(score_lists, dtype=np.float64),
         metrics=sorted_metrics,
     )
+
+
+def _check_metrics(metrics: object) -> None:
+    if not isinstance(metrics, dict):
+        raise TypeError("metrics.json holds no mapping")
+    for name, value in metrics.items():
+        # Null: a metric of nothing, such as the mean over no rows.
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number and value is not None:
+            raise TypeError(f"the metric {name} is no number")
 
 
 def _natural_key(name: str) -> list[str | int]:

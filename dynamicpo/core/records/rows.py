@@ -1,12 +1,13 @@
 """Rows and items as Parquet files, and their schemas."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dynamicpo.core.errors import DataError
@@ -75,7 +76,7 @@ def read_rows(folder: Path, split: str, schema: pa.Schema = PREFERENCES) -> pa.T
     """A split's rows, with at least the columns of `schema`.
 
     Raises:
-        DataError: No such split, or a column is missing.
+        DataError: No such split; or a file that can't be read, or whose columns are others.
     """
     parts = sorted((folder / split).glob("part-*.parquet"))
     if not parts:
@@ -83,14 +84,48 @@ def read_rows(folder: Path, split: str, schema: pa.Schema = PREFERENCES) -> pa.T
             f"{folder / split}: must hold part-*.parquet files, but none is there. "
             "Run the stage before this one."
         )
-    table = pa.concat_tables([pq.read_table(part) for part in parts])
-    missing = [name for name in schema.names if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"{folder / split}: must have the columns {', '.join(schema.names)}, "
-            f"but {', '.join(missing)} is missing. Give the output of the stage before this one."
-        )
+    return pa.concat_tables([read_columns(part, schema) for part in parts])
+
+
+def read_columns(path: Path, schema: pa.Schema, nullable: Collection[str] = ()) -> pa.Table:
+    """A Parquet file of ours, with at least the columns of `schema`.
+
+    Args:
+        path: The file.
+        schema: Names and types of the columns.
+        nullable: Those in which values may be missing.
+
+    Raises:
+        DataError: It can't be read, or a column is missing, has another type or lacks values.
+    """
+    try:
+        # No partitions: a folder above named `user_id=7` is no column.
+        table = pq.read_table(path, partitioning=None)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _not_as_written(path, f"it can't be read ({error})") from error
+    for field in schema:
+        if field.name not in table.column_names:
+            raise _not_as_written(path, f"the column {field.name} is missing")
+        column = table[field.name]
+        if column.type != field.type:
+            raise _not_as_written(path, f"{field.name} is {column.type} and not {field.type}")
+        if field.name not in nullable and _has_nulls(column):
+            raise _not_as_written(path, f"values of {field.name} are missing")
     return table
+
+
+def _has_nulls(column: pa.ChunkedArray) -> bool:
+    values = column
+    if pa.types.is_list(column.type):
+        values = pc.list_flatten(column)
+    return column.null_count > 0 or values.null_count > 0
+
+
+def _not_as_written(path: Path, problem: str) -> DataError:
+    reason = " ".join(problem.split())[:300]
+    return DataError(
+        f"{path}: must be as a stage wrote it, but {reason}. Run the stage before this one again."
+    )
 
 
 def write_items(folder: Path, items: pd.DataFrame) -> None:
@@ -105,5 +140,10 @@ def read_items(folder: Path) -> pd.DataFrame:
     path = folder / "items.parquet"
     if not path.is_file():
         raise DataError(f"{path}: must be there, but it is missing. Run the stage before this one.")
-    items: pd.DataFrame = pq.read_table(path).to_pandas()
+    table = read_columns(path, ITEMS, nullable=("category",))
+    try:
+        items: pd.DataFrame = table.to_pandas()
+    # Metadata of pandas in the file, which may be damaged too.
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise _not_as_written(path, f"it can't be read ({error})") from error
     return items

@@ -191,7 +191,7 @@ def test_rows_without_a_column_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must hold part-.*none is there"):
         read_rows(tmp_path, "train")
     write_rows(tmp_path, "train", rows(2))
-    with pytest.raises(DataError, match="but candidates, rejected is missing"):
+    with pytest.raises(DataError, match="but the column candidates is missing"):
         read_rows(tmp_path, "train")
 
 
