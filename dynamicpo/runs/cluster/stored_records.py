@@ -12,8 +12,8 @@ from dynamicpo.core import storage
 from dynamicpo.core.errors import DataError
 from dynamicpo.runs.cluster.pod_logs import DEFAULT_ROOT
 from dynamicpo.runs.cluster.record import RECORD_FILE, ClusterRecord
-from dynamicpo.runs.parameters import pipeline_names
 from dynamicpo.runs.run_records import read_record
+from dynamicpo.runs.signatures import pipeline_names
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
