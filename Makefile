@@ -12,7 +12,7 @@ PIP := pip install --quiet --disable-pip-version-check --no-deps --use-pep517 --
 HASHED := --require-hashes -r requirements-build.lock
 # what the installed build of torch needs of CUDA
 CUDA := python -c 'import sys, importlib.metadata as m; needs = " ".join(m.requires("torch")); \
-	print("-r images/gpu/requirements.lock" if sys.platform == "linux" and "nvidia-" in needs else "")'
+	print("--require-hashes -r images/gpu/requirements.lock" if sys.platform == "linux" and "nvidia-" in needs else "")'
 
 .PHONY: help install quickstart reproduce study study-text test check check-lock check-k8s images lock format benchmark clean
 

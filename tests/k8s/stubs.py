@@ -1,6 +1,6 @@
-"""Stands in for the programs that the guide calls: notes what it was asked, and answers what the guide goes on with.
+"""Stands in for the programs of the guide: notes what it was asked, and answers what is used.
 
-It is run under the name of each of them: `gcloud`, `kubectl`, `helm`, `docker`, `gh`, `kind`, `curl`, `images/build.sh`.
+It runs under their names: `gcloud`, `kubectl`, `helm`, `docker`, `gh`, `kind`, `curl`, `build.sh`.
 The environment names the file of its notes, the registry's answers and the real kubectl.
 """
 
@@ -23,7 +23,7 @@ CONTROLLER = {
 # What the guide takes from an answer, by the words that ask for it.
 ANSWERS = {
     "gcloud artifacts repositories describe": os.environ["GUIDE_REGISTRY"],
-    "gcloud iam workload-identity-pools describe": "projects/1/locations/global/workloadIdentityPools/github",
+    "gcloud iam workload-identity-pools describe": "projects/1/pools/github",
     "kubectl get endpointslice kubernetes": "10.0.0.2",
     "kubectl -n kueue-system get configmap": '      - "pod"',
     "kubectl -n kubeflow get secret": base64.b64encode(b"key").decode(),

@@ -1,7 +1,8 @@
-"""The guide is followed: all its commands run, in its order, in one shell that stops at the first that fails.
+"""The guide is followed: its commands run in its order, in a shell that stops at a failure.
 
-Programs that would need a cloud or a cluster are stubs, which note what they were asked (`stubs.py`). This project's own
-scripts and commands are the real ones: `submit` sends to a double of the API and asks a double of the registry.
+Programs that need a cloud or a cluster are stubs, which note what they were asked (`stubs.py`).
+This project's own scripts and commands are the real ones, but for the build of images: `submit`
+sends to a double of the API and asks a double of the registry.
 """
 
 import json
