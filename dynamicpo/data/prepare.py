@@ -32,7 +32,7 @@ from dynamicpo.core.records.rows import write_items, write_rows
 from dynamicpo.data.from_interactions import examples_from_interactions
 from dynamicpo.data.from_published import examples_from_published
 from dynamicpo.data.prepared import PREPARATION_STEPS, PreparedData
-from dynamicpo.data.sources.engine import connect
+from dynamicpo.data.sources.engine import open_engine
 from dynamicpo.data.sources.movielens import movielens_files
 from dynamicpo.data.sources.parts import find_parts, is_glob
 from dynamicpo.data.sources.published import published_files
@@ -178,7 +178,7 @@ def _write_examples(
     is_published = config.source == "published"
     make_examples = examples_from_published if is_published else examples_from_interactions
     # DuckDB moves to disk what does not fit into memory, by default into the current folder.
-    connection = connect(spill=work / "spill")
+    connection = open_engine(spill=work / "spill")
     with Progress("data", PREPARATION_STEPS + 1, "steps") as progress:
         prepared = make_examples(connection, files, config, users, progress)
         splits = prepared.splits

@@ -5,7 +5,7 @@ from pathlib import Path
 import ibis
 
 
-def connect(spill: Path | None = None) -> ibis.BaseBackend:
+def open_engine(spill: Path | None = None) -> ibis.BaseBackend:
     """Connect to an empty database in memory.
 
     Args:

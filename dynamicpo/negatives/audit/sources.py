@@ -175,10 +175,10 @@ def _read_preferences(folder: Path, split: str) -> RowSource:
 def _read_published_source(path: Path, split: str) -> RowSource:
     # Imported here: sampling and evaluation use this module, too, and do without ibis and DuckDB,
     # which take half a second to import.
-    from dynamicpo.data.sources.engine import connect
+    from dynamicpo.data.sources.engine import open_engine
     from dynamicpo.data.sources.published import published_files, read_published
 
-    rows = read_published(connect(), published_files(path))
+    rows = read_published(open_engine(), published_files(path))
     rows["example_id"] = rows.index.astype(str)
     example_fields = [EXAMPLES.field(name) for name in _EXAMPLE_COLUMNS]
     schema = pa.schema([*example_fields, CANDIDATES_FIELD])

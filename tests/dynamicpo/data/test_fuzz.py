@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dynamicpo.core.errors import DynamicPOError
 from dynamicpo.core.messages import LINE_LIMIT, LINES_LIMIT
-from dynamicpo.data.sources.engine import connect
+from dynamicpo.data.sources.engine import open_engine
 from dynamicpo.data.sources.options import ReadingOptions
 from dynamicpo.data.sources.published import read_published
 from dynamicpo.data.sources.tables import read_interactions, read_item_table
@@ -91,7 +91,7 @@ def check(path: Path) -> None:
             lambda connection, read=read: read(connection, path, ReadingOptions()), _connection()
         )
     if path.name == "train.json":
-        _check_one(lambda connection: read_published(connection, {"train": path}), connect())
+        _check_one(lambda connection: read_published(connection, {"train": path}), open_engine())
 
 
 _CONNECTIONS: list[ibis.BaseBackend] = []
@@ -100,7 +100,7 @@ _CONNECTIONS: list[ibis.BaseBackend] = []
 def _connection() -> ibis.BaseBackend:
     """A connection for a hundred reads: one for each would take longer than the reads."""
     if len(_CONNECTIONS) % 100 == 0:
-        _CONNECTIONS[:] = [connect()]
+        _CONNECTIONS[:] = [open_engine()]
     else:
         _CONNECTIONS.append(_CONNECTIONS[0])
     return _CONNECTIONS[0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.data.sources import published
-from dynamicpo.data.sources.engine import connect
+from dynamicpo.data.sources.engine import open_engine
 from dynamicpo.data.sources.reading import read_text
 from dynamicpo.data.sources.row_checks import RowCheck, run_row_checks
 from dynamicpo.data.sources.text_values import null_if_missing
@@ -113,7 +113,7 @@ def test_titles_that_read_the_same_get_their_year_then_a_number() -> None:
 
 @pytest.fixture
 def connection() -> ibis.BaseBackend:
-    return connect()
+    return open_engine()
 
 
 def test_text_columns_keep_what_was_written(connection: ibis.BaseBackend, tmp_path: Path) -> None:
