@@ -19,23 +19,26 @@ KINDS |= {f"system.{kind.__name__}@0.0.1": kind for kind in (dsl.Metrics, dsl.Mo
 Call = Callable[..., SimpleNamespace]
 
 
+def call_component(stage: str, folder: Path, given: dict[str, Any]) -> SimpleNamespace:
+    """Call a stage's component as kfp does, with its outputs in a folder. Returns the outputs."""
+    component = readme.load(stage)
+    spec = component.component_spec
+    made = {
+        name: KINDS[item.type](name=name, uri=str(folder / name))
+        for name, item in (spec.outputs or {}).items()
+        if item.type in KINDS
+    }
+    defaults = {name: item.default for name, item in (spec.inputs or {}).items() if item.optional}
+    returned = component.python_func(**made, **{**defaults, **given})
+    return SimpleNamespace(**made, returned=returned)
+
+
 @pytest.fixture(scope="session")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
-    """A function that calls a stage's component as kfp does, and returns the outputs."""
+    """A function that calls a stage's component, with its outputs in a folder of their own."""
 
     def run(stage: str, **given: Any) -> SimpleNamespace:
-        component, folder = readme.load(stage), tmp_path_factory.mktemp(stage)
-        spec = component.component_spec
-        made = {
-            name: KINDS[item.type](name=name, uri=str(folder / name))
-            for name, item in spec.outputs.items()
-            if item.type in KINDS
-        }
-        defaults = {
-            name: item.default for name, item in (spec.inputs or {}).items() if item.optional
-        }
-        returned = component.python_func(**made, **{**defaults, **given})
-        return SimpleNamespace(**made, returned=returned)
+        return call_component(stage, tmp_path_factory.mktemp(stage), given)
 
     return run
 
