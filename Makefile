@@ -87,6 +87,7 @@ benchmark: $(VENV)/.installed-dev  ## speed and memory: tables, and JSON in buil
 	$(BIN)/python -m tests.benchmarks.scoring
 	$(BIN)/python -m tests.benchmarks.limit
 	$(BIN)/python -m tests.benchmarks.catalogue
+	$(BIN)/python -m tests.benchmarks.storage
 
 clean:  ## remove what was built (not the runs)
 	rm -rf build $(VENV)

@@ -34,9 +34,10 @@ SERVERS = {"gs": object_stores.fake_gcs, "minio": object_stores.seaweedfs}
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Rates of transfers")
     parser.add_argument("--rounds", type=int, default=3, help="repeats of every measure")
+    parser.add_argument("--stores", nargs="+", default=list(SERVERS), choices=list(SERVERS))
     options = parser.parse_args(argv)
     lines = []
-    for scheme in SERVERS:
+    for scheme in options.stores:
         for load in LOADS:
             lines += measured(scheme, load, options.rounds)
             for line in lines[-2:]:

@@ -20,7 +20,8 @@ def download_small(store: Store, file: StoredFile, path: Path) -> None:
 
     def fill(partial: Path) -> StoredFile:
         part = store.read(file, 0, file.size)
-        partial.write_bytes(part.content)
+        with partial.open("wb") as stream:
+            stream.writelines(part.blocks)
         return file._replace(crc32c=part.crc32c)
 
     retried(store, lambda: _download(store, path, fill))
@@ -40,15 +41,24 @@ def download_large(store: Store, file: StoredFile, path: Path) -> None:
 
             def fetch_part(start: int) -> None:
                 end = min(start + part_bytes, file.size)
-                part = retried(store, lambda: store.read(file, start, end))
-                os.pwrite(stream.fileno(), part.content, start)
-                checksums.add(part.crc32c)
+                descriptor = stream.fileno()
+                checksum = retried(store, lambda: _copy_range(store, file, start, end, descriptor))
+                checksums.add(checksum)
 
             in_threads(fetch_part, range(0, file.size, part_bytes))
         # All parts are of one version, so there is one.
         return file._replace(crc32c=checksums.pop())
 
     retried(store, lambda: _download(store, path, fill))
+
+
+def _copy_range(store: Store, file: StoredFile, start: int, end: int, descriptor: int) -> str:
+    """Write a range to its place in an open file; the checksum of the whole object."""
+    part = store.read(file, start, end)
+    position = start
+    for block in part.blocks:
+        position += os.pwrite(descriptor, block, position)
+    return part.crc32c
 
 
 def read_whole(store: Store, address: Address) -> bytes | None:
@@ -61,9 +71,10 @@ def read_whole(store: Store, address: Address) -> bytes | None:
     if file is None:
         return None
     part = store.read(file, 0, file.size)
+    content = part.content()
     if part.crc32c:
-        check_equal(part.crc32c, crc32c_of(part.content))
-    return part.content
+        check_equal(part.crc32c, crc32c_of(content))
+    return content
 
 
 def _download(store: Store, path: Path, fill: Callable[[Path], StoredFile]) -> None:

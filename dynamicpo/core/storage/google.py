@@ -48,7 +48,7 @@ class GoogleStore:
     def read(self, file: StoredFile, start: int, end: int) -> Range:
         """The bytes from `start` to before `end` of this version."""
         if start == end:
-            return Range(b"", file.crc32c)
+            return Range((), file.crc32c)
         blob = self._blob(file.address)
         # The checksum is that of the whole object, which the caller compares.
         content = blob.download_as_bytes(
@@ -60,7 +60,7 @@ class GoogleStore:
             retry=None,
             timeout=TIMEOUT,
         )
-        return Range(content, file.crc32c)
+        return Range((content,), file.crc32c)
 
     def check(self, file: StoredFile, path: Path) -> None:
         """Raise CorruptionError where a local copy has another checksum than the store."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Seconds to connect, and to wait for the next bytes.
 TIMEOUT = (10, 60)
-# Each part has a wait for its answer. A break costs less than a part: the store is asked how much of
-# it has arrived. A multiple of 256 KiB, as the protocol wants.
+# Each part waits for its answer. A break costs less than a part: the store is asked how much of it
+# has arrived. A multiple of 256 KiB, as the protocol wants.
 _UPLOAD_BYTES = 64 << 20
 # The store's answers for a session that it does not know (any more).
 _ENDED = (404, 410)

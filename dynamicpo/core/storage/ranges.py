@@ -63,7 +63,7 @@ class _Ranges(io.RawIOBase):
             return 0
         store, file = self._store, self._file
         with explained(str(file.address), store):
-            part = retried(store, lambda: store.read(file, start, end))
-        buffer[: end - start] = part.content
+            content = retried(store, lambda: store.read(file, start, end).content())
+        buffer[: end - start] = content
         self._position = end
         return end - start

@@ -1,6 +1,6 @@
 """Object stores, as the rest of storage sees them: one request each, without retries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -26,10 +26,14 @@ class StoredFile(NamedTuple):
 
 
 class Range(NamedTuple):
-    """The bytes of a range, and the CRC32C of the whole object where it is known."""
+    """The bytes of a range as they come, and the CRC32C of the whole object where it is known."""
 
-    content: bytes
+    blocks: Iterable[bytes]
     crc32c: str
+
+    def content(self) -> bytes:
+        """All bytes at once."""
+        return b"".join(self.blocks)
 
 
 class Store(Protocol):
