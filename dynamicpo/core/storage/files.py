@@ -62,7 +62,7 @@ def find_files(uri: str) -> list[FoundFile]:
 
 
 def remote_versions(uri: str) -> dict[str, str]:
-    """What names the content of each object below a prefix: its CRC32C, else its ETag.
+    """Find the mark of each object's content below a prefix: its CRC32C, else its ETag.
 
     Args:
         uri: A prefix in a store, or one object.

@@ -39,7 +39,7 @@ class Pointer(NamedTuple):
     target: str
 
 
-def publish(folder: Path, root: str) -> str:
+def publish_folder(folder: Path, root: str) -> str:
     """Copy a folder below `root` under the name of its content, or find it there.
 
     Args:

@@ -17,7 +17,7 @@ from dynamicpo.core.storage.publication import (
     fetch_published,
     move_pointer,
     pointer_history,
-    publish,
+    publish_folder,
     read_pointer,
 )
 from tests.fixtures.fault_proxy import Answer, FaultProxy, Request
@@ -54,10 +54,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_published_folder_is_named_by_its_content(root: str, folder: Path, tmp_path: Path) -> None:
-    first = publish(folder, root)
-    assert publish(shutil.copytree(folder, tmp_path / "copy"), root) == first
+    first = publish_folder(folder, root)
+    assert publish_folder(shutil.copytree(folder, tmp_path / "copy"), root) == first
     (folder / "card.md").write_text("another model")
-    second = publish(folder, root)
+    second = publish_folder(folder, root)
     assert second != first
     for uri, text in ((first, "a model"), (second, "another model")):
         back = fetch_published(uri, tmp_path / "back")
@@ -74,7 +74,7 @@ def test_folder_without_its_list_is_not_published(root: str, folder: Path, tmp_p
 def test_changed_file_of_a_published_folder_is_refused(
     root: str, folder: Path, tmp_path: Path
 ) -> None:
-    uri = publish(folder, root)
+    uri = publish_folder(folder, root)
     (folder / "card.md").write_text("edited")
     put(folder / "card.md", f"{uri}/card.md")
     with pytest.raises(DataError, match=f"{uri}/card.md: must be as it was published"):
@@ -189,11 +189,11 @@ def test_interrupted_publication_is_not_there(
     proxy.answer = refuse_weights
     root = f"s3://bucket/{tmp_path.name}"
     with pytest.raises(DataError, match="must be open to this account"):
-        publish(folder, root)
+        publish_folder(folder, root)
     written = [request.path for request in proxy.requests if request.method == "PUT"]
     assert not any("contents.json" in path for path in written)
     proxy.answer = lambda request: None
-    uri = publish(folder, root)
+    uri = publish_folder(folder, root)
     assert fetch_published(uri, tmp_path / "back")
 
 
@@ -205,7 +205,7 @@ def test_interrupted_publication_in_a_folder_leaves_nothing(
 
     monkeypatch.setattr(shutil, "copytree", fail)
     with pytest.raises(DataError, match="No space left"):
-        publish(folder, str(tmp_path / "store"))
+        publish_folder(folder, str(tmp_path / "store"))
     assert not list((tmp_path / "store").iterdir())
 
 
