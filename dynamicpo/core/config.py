@@ -124,7 +124,7 @@ class SFTConfig(Checked):
 
     backbone: str = setting(
         "compact",
-        "'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs:// prefix",
+        "'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or prefix",
     )
     revision: str = setting("main", "revision of a Hugging Face model")
     # Such code runs with the rights of the user; a name with a typo may lead to a stranger's.
@@ -245,8 +245,17 @@ class PreferenceConfig(Checked):
         0.05, "share of the steps with a rising learning rate", low=0, high=1, unit="share"
     )
     max_grad_norm: float = setting(1.0, "gradient clipping", low=0, unit="dimensionless")
+    # Off: with it the policy differs from its reference before the first step.
+    dropout: bool = setting(False, "keep the dropout of the model and of its adapter")
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
+    # Of this command alone: a manifest that says so may be a stranger's.
+    trust_remote_code: bool = setting(
+        False, "run code that comes with a model; only for models you trust"
+    )
+    allow_base_from_manifest: bool = setting(
+        False, "fetch the base model that a model's manifest names, if it is not on this machine"
+    )
     seed: int = setting(0, "seed of the order", low=0, unit="dimensionless")
 
 
@@ -279,6 +288,13 @@ class EvaluationConfig(Checked):
     # Users, not rows: rows of one user are alike, and their intervals would be too narrow.
     resamples: int = setting(2000, "bootstrap resamples of users", low=100, unit="resamples")
     backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
+    # Of this command alone: a manifest that says so may be a stranger's.
+    trust_remote_code: bool = setting(
+        False, "run code that comes with a model; only for models you trust"
+    )
+    allow_base_from_manifest: bool = setting(
+        False, "fetch the base model that a model's manifest names, if it is not on this machine"
+    )
     seed: int = setting(
         0, "seed of the bootstrap, of the rows and of SASRec", low=0, unit="dimensionless"
     )
@@ -313,6 +329,13 @@ class DriftConfig(Checked):
         unit="share",
     )
     rows: int = setting(5000, "rows of each window, chosen at random (0: all)", low=0, unit="rows")
+    # Of this command alone: a manifest that says so may be a stranger's.
+    trust_remote_code: bool = setting(
+        False, "run code that comes with a model; only for models you trust"
+    )
+    allow_base_from_manifest: bool = setting(
+        False, "fetch the base model that a model's manifest names, if it is not on this machine"
+    )
     seed: int = setting(0, "seed of the choice of rows", low=0, unit="dimensionless")
 
 

@@ -19,7 +19,7 @@ from dynamicpo.models.checkpoints import LoadedModel
 from dynamicpo.prompts.encoding import Prompts, item_token
 from dynamicpo.prompts.template import DEFAULT_ANSWER, TITLE
 from dynamicpo.scoring.catalogue_scoring import catalogue_scores
-from dynamicpo.scoring.generation import generate_answers
+from dynamicpo.scoring.generation import ends_with, generate_answers
 from dynamicpo.scoring.shared_prefix import score_rows
 
 _ITEMS_AT_ONCE = 32  # answers to one prompt without a history
@@ -178,18 +178,19 @@ def _prior_logps(
 def _generate(
     loaded: LoadedModel, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str
 ) -> list[str]:
-    """Generate the text of each row's answer, without the token that ends it."""
-    end_id = loaded.tokenizer.eos_token_id
+    """Generate the text of each row's answer, without the tokens that end it."""
+    end_ids = prompts.end_ids
     answers = generate_answers(
         loaded.model,
-        loaded.tokenizer,
+        end_ids,
         rows,
         token_budget=token_budget,
         label=f"generating with {label}",
     )
     texts = []
     for token_ids in answers:
-        without_end = [token_id for token_id in token_ids if token_id != end_id]
+        has_end = ends_with(token_ids, end_ids)
+        without_end = token_ids[: -len(end_ids)] if has_end else token_ids
         texts.append(prompts.title_of(without_end))
     return texts
 

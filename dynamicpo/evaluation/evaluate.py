@@ -15,7 +15,7 @@ from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.model_names import check_model_names
-from dynamicpo.core.records.manifest import Manifest, config_dict, read_manifest, write_json
+from dynamicpo.core.records.manifest import Manifest, config_dict, read_input, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import write_items
 from dynamicpo.evaluation.baselines.sasrec import fit_sasrec
@@ -32,6 +32,7 @@ from dynamicpo.evaluation.result_files import write_result
 from dynamicpo.evaluation.results import GeneratedAnswers, ModelResult, RankedItems, make_result
 from dynamicpo.evaluation.rows import EvaluationData, SplitTables, read_data
 from dynamicpo.evaluation.saved import ModelProvenance
+from dynamicpo.models.backbones import permissions_of
 from dynamicpo.models.checkpoints import LoadedModel, load_base_of, load_model
 from dynamicpo.negatives.audit.leak_check import (
     SkippedAudit,
@@ -73,8 +74,8 @@ def evaluate(
         raise ConfigError(
             "base: needs a model whose base it is, got none. Name a model, or leave base out."
         )
-    source = read_manifest(preferences, "sample_negatives")
-    model_manifests = {name: read_manifest(folder) for name, folder in models.items()}
+    source = read_input(preferences, "sample_negatives")
+    model_manifests = {name: read_input(folder) for name, folder in models.items()}
     manifest = _manifest(source, model_manifests, config)
     if (existing := finished(output, manifest)) is not None:
         return existing
@@ -198,12 +199,13 @@ class _Evaluation:
 
     def rank_models(self, models: Mapping[str, Path]) -> None:
         """Rank with the models, and with the base of the first where the settings say so."""
+        permissions = permissions_of(self._config)
         if self._config.base:
             first, *_ = models.values()
-            ranking, answers, _ = self._rank(load_base_of(first), "base")
+            ranking, answers, _ = self._rank(load_base_of(first, permissions), "base")
             self._add("base", ranking, answers)
         for name, path in models.items():
-            ranking, answers, num_cut = self._rank(load_model(path), name)
+            ranking, answers, num_cut = self._rank(load_model(path, permissions), name)
             self.cut_items[name] = num_cut
             self._add(name, ranking, answers)
             self._copy_training_log(name, path)

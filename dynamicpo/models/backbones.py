@@ -5,15 +5,19 @@ of transformers. `base_models` loads them.
 """
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dynamicpo.core import storage
+from dynamicpo.core.config import DriftConfig, EvaluationConfig, PreferenceConfig
 from dynamicpo.core.errors import ConfigError
-from dynamicpo.core.records.manifest import folder_checksum
+from dynamicpo.core.records.manifest import fingerprint, folder_checksum
 
 COMPACT = "compact"
 SMOLLM2 = "smollm2-135m"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -22,25 +26,45 @@ class BaseModelSpec:
 
     Attributes:
         backbone: "compact", "smollm2-135m", a Hugging Face id, a folder or prefix.
-        revision: Revision of a Hugging Face model.
-        trust_remote_code: Whether code that comes with the model may run.
+        revision: Commit of a Hugging Face model.
         quantization: "none" or "4bit".
         precision: "float32", or "bfloat16" for matrix products.
         weights: "float32", or "bfloat16" for weights that an adapter leaves as they are.
         seed: Seed of a model that starts from scratch.
         items: Item ids that have a token of their own, in the order of the items table.
-        checksum: Checksum of all files, if the backbone is a folder of this machine.
+        checksum: Checksum of all files, if the backbone is a folder of this machine or a prefix of
+            an object store.
     """
 
     backbone: str
     revision: str = "main"
-    trust_remote_code: bool = False
     quantization: str = "none"
     precision: str = "float32"
     weights: str = "float32"
     seed: int = 0
     items: tuple[str, ...] = ()
     checksum: str = ""
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What the user of this command allows; a model folder's manifest allows nothing.
+
+    Attributes:
+        trust_remote_code: Code that comes with a model may run.
+        fetch_base: A base model that is not on this machine may be fetched.
+    """
+
+    trust_remote_code: bool = False
+    fetch_base: bool = False
+
+
+def permissions_of(config: PreferenceConfig | EvaluationConfig | DriftConfig) -> Permissions:
+    """What the configuration of a stage that reads models allows."""
+    return Permissions(config.trust_remote_code, config.allow_base_from_manifest)
+
+
+NOTHING_PERMITTED = Permissions()
 
 
 def default_item_text(backbone: str) -> str:
@@ -82,9 +106,71 @@ def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+class BackboneVersion(NamedTuple):
+    """What names the content of a backbone: a commit, or a checksum of its files.
+
+    Attributes:
+        revision: The commit of a Hugging Face model; else what was asked for.
+        checksum: Of a folder or a prefix in an object store; else "".
+    """
+
+    revision: str
+    checksum: str
+
+    @property
+    def name(self) -> str:
+        """The one that is there; "" for backbones whose content our own version names."""
+        is_commit = _COMMIT.fullmatch(self.revision) is not None
+        return self.checksum or (self.revision if is_commit else "")
+
+
+def resolve_version(backbone: str, revision: str) -> BackboneVersion:
+    """Find out what a backbone's name stands for now; its content may change under the same name.
+
+    Raises:
+        ConfigError: A Hugging Face model that can't be asked for its commit.
+        DataError: An object store that holds nothing of this name.
+    """
+    checksum = backbone_checksum(backbone)
+    if checksum or backbone in (COMPACT, SMOLLM2):
+        return BackboneVersion(revision, checksum)
+    return BackboneVersion(_commit(backbone, revision), "")
+
+
 def backbone_checksum(backbone: str) -> str:
-    """Checksum of the files of a backbone that is a folder of this machine; "" for all others."""
-    if backbone in (COMPACT, SMOLLM2) or storage.is_remote(backbone):
+    """Checksum of the files of a backbone in a folder or an object store; "" for all others."""
+    if backbone in (COMPACT, SMOLLM2):
         return ""
+    if storage.is_remote(backbone):
+        return fingerprint(storage.remote_versions(backbone))
     folder = Path(backbone)
     return folder_checksum(folder) if folder.is_dir() else ""
+
+
+def is_on_this_machine(backbone: str) -> bool:
+    """Tell whether a backbone needs no download: one of ours, or a folder."""
+    return backbone in (COMPACT, SMOLLM2) or Path(backbone).is_dir()
+
+
+def _commit(backbone: str, revision: str) -> str:
+    """The commit that a revision of a Hugging Face model names now."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        # The way to ask that works without a network, too: then the cache knows the last answer.
+        config = hf_hub_download(backbone, "config.json", revision=revision)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise cannot_load(backbone, error) from error
+    return Path(config).parent.name
+
+
+def cannot_load(backbone: str, error: Exception) -> ConfigError:
+    """The error for a backbone that isn't there, or isn't what it should be."""
+    reason = str(error).strip().splitlines()[0]
+    return ConfigError(
+        f"backbone: {backbone} must be a causal LM of transformers, but it can't be "
+        f"loaded ({reason}). Give 'compact', 'smollm2-135m', a folder or a Hugging Face id."
+    )

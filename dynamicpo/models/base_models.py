@@ -3,7 +3,6 @@
 import importlib.util
 import tempfile
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 import transformers
@@ -20,38 +19,35 @@ from transformers import (
 
 from dynamicpo.core import storage
 from dynamicpo.core.errors import ConfigError, DataError
-from dynamicpo.models.backbones import COMPACT, SMOLLM2, BaseModelSpec, backbone_checksum
+from dynamicpo.models.backbones import (
+    COMPACT,
+    NOTHING_PERMITTED,
+    SMOLLM2,
+    BaseModelSpec,
+    Permissions,
+    backbone_checksum,
+    cannot_load,
+    is_on_this_machine,
+)
 from dynamicpo.models.execution import device
+from dynamicpo.models.weights import WeightSource, explain_remote_code, load_causal_lm
 from dynamicpo.prompts.encoding import item_token
 from dynamicpo.scoring.transformers_internals import forget_gguf_format
 
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-class PretrainedSource(TypedDict, total=False):
-    """Arguments of `from_pretrained` that say where a model is."""
-
-    pretrained_model_name_or_path: str
-    gguf_file: str
-    revision: str
-    trust_remote_code: bool
-
-
-class _Quantization(TypedDict, total=False):
-    """The argument of `from_pretrained` that quantises weights; left out, they stay as they are."""
-
-    quantization_config: BitsAndBytesConfig
-
-
-def load_base_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base_model(
+    base: BaseModelSpec, permissions: Permissions = NOTHING_PERMITTED
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The untrained model and its tokenizer, with a token for each of `base.items`.
 
     Raises:
-        ConfigError: It can't be loaded.
-        DataError: Its folder holds something else than when a model was trained on it.
+        ConfigError: It can't be loaded, or that would need what isn't permitted.
+        DataError: Its files hold something else than when a model was trained on it, or not all
+            weights.
     """
-    # Its bar of loaded weights would break into our lines of progress.
-    transformers.utils.logging.disable_progress_bar()
+    _check_permitted(base, permissions)
     # An adapter fits any weights of the same shape: nothing else would notice that they changed.
     if base.checksum and backbone_checksum(base.backbone) != base.checksum:
         raise DataError(
@@ -61,9 +57,22 @@ def load_base_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedTok
     if base.backbone == COMPACT:
         model, tokenizer = _compact_model(base)
     else:
-        model, tokenizer = _pretrained_model(base)
+        model, tokenizer = _pretrained_model(base, permissions)
         _add_item_tokens(model, tokenizer, base)
     return model.to(device()), tokenizer
+
+
+def _check_permitted(base: BaseModelSpec, permissions: Permissions) -> None:
+    # A Hugging Face model may be in its cache, which only the attempt to load it tells.
+    if storage.is_remote(base.backbone) and not permissions.fetch_base:
+        raise _not_here(base)
+
+
+def _not_here(base: BaseModelSpec) -> ConfigError:
+    return ConfigError(
+        f"base: the model was trained on {base.backbone}, says its folder, which is not on this "
+        "machine and is not fetched unasked. Allow it with allow_base_from_manifest."
+    )
 
 
 def _compact_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -98,31 +107,33 @@ def _compact_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedToke
     return LlamaForCausalLM(config), tokenizer
 
 
-def _pretrained_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _pretrained_model(
+    base: BaseModelSpec, permissions: Permissions
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM of transformers; a remote one is copied to this machine first."""
     with tempfile.TemporaryDirectory() as scratch:
-        source = _find_source(base, Path(scratch))
+        source = _find_source(base, Path(scratch), permissions)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                **source,
-                # Of weights; products are in bfloat16 where `execution_context` says so.
-                dtype=torch.bfloat16 if base.weights == "bfloat16" else torch.float32,
-                attn_implementation="sdpa",
-                **_quantization(base),
-            )
+            # Of weights; products are in bfloat16 where `execution_context` says so.
+            dtype = torch.bfloat16 if base.weights == "bfloat16" else torch.float32
+            weights: WeightSource = {**source, "dtype": dtype, **_quantization(base)}
+            model = load_causal_lm(weights, is_ours=False)
+        except DataError:
+            raise
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"backbone: {base.backbone} must be a causal LM of transformers, but it can't be "
-                f"loaded ({reason}). Give 'compact', 'smollm2-135m', a folder or a Hugging Face id."
-            ) from error
+            explained = explain_remote_code(base.backbone, error)
+            if isinstance(explained, ConfigError):
+                raise explained from error
+            if source.get("local_files_only"):
+                raise _not_here(base) from error
+            raise cannot_load(base.backbone, error) from error
     if base.backbone == SMOLLM2:
         forget_gguf_format(model)
     return model, tokenizer
 
 
-def _find_source(base: BaseModelSpec, scratch: Path) -> PretrainedSource:
+def _find_source(base: BaseModelSpec, scratch: Path, permissions: Permissions) -> WeightSource:
     if base.backbone == SMOLLM2:
         return {
             "pretrained_model_name_or_path": str(_smollm2_folder()),
@@ -134,7 +145,9 @@ def _find_source(base: BaseModelSpec, scratch: Path) -> PretrainedSource:
     return {
         "pretrained_model_name_or_path": name,
         "revision": base.revision,
-        "trust_remote_code": base.trust_remote_code,
+        # False, not None, which asks on a terminal.
+        "trust_remote_code": permissions.trust_remote_code,
+        "local_files_only": not (permissions.fetch_base or is_on_this_machine(base.backbone)),
     }
 
 
@@ -148,7 +161,7 @@ def _smollm2_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def _quantization(base: BaseModelSpec) -> _Quantization:
+def _quantization(base: BaseModelSpec) -> WeightSource:
     if base.quantization != "4bit":
         return {}
     # NormalFloat (QLoRA, arXiv 2305.14314); products stay float32 like those of other backbones.
@@ -160,12 +173,23 @@ def _quantization(base: BaseModelSpec) -> _Quantization:
     return {"quantization_config": config}
 
 
+def item_token_ids(tokenizer: PreTrainedTokenizerBase, base: BaseModelSpec) -> list[int]:
+    """The ids of the items' own tokens."""
+    names = [item_token(item_id) for item_id in base.items]
+    token_ids: list[int] = tokenizer.convert_tokens_to_ids(names)
+    return token_ids
+
+
 def _add_item_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModelSpec
 ) -> None:
     if not base.items:
         return
+    # Those that the tokenizer has already keep their ids.
     tokenizer.add_tokens([item_token(item_id) for item_id in base.items])
-    # The new embeddings are drawn at random.
-    torch.manual_seed(base.seed)
-    model.resize_token_embeddings(len(tokenizer))
+    num_needed = max(item_token_ids(tokenizer, base)) + 1
+    # Many models have more rows than their tokenizer has tokens, and some tokenizers leave gaps.
+    if num_needed > model.get_input_embeddings().num_embeddings:
+        # The new embeddings are drawn at random.
+        torch.manual_seed(base.seed)
+        model.resize_token_embeddings(num_needed)

@@ -5,7 +5,7 @@ manifest whose `extra` says kind, base model and prompt settings. Weights are ne
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +14,17 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynamicpo.core.errors import DataError
+from dynamicpo.core.errors import DataError, DynamicPOError
 from dynamicpo.core.records.manifest import Manifest, read_input
-from dynamicpo.models.backbones import BaseModelSpec
+from dynamicpo.models.backbones import NOTHING_PERMITTED, BaseModelSpec, Permissions
 from dynamicpo.models.base_models import load_base_model
 from dynamicpo.models.execution import device, execution_context
 from dynamicpo.models.lora import LanguageModel, has_adapter, load_adapter, sort_adapter_config
+from dynamicpo.models.weights import WeightSource, explain_remote_code, load_causal_lm
 from dynamicpo.prompts.encoding import PromptSettings
 from dynamicpo.scoring.transformers_internals import forget_local_files_only
+
+_BASE_FIELDS = tuple(field.name for field in fields(BaseModelSpec))
 
 
 @dataclass
@@ -61,23 +64,29 @@ def manifest_entries(
     }
 
 
-def load_model(folder: Path, *, trainable: bool = False) -> LoadedModel:
+def load_model(
+    folder: Path, permissions: Permissions = NOTHING_PERMITTED, *, trainable: bool = False
+) -> LoadedModel:
     """A fine-tuned model from its folder.
 
     Args:
         folder: Output of SFT or preference training.
+        permissions: What this command allows; its manifest is someone else's word.
         trainable: Whether its weights (an adapter's, or all) shall be trained further.
 
     Raises:
+        ConfigError: That would need what isn't permitted.
         DataError: The folder is not a finished model, or doesn't hold what its manifest says.
     """
     description = _read_description(folder)
     try:
         if description.kind == "adapter":
-            base_model, tokenizer = load_base_model(description.base)
+            base_model, tokenizer = load_base_model(description.base, permissions)
             model = load_adapter(base_model, folder, trainable=trainable)
         else:
-            model, tokenizer = _load_all_weights(folder)
+            model, tokenizer = _load_all_weights(folder, permissions)
+    except DynamicPOError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
@@ -88,23 +97,31 @@ def load_model(folder: Path, *, trainable: bool = False) -> LoadedModel:
     return _with_description(model, tokenizer, description)
 
 
-def load_base_of(folder: Path) -> LoadedModel:
+def load_base_of(folder: Path, permissions: Permissions = NOTHING_PERMITTED) -> LoadedModel:
     """The untrained base of a fine-tuned model, prompted as that model is."""
     description = _read_description(folder)
-    model, tokenizer = load_base_model(description.base)
+    model, tokenizer = load_base_model(description.base, permissions)
     return _with_description(model.eval(), tokenizer, description)
 
 
-def _load_all_weights(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        # Else transformers would unpickle a `pytorch_model.bin`, which can run any code.
-        use_safetensors=True,
-    )
+def _load_all_weights(
+    folder: Path, permissions: Permissions
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    # transformers would fetch the base that this file names.
+    if (folder / "adapter_config.json").exists():
+        raise DataError(
+            f"{folder}: must hold all weights, as its manifest says, but is an adapter. "
+            "Train again."
+        )
+    source: WeightSource = {
+        "pretrained_model_name_or_path": str(folder),
+        "trust_remote_code": permissions.trust_remote_code,
+    }
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+        model = load_causal_lm({**source, "dtype": torch.float32}, is_ours=True)
+    except ValueError as error:
+        raise explain_remote_code(str(folder), error) from error
     return model, tokenizer
 
 
@@ -130,7 +147,8 @@ def _read_description(folder: Path) -> _Description:
         raise DataError(
             f"{folder}: must be the output of sft or train-preferences, not of {manifest.stage}."
         )
-    base = manifest.extra["base"]
+    # Older manifests say whether the model's code was trusted: that is for each command to say.
+    base = {name: manifest.extra["base"][name] for name in _BASE_FIELDS}
     items = tuple(base["items"])
     return _Description(
         manifest,

@@ -1,15 +1,22 @@
 """LoRA adapters: all that depends on PEFT."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
+from torch import nn
 from transformers import PreTrainedModel
 
+from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import write_json
+from dynamicpo.models.weights import check_format, check_keys
 
+_READ_LAYERS = ("out_proj", "dt_proj")
 # A causal LM with or without an adapter.
 LanguageModel: TypeAlias = PreTrainedModel | PeftModel
 
@@ -19,38 +26,106 @@ def add_adapter(
     rank: int,
     alpha: int,
     dropout: float,
-    new_tokens: int = 0,
+    item_token_ids: Sequence[int] = (),
     seed: int = 0,
 ) -> PeftModel:
-    """Wrap a model with a fresh LoRA adapter on all linear layers.
+    """Wrap a model with a fresh LoRA adapter on all linear layers that can have one.
 
     Args:
         model: A causal LM.
         rank: Rank of the adapter.
         alpha: Its scale.
         dropout: Its dropout.
-        new_tokens: Number of tokens at the end of the vocabulary that were added. Their embeddings
-            are trained themselves, not by an adapter.
+        item_token_ids: Tokens of items. Their embeddings, and their rows of the head, are trained
+            themselves, not by an adapter.
         seed: Seed of its weights.
     """
-    vocabulary_size = model.get_input_embeddings().num_embeddings
-    new_token_ids = range(vocabulary_size - new_tokens, vocabulary_size)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules="all-linear",
-        # An empty list, unlike None, would wrap the embeddings.
-        trainable_token_indices=list(new_token_ids) or None,
+        # An empty list, unlike None, would change the adapter's file.
+        exclude_modules=_without_adapter(model) or None,
+        trainable_token_indices=_trainable_rows(model, item_token_ids),
     )
     torch.manual_seed(seed)
     return get_peft_model(model, config)
 
 
+def _trainable_rows(
+    model: PreTrainedModel, token_ids: Sequence[int]
+) -> list[int] | dict[str, list[int]] | None:
+    """Rows of the embeddings to train; of the head, too, where that is a matrix of its own."""
+    # An empty list, unlike None, would wrap the embeddings.
+    if not token_ids:
+        return None
+    rows = list(token_ids)
+    embeddings = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    if head is None or head.weight is embeddings.weight:
+        return rows
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(embeddings)]: rows, names[id(head)]: list(rows)}
+
+
+def _without_adapter(model: PreTrainedModel) -> list[str]:
+    """Names of linear layers that LoRA can't be added to."""
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not _is_product(module):
+            names.append(name)
+        # State-space blocks read the weights of these layers and don't call them.
+        if hasattr(module, "conv1d"):
+            names += [f"{name}.{part}" for part in _READ_LAYERS if hasattr(module, part)]
+    return names
+
+
+@torch.no_grad()
+def _is_product(layer: nn.Linear) -> bool:
+    """Tell whether a layer maps vectors to vectors: routers that are linear layers return more."""
+    # 4-bit layers are made to be adapted, and have to be called on their device.
+    if type(layer) is nn.Linear or "transformers" not in type(layer).__module__:
+        return True
+    vector = torch.zeros(1, 1, layer.in_features, dtype=layer.weight.dtype)
+    try:
+        result = layer(vector.to(layer.weight.device))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return isinstance(result, torch.Tensor) and result.shape == (1, 1, layer.out_features)
+
+
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """Wrap a base model with an adapter from a folder."""
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    """Wrap a base model with an adapter from a folder.
+
+    Raises:
+        DataError: Its weights are pickled, or not all there, or others are.
+    """
+    check_format(folder)
+    weights = folder / SAFETENSORS_WEIGHTS_NAME
+    # PEFT would look for a pickle of another name.
+    if not weights.is_file():
+        raise DataError(f"{folder}: must hold {weights.name}, which is not there. Train again.")
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except KeyError as error:
+        # PEFT looks rows of tokens up without asking whether the file has them.
+        check_keys(folder, [str(error.args[0])], [], is_ours=True)
+        raise
+    # PEFT warns of missing weights of LoRA alone, and says nothing of others.
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    with safe_open(str(weights), framework="pt") as file:
+        found = set(file.keys())
+    # Saved along, where tokens were added to them: the base has the same.
+    embeddings = {name for name in found if name.endswith(".base_layer.weight")}
+    check_keys(
+        folder,
+        sorted(expected - found),
+        sorted(found - expected - embeddings),
+        is_ours=True,
+    )
+    return adapted
 
 
 def has_adapter(model: LanguageModel) -> bool:

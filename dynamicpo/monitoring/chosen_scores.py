@@ -9,6 +9,7 @@ import numpy as np
 from dynamicpo.core.arrays import FloatArray
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import Row
+from dynamicpo.models.backbones import NOTHING_PERMITTED, Permissions
 from dynamicpo.models.checkpoints import LoadedModel, load_model
 from dynamicpo.monitoring.windows import Window
 from dynamicpo.prompts.encoding import Prompts
@@ -22,13 +23,16 @@ class _ScorableRows(NamedTuple):
     rows: list[Row]
 
 
-def chosen_scores(folder: Path, window: Window, name: str) -> FloatArray:
+def chosen_scores(
+    folder: Path, window: Window, name: str, permissions: Permissions = NOTHING_PERMITTED
+) -> FloatArray:
     """Score each row's target by its log-probability.
 
     Args:
         folder: A model's folder.
         window: The rows.
         name: The window's name in messages.
+        permissions: What the command allows the model's folder.
 
     Returns:
         One score a row, nats; NaN where the model does not know the target, or nothing of the
@@ -37,7 +41,7 @@ def chosen_scores(folder: Path, window: Window, name: str) -> FloatArray:
     Raises:
         DataError: No row has a finite score.
     """
-    loaded = load_model(folder)
+    loaded = load_model(folder, permissions)
     scorable = _scorable_rows(loaded, window)
     scores = np.full(len(window.rows), np.nan)
     if scorable.rows:

@@ -120,7 +120,7 @@ def monitor_drift(
         trained_items = _trained_items(reference)
         columns = compared_columns(reference_window, current_window, trained_items)
         if model is not None:
-            columns = _with_scores(columns, model, reference_window, current_window)
+            columns = _with_scores(columns, model, reference_window, current_window, config)
         result, page = _compare(columns, config)
         write_json(folder / "drift.json", result.to_json())
         (folder / "report.html").write_text(page, encoding="utf-8")
@@ -141,13 +141,15 @@ def _trained_items(reference: Path) -> set[str]:
 
 
 def _with_scores(
-    columns: ComparedColumns, model: Path, reference: Window, current: Window
+    columns: ComparedColumns, model: Path, reference: Window, current: Window, config: DriftConfig
 ) -> ComparedColumns:
     # Here, because torch and transformers take seconds to import, for nothing without a model.
+    from dynamicpo.models.backbones import permissions_of
     from dynamicpo.monitoring.chosen_scores import chosen_scores
 
-    reference_scores = chosen_scores(model, reference, "reference")
-    current_scores = chosen_scores(model, current, "current")
+    permissions = permissions_of(config)
+    reference_scores = chosen_scores(model, reference, "reference", permissions)
+    current_scores = chosen_scores(model, current, "current", permissions)
     return ComparedColumns(
         reference=columns.reference.assign(chosen_score=reference_scores),
         current=columns.current.assign(chosen_score=current_scores),

@@ -9,13 +9,14 @@ answer is never cut.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from dynamicpo.core import random_keys
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import Row
+from dynamicpo.prompts.plain_text import TitleTokeniser, TokenIds
 from dynamicpo.prompts.template import (
     CANDIDATES_PLACEHOLDER,
     DEFAULT_ANSWER,
@@ -28,9 +29,10 @@ from dynamicpo.prompts.template import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-TokenIds: TypeAlias = list[int]
 TokenKind = Literal["text", "history", "answer"]
 
+# Ends answers where the tokenizer has no token for it: titles are single lines.
+_LINE_END = "\n"
 _PLACEHOLDERS = re.compile(r"(\{history\}|\{candidates\})")
 
 
@@ -98,6 +100,7 @@ class Prompts:
 
     Attributes:
         cut_items: The number of history items cut so far because a prompt was too long.
+        end_ids: The tokens that end every answer; none where items are tokens without an end.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class Prompts:
         self.settings = settings
         self.cut_items = 0
         self._tokenizer = tokenizer
+        self._titles = TitleTokeniser(tokenizer)
+        self.end_ids = self._find_end()
         self._templates = self._tokenise_templates()
         if settings.item_text == "token":
             lines = self._item_tokens(items)
@@ -171,7 +176,7 @@ class Prompts:
     def without_history(self, answers: Sequence[str]) -> Row:
         """The same answers after a prompt without history: the first template, no candidates."""
         # A template may be its placeholder alone, but a model needs a token to predict from.
-        prompt_ids = self._templates[0].text_ids or self._tokenise(["\n"])[0]
+        prompt_ids = self._templates[0].text_ids or self._titles.tokenise([_LINE_END])[0]
         return Row(prompt_ids, self.answers(answers))
 
     def title_of(self, token_ids: Sequence[int]) -> str:
@@ -183,14 +188,6 @@ class Prompts:
             return " ".join(names)
         text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
         return text.strip()
-
-    def _tokenise(self, texts: list[str]) -> list[TokenIds]:
-        # Without special tokens, which belong at the ends of a sequence and not of each segment. An
-        # empty list is an error to the tokenizer.
-        if not texts:
-            return []
-        token_ids: list[TokenIds] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return token_ids
 
     def _tokenise_templates(self) -> list[_TokenisedTemplate]:
         template = self.settings.template
@@ -212,7 +209,7 @@ class Prompts:
             if part in (HISTORY, CANDIDATES_PLACEHOLDER):
                 segments.append(part)
             elif part:
-                (part_ids,) = self._tokenise([part])
+                (part_ids,) = self._titles.tokenise([part])
                 segments.append(part_ids)
                 text_ids += part_ids
         return _TokenisedTemplate(segments, text_ids)
@@ -221,10 +218,7 @@ class Prompts:
         """The tokens of each item in a list, with the separator after it."""
         template = self.settings.template
         separator = template.get("separator", DEFAULT_SEPARATOR)
-        titles = items["title"].tolist()
-        # Tokenised with its separator: a tokenizer may merge the end of a title with what follows.
-        texts = [title + separator for title in titles]
-        lines = self._tokenise(texts)
+        lines = self._titles.tokenise_titles(TITLE + separator, items["title"].tolist())
         item_ids = items["item_id"].tolist()
         return dict(zip(item_ids, lines, strict=True))
 
@@ -232,9 +226,7 @@ class Prompts:
         """The tokens of each item as an answer."""
         template = self.settings.template
         answer = template.get("answer", DEFAULT_ANSWER)
-        titles = items["title"].tolist()
-        texts = [answer.replace(TITLE, title) for title in titles]
-        answers = self._tokenise(texts)
+        answers = self._titles.tokenise_titles(answer, items["title"].tolist())
         item_ids = items["item_id"].tolist()
         return dict(zip(item_ids, answers, strict=True))
 
@@ -249,14 +241,26 @@ class Prompts:
                 tokens[item_id] = [vocabulary[name]]
         return tokens
 
+    def _find_end(self) -> TokenIds:
+        end_id = self._tokenizer.eos_token_id
+        if end_id is not None:
+            return [end_id]
+        # An item that is one token needs no end.
+        if self.settings.item_text == "token":
+            return []
+        (end_ids,) = self._titles.tokenise([_LINE_END])
+        if not end_ids:
+            raise DataError(
+                "tokenizer: must have an end-of-sequence token, or tokens for the end of a line, "
+                "so that answers can end, but has neither. Set its eos_token."
+            )
+        return end_ids
+
     def _with_end(self, answers: Mapping[str, TokenIds]) -> dict[str, TokenIds]:
         # Without an end, a title that begins another ("Alien", "Aliens") would always score higher.
-        end_id = self._tokenizer.eos_token_id
-        if end_id is None:
-            return dict(answers)
-        ended = {}
-        for item_id, token_ids in answers.items():
-            ended[item_id] = [*token_ids, end_id]
+        ended = {item_id: [*token_ids, *self.end_ids] for item_id, token_ids in answers.items()}
+        if self.end_ids and self._tokenizer.eos_token_id is None:
+            _check_ends(ended)
         return ended
 
     @staticmethod
@@ -310,6 +314,19 @@ class Prompts:
         keys = random_keys.keys(0, "template", [example_id])
         index = random_keys.integers(keys, 0, len(templates))[0]
         return templates[int(index)]
+
+
+def _check_ends(answers: Mapping[str, TokenIds]) -> None:
+    """Refuse answers of which one is the beginning of another, its end included."""
+    # In order, whatever begins others stands right before the first of them.
+    in_order = sorted(answers, key=lambda item_id: answers[item_id])
+    for first, second in zip(in_order, in_order[1:], strict=False):
+        length = len(answers[first])
+        if length < len(answers[second]) and answers[second][:length] == answers[first]:
+            raise DataError(
+                f"item {first!r}: its answer must not begin that of item {second!r}, but the "
+                "tokenizer has no end-of-sequence token to tell them apart. Set its eos_token."
+            )
 
 
 def _joined(lines: Sequence[TokenIds]) -> TokenIds:

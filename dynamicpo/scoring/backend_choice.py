@@ -12,8 +12,9 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from dynamicpo.core.choices import BACKENDS
-from dynamicpo.core.errors import ConfigError, DataError, unknown_name
+from dynamicpo.core.errors import ConfigError, unknown_name
 from dynamicpo.core.records.rows import Row
+from dynamicpo.scoring.positions import check_positions
 from dynamicpo.scoring.transformers_internals import (
     REPLACEABLE_ATTENTION,
     attention_name,
@@ -37,7 +38,7 @@ def choose_backend(model: nn.Module, rows: Sequence[Row], backend: str) -> str:
         raise unknown_name("backend", backend, BACKENDS)
     config = causal_lm(model).config
     num_tokens = _longest_sequence(rows)
-    _check_positions(config, num_tokens)
+    check_positions(model, num_tokens)
     if backend == "plain":
         return backend
     reason = _reason_against_sharing(config, num_tokens)
@@ -54,15 +55,6 @@ def choose_backend(model: nn.Module, rows: Sequence[Row], backend: str) -> str:
 def _longest_sequence(rows: Sequence[Row]) -> int:
     """Most tokens of a prompt with one answer, whose last token is never an input."""
     return max(len(row.prompt_ids) + max(map(len, row.answer_ids)) for row in rows) - 1
-
-
-def _check_positions(config: PreTrainedConfig, num_tokens: int) -> None:
-    # GPT-2 alone learns an embedding for each position; the others compute theirs.
-    if config.model_type == "gpt2" and num_tokens > config.n_positions:
-        raise DataError(
-            f"rows: prompt and answer must fit into the {config.n_positions} positions of the "
-            f"model, got {num_tokens} tokens. Shorten the prompts."
-        )
 
 
 def _fastest_backend(model: nn.Module) -> str:

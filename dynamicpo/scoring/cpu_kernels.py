@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
 from dynamicpo.scoring.frozen_layers import product_dtype
-from dynamicpo.scoring.torch_internals import SavedContext, silu_backward
+from dynamicpo.scoring.torch_internals import SavedContext, reshape_in_function, silu_backward
 
 
 def fused_lora(
@@ -120,8 +120,9 @@ def _as_rows(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _as_tokens(rows: Tensor, input_shape: torch.Size) -> Tensor:
-    """View the rows of a matrix as the tokens of the inputs, (..., O)."""
-    return rows.view(*input_shape[:-1], -1)
+    """Shape the rows of a matrix as the tokens of the inputs, (..., O)."""
+    shape = [*input_shape[:-1], rows.shape[-1]]
+    return reshape_in_function(rows, shape)
 
 
 def fused_rms_norm(inputs: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -1,37 +1,30 @@
 """Answers by greedy generation, free or constrained to a row's own answers by a prefix tree."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from itertools import groupby
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import Row
 from dynamicpo.scoring.packing import batches, check_rows
+from dynamicpo.scoring.positions import check_positions, position_limit
+from dynamicpo.scoring.transformers_internals import causal_lm
 
 # A token to the tree of what may follow it; nothing follows an answer's last token.
 PrefixTree: TypeAlias = dict[int, "PrefixTree"]
 
 
-class SpecialTokens(Protocol):
-    """The tokens that generation needs from a tokenizer."""
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """The token that ends an answer."""
-
-    @property
-    def pad_token_id(self) -> int | None:
-        """The token that fills up a batch."""
-
-
 @torch.no_grad()
 def generate_answers(
     model: nn.Module,
-    tokenizer: SpecialTokens,
+    end_ids: Sequence[int],
     rows: Sequence[Row],
     constrained: bool = False,
     max_new_tokens: int = 32,
@@ -42,37 +35,34 @@ def generate_answers(
 
     Args:
         model: A causal LM; dropout is off meanwhile.
-        tokenizer: Its end-of-sequence token ends an answer. Without one, a row's longest answer is
-            the limit.
+        end_ids: The tokens that end an answer. Without any, a row's longest answer is the limit.
         rows: Prompts, and the answers that a constrained generation chooses from.
         constrained: Only tokens that lead to one of the row's answers are allowed.
         max_new_tokens: A free answer is cut after this many tokens, or after the row's longest
-            answer if that is more.
+            answer if that is more; and where the model has no more positions.
         token_budget: Prompt tokens generated from at once, padding included.
         label: The name of the work in progress reports.
 
     Returns:
-        For each row the tokens that were generated, the end-of-sequence token included.
+        For each row the tokens that were generated, those of its end included.
 
     Raises:
-        DataError: An empty prompt or answer, or (constrained) an answer that another one starts
-            with.
+        DataError: An empty prompt or answer, more tokens than the model has positions, or
+            (constrained) an answer that another one starts with.
         ShapeError: Unequal numbers of answers.
     """
     check_rows(rows)
-    has_end = tokenizer.eos_token_id is not None
-    is_free = has_end and not constrained
+    is_free = bool(end_ids) and not constrained
     least_limit = max_new_tokens if is_free else 0
-    requests = [_request(row, least_limit, constrained) for row in rows]
-    prompt_lengths = [len(row.prompt_ids) for row in rows]
+    requests = [_request(model, row, least_limit, constrained) for row in rows]
     result: list[list[int]] = [[]] * len(rows)
     was_training = model.training
     model.eval()
     try:
         with Progress(label, len(rows)) as counter:
-            for batch in batches(prompt_lengths, token_budget, padded=True):
+            for batch in _batches(model, requests, token_budget):
                 batch_requests = [requests[index] for index in batch]
-                outputs = _generate(model, tokenizer, batch_requests)
+                outputs = _generate(causal_lm(model), end_ids, batch_requests)
                 for index, output in zip(batch, outputs, strict=True):
                     result[index] = output
                 counter.advance(len(batch))
@@ -95,11 +85,36 @@ class _Request(NamedTuple):
     tree: PrefixTree | None
 
 
-def _request(row: Row, least_limit: int, constrained: bool) -> _Request:
+def _request(model: nn.Module, row: Row, least_limit: int, constrained: bool) -> _Request:
     tree = prefix_tree(row.answer_ids) if constrained else None
+    prompt_length = len(row.prompt_ids)
     longest_answer = max(map(len, row.answer_ids))
+    # The last token is never an input.
+    check_positions(model, prompt_length + longest_answer - 1)
     limit = max(least_limit, longest_answer)
+    positions = position_limit(model)
+    if positions is not None:
+        limit = min(limit, positions.number - prompt_length + 1)
     return _Request(row.prompt_ids, limit, tree)
+
+
+def _batches(model: nn.Module, requests: Sequence[_Request], token_budget: int) -> list[list[int]]:
+    """Group requests of similar prompts; each is alone where a batch would need more positions."""
+    prompt_lengths = [len(request.prompt) for request in requests]
+    result = batches(prompt_lengths, token_budget, padded=True)
+    # Models that aren't told positions count padding, too: for them there must be none.
+    if "position_ids" not in signature(causal_lm(model).forward).parameters:
+        result = [
+            list(group)
+            for batch in result
+            for _, group in groupby(batch, key=prompt_lengths.__getitem__)
+        ]
+    positions = position_limit(model)
+    longest_answer = max(request.limit for request in requests)
+    most_tokens = max(prompt_lengths) + longest_answer - 1
+    if positions is not None and most_tokens > positions.number:
+        return [[index] for index in range(len(requests))]
+    return result
 
 
 def prefix_tree(answers: Sequence[Sequence[int]]) -> PrefixTree:
@@ -130,11 +145,11 @@ def _continuations(tree: PrefixTree, tokens: Sequence[int]) -> PrefixTree:
 
 
 def _generate(
-    model: nn.Module, tokenizer: SpecialTokens, requests: Sequence[_Request]
+    model: PreTrainedModel, end_ids: Sequence[int], requests: Sequence[_Request]
 ) -> list[list[int]]:
     """Generate for a batch."""
-    end = tokenizer.eos_token_id
-    padding = _padding_token(tokenizer)
+    # Padding is masked: any token does.
+    padding = end_ids[-1] if end_ids else 0
     device = next(model.parameters()).device
     prompts = [request.prompt for request in requests]
     token_ids, mask = _pad_left(prompts, padding)
@@ -142,25 +157,48 @@ def _generate(
     limit = max(request.limit for request in requests)
     trees = [request.tree for request in requests if request.tree is not None]
     constraint = _Constraint(trees, prompt_length, padding) if trees else None
-    sequences = _language_model(model).generate(
-        input_ids=token_ids.to(device),
-        attention_mask=mask.to(device),
-        generation_config=_greedy(limit, end, padding),
-        prefix_allowed_tokens_fn=constraint,
-    )
+    ends = [_EndTokens(end_ids, prompt_length)] if len(end_ids) > 1 else []
+    with _without_own_settings(model):
+        sequences = model.generate(
+            input_ids=token_ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=_greedy(limit, end_ids, padding),
+            prefix_allowed_tokens_fn=constraint,
+            stopping_criteria=StoppingCriteriaList(ends),
+        )
     outputs: list[list[int]] = sequences[:, prompt_length:].tolist()
     result = []
     for output, request in zip(outputs, requests, strict=True):
         answer = output[: request.limit]
-        result.append(_cut_after_end(answer, end, request.tree))
+        result.append(_cut_after_end(answer, end_ids, request.tree))
     return result
 
 
-def _padding_token(tokenizer: SpecialTokens) -> int:
-    if tokenizer.pad_token_id is not None:
-        return tokenizer.pad_token_id
-    # Padding is masked: without a token for it, any does.
-    return tokenizer.eos_token_id or 0
+@contextmanager
+def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Take a model's own generation settings away, as those that we don't set would hold."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class _EndTokens(StoppingCriteria):  # type: ignore[misc]
+    """Tells which rows have ended, where an end is more than one token."""
+
+    def __init__(self, end_ids: Sequence[int], prompt_length: int) -> None:
+        self._end = torch.tensor(end_ids)
+        self._prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        end = self._end.to(input_ids.device)
+        generated = input_ids[:, self._prompt_length :]
+        if generated.shape[1] < len(end):
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        windows = generated.unfold(1, len(end), 1)
+        return (windows == end).all(dim=2).any(dim=1)
 
 
 def _pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
@@ -176,23 +214,15 @@ def _pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, T
     return token_ids, mask
 
 
-def _greedy(limit: int, end: int | None, padding: int) -> GenerationConfig:
-    # All of these are set, as a model's own generation settings hold for what isn't.
+def _greedy(limit: int, end_ids: Sequence[int], padding: int) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=limit,
         do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
         use_cache=True,
-        eos_token_id=end,
+        # A list would mean that any of its tokens ends an answer.
+        eos_token_id=end_ids[0] if len(end_ids) == 1 else None,
         pad_token_id=padding,
     )
-
-
-def _language_model(model: nn.Module) -> GenerationMixin:
-    """The model as what it is: PEFT's models generate, too, but share no class with the others."""
-    return model
 
 
 class _Constraint:
@@ -211,12 +241,17 @@ class _Constraint:
         return allowed or [self._padding]
 
 
-def _cut_after_end(tokens: list[int], end: int | None, tree: PrefixTree | None) -> list[int]:
+def _cut_after_end(tokens: list[int], end_ids: Sequence[int], tree: PrefixTree | None) -> list[int]:
     """Leave out what stands behind the end of the answer."""
     for index, token in enumerate(tokens):
         if tree is not None:
             tree = tree[token]
         is_complete = tree is not None and not tree
-        if token == end or is_complete:
+        if is_complete or ends_with(tokens[: index + 1], end_ids):
             return tokens[: index + 1]
     return tokens
+
+
+def ends_with(tokens: Sequence[int], end_ids: Sequence[int]) -> bool:
+    """Tell whether an answer has its end."""
+    return bool(end_ids) and list(tokens[-len(end_ids) :]) == list(end_ids)

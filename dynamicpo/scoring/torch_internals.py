@@ -45,3 +45,13 @@ def silu_backward(grad_output: Tensor, inputs: Tensor) -> Tensor:
     """Gradient of SiLU's input in one pass; its formula in public operations takes five."""
     result: Tensor = torch.ops.aten.silu_backward(grad_output, inputs)
     return result
+
+
+def reshape_in_function(values: Tensor, shape: list[int]) -> Tensor:
+    """Give the output of an autograd function another shape, without a copy.
+
+    A view that is made within one may not be changed in place, which some models do (OLMo clips its
+    queries so). This is the operation with which torch's own products do it.
+    """
+    result: Tensor = torch.ops.aten._unsafe_view(values, shape)
+    return result

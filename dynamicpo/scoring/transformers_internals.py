@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, TypeGuard, cast
 
 from torch import Tensor, nn
@@ -19,10 +19,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainingArguments,
 )
 from transformers.activations import SiLUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 log = logging.getLogger(__name__)
 
@@ -257,3 +259,56 @@ def count_labels_in_place(trainer: Trainer) -> None:
     labels of ours stand at the position that predicts them.
     """
     trainer._loss_shifts_labels = False
+
+
+def use_one_gpu(arguments: TrainingArguments) -> None:
+    """Have a trainer leave a machine's other GPUs alone.
+
+    With several it would multiply the batch by their number and copy the model to each of them.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+
+
+def switch_noise_off(model: nn.Module) -> None:
+    """Put a model in training into evaluation mode, but keep gradient checkpointing.
+
+    Besides dropout that is all that a model does in training mode alone: noise of routers, layers
+    that are left out.
+    """
+    model.eval()
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+            _checkpoint_in_evaluation(layer)
+
+
+def _checkpoint_in_evaluation(layer: GradientCheckpointingLayer) -> None:
+    """Have a layer checkpoint itself: it does so in training mode alone, which its own code sees.
+
+    The mode is set back while that code runs, in the backward pass as well.
+    """
+    layer.training = True
+    checkpoint = layer._gradient_checkpointing_func
+    if isinstance(checkpoint, _QuietCheckpoint):
+        return
+    layer._gradient_checkpointing_func = _QuietCheckpoint(layer, checkpoint)
+
+
+class _QuietCheckpoint:
+    """A layer's checkpointing function, within which the layer is in evaluation mode."""
+
+    def __init__(self, layer: nn.Module, checkpoint: Callable[..., Any]) -> None:
+        # In a list: `nn.Module` would register the layer as its own part.
+        self._layers = [layer]
+        self._checkpoint = checkpoint
+
+    def __call__(self, forward: Callable[..., Any], *inputs: Any) -> Any:
+        return self._checkpoint(partial(self._run, forward), *inputs)
+
+    def _run(self, forward: Callable[..., Any], *inputs: Any) -> Any:
+        (layer,) = self._layers
+        layer.training = False
+        try:
+            return forward(*inputs)
+        finally:
+            layer.training = True

@@ -12,16 +12,17 @@ from dynamicpo.core import random_keys, stage_subjects
 from dynamicpo.core.choices import LOSSES_WITHOUT_REFERENCE
 from dynamicpo.core.config import PreferenceConfig
 from dynamicpo.core.errors import ConfigError
-from dynamicpo.core.records.manifest import Manifest, config_dict, read_manifest
+from dynamicpo.core.records.manifest import Manifest, config_dict, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import Row, read_items, read_rows
 from dynamicpo.models import checkpoints
-from dynamicpo.models.backbones import COMPACT
+from dynamicpo.models.backbones import COMPACT, permissions_of
 from dynamicpo.prompts.encoding import Prompts
 from dynamicpo.reports.pages.training import training_page
 from dynamicpo.reports.training_log import RELATIVE_BOUNDARY_GRADIENT, relative_boundary_gradient
 from dynamicpo.scoring.reference_cache import reference_logps
 from dynamicpo.training import trainer
+from dynamicpo.training.launchers import check_one_process
 from dynamicpo.training.preference_batches import (
     collate_preferences,
     encode_preference_rows,
@@ -54,8 +55,9 @@ def train_preferences(
     """
     label = f"{'' if config.dynamic == 'none' else 'DynamicPO-'}{config.loss.upper()}"
     stage_subjects.announce(_subject(label, config))
-    data = read_manifest(preferences)
-    start = read_manifest(adapter)
+    check_one_process("train-preferences")
+    data = read_input(preferences)
+    start = read_input(adapter)
     inputs = {"preferences": data.fingerprint, "adapter": start.fingerprint}
     manifest = Manifest("preference_training", config_dict(config), inputs)
     existing = finished(output, manifest)
@@ -64,7 +66,7 @@ def train_preferences(
     check_objective(config)
     rows = _select_rows(preferences, start, config)
     with stage_output(output, manifest) as folder:
-        loaded = checkpoints.load_model(adapter, trainable=True)
+        loaded = checkpoints.load_model(adapter, permissions_of(config), trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
         encoded = encode_preference_rows(rows, prompts, config.num_negatives)
         with loaded.execution_context():

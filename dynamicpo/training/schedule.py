@@ -12,6 +12,7 @@ from dynamicpo.training.early_stopping import EarlyStopping
 class Schedule:
     """Steps, batches and rates; field names as in the stages' configurations.
 
+    With `dropout` the model is noisy in training, as its own configuration and its adapter's say.
     `early_stopping` ends training early and keeps the best weights; without it the last ones are
     kept.
     """
@@ -24,6 +25,7 @@ class Schedule:
     warmup_share: float
     max_grad_norm: float
     gradient_checkpointing: bool
+    dropout: bool
     seed: int
     early_stopping: EarlyStopping | None = None
 
@@ -41,6 +43,8 @@ class Schedule:
             warmup_share=config.warmup_share,
             max_grad_norm=config.max_grad_norm,
             gradient_checkpointing=config.gradient_checkpointing,
+            # SFT has no reference that its model would have to be compared with.
+            dropout=isinstance(config, SFTConfig) or config.dropout,
             seed=config.seed,
         )
 
@@ -62,3 +66,14 @@ class Schedule:
             return self.max_steps
         steps_per_epoch = math.ceil(num_rows / self.batch_size)
         return max(1, round(steps_per_epoch * self.epochs))
+
+    def rate_share(self, step: int, num_steps: int) -> float:
+        """Share of the peak learning rate at a step, counted from 0: a line up, then a cosine.
+
+        Both ends stay above 0, where a step would change nothing.
+        """
+        warmup_steps = round(num_steps * self.warmup_share)
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))

@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from dynamicpo.core import random_keys
 from dynamicpo.core.config import SFTConfig
 from dynamicpo.core.errors import ConfigError, DataError
-from dynamicpo.core.records.manifest import Manifest, config_dict, file_checksum, read_manifest
+from dynamicpo.core.records.manifest import Manifest, config_dict, file_checksum, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_items, read_rows
 from dynamicpo.models import backbones, checkpoints
-from dynamicpo.models.backbones import COMPACT, BaseModelSpec
-from dynamicpo.models.base_models import load_base_model
+from dynamicpo.models.backbones import COMPACT, BackboneVersion, BaseModelSpec, Permissions
+from dynamicpo.models.base_models import item_token_ids, load_base_model
+from dynamicpo.models.causality import check_causal
 from dynamicpo.models.execution import (
     choose_base_weights,
     choose_precision,
@@ -27,13 +28,16 @@ from dynamicpo.prompts.encoding import Prompts, PromptSettings
 from dynamicpo.prompts.loader import load_template
 from dynamicpo.prompts.template import PLAIN_TEMPLATE
 from dynamicpo.reports.pages.training import training_page
+from dynamicpo.scoring.positions import check_positions
 from dynamicpo.training import trainer
 from dynamicpo.training.early_stopping import EarlyStopping
+from dynamicpo.training.launchers import check_one_process
 from dynamicpo.training.schedule import Schedule
 from dynamicpo.training.sft_batches import (
     collate_sft,
     cross_entropy,
     encode_sft_rows,
+    longest_row,
     mean_cross_entropy,
 )
 
@@ -55,22 +59,25 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
         ConfigError: Settings that can't be used.
         DataError: Input that can't be used.
     """
+    check_one_process("sft")
     settings = prompt_settings(config)
-    data = read_manifest(preferences)
-    inputs = _input_checksums(data, config)
+    data = read_input(preferences)
+    backbones.check_backbone(config.backbone, config.quantization)
+    version = backbones.resolve_version(config.backbone, config.revision)
+    inputs = _input_checksums(data, config, version)
     manifest = Manifest("sft", config_dict(config), inputs)
     existing = finished(output, manifest)
     if existing is not None:
         return existing
-    backbones.check_backbone(config.backbone, config.quantization)
     items = read_items(preferences)
     rows = _select_rows(preferences, config)
-    base = _base_model(config, settings, items, inputs.get("backbone", ""))
+    base = _base_model(config, settings, items, version)
     with stage_output(output, manifest) as folder:
         model, tokenizer = _load_trainable_model(base, config)
         prompts = Prompts(tokenizer, items, settings)
         with execution_context(base):
             dataset = encode_sft_rows(rows, prompts, config.loss_on)
+            check_positions(model, longest_row(dataset))
             early_stopping = _early_stopping(preferences, model, prompts, config)
             schedule = Schedule.from_config(config, _learning_rate(config))
             schedule = replace(schedule, early_stopping=early_stopping)
@@ -100,15 +107,14 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
     return manifest
 
 
-def _input_checksums(data: Manifest, config: SFTConfig) -> dict[str, str]:
+def _input_checksums(data: Manifest, config: SFTConfig, version: BackboneVersion) -> dict[str, str]:
     inputs = {"preferences": data.fingerprint}
     # Files that may change under the same name; the templates of ours change with our version.
     template = Path(config.template)
     if template.is_file():
         inputs["template"] = file_checksum(template)
-    backbone_checksum = backbones.backbone_checksum(config.backbone)
-    if backbone_checksum:
-        inputs["backbone"] = backbone_checksum
+    if version.name:
+        inputs["backbone"] = version.name
     return inputs
 
 
@@ -168,6 +174,7 @@ def _early_stopping(
     order = random_keys.random_order(config.seed, "validation", example_ids)
     chosen = rows.take(np.sort(order[:_VALIDATION_ROWS]))
     validation = encode_sft_rows(chosen, prompts, config.loss_on)
+    check_positions(model, longest_row(validation))
     batch_size = config.micro_batch_size or config.batch_size
     return EarlyStopping(
         model,
@@ -178,7 +185,10 @@ def _early_stopping(
 
 
 def _base_model(
-    config: SFTConfig, settings: PromptSettings, items: pd.DataFrame, checksum: str
+    config: SFTConfig,
+    settings: PromptSettings,
+    items: pd.DataFrame,
+    version: BackboneVersion,
 ) -> BaseModelSpec:
     precision = choose_precision(config.precision, config.backbone)
     # Every item of the table, not of the training rows alone: held-out rows have others.
@@ -188,14 +198,13 @@ def _base_model(
     weights = choose_base_weights(config.base_weights, precision, is_frozen=is_frozen)
     return BaseModelSpec(
         backbone=config.backbone,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
+        revision=version.revision,
         quantization=config.quantization,
         precision=precision,
         weights=weights,
         seed=config.seed,
         items=item_tokens,
-        checksum=checksum,
+        checksum=version.checksum,
     )
 
 
@@ -215,14 +224,17 @@ def _learning_rate(config: SFTConfig) -> float:
 def _load_trainable_model(
     base: BaseModelSpec, config: SFTConfig
 ) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
-    model, tokenizer = load_base_model(base)
+    # The backbone is named by this command, and not by somebody's manifest.
+    permissions = Permissions(config.trust_remote_code, fetch_base=True)
+    model, tokenizer = load_base_model(base, permissions)
+    check_causal(model, base.backbone)
     if _tuning(config) == "lora":
         model = add_adapter(
             model,
             config.lora_rank,
             config.lora_alpha,
             config.lora_dropout,
-            new_tokens=len(base.items),
+            item_token_ids(tokenizer, base),
             seed=config.seed,
         )
     return model, tokenizer

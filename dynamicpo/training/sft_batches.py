@@ -71,6 +71,11 @@ def encode_sft_rows(rows: pa.Table, prompts: Prompts, loss_on: str) -> Rows:
     return store_rows({"input_ids": token_ids, "labels": labels})
 
 
+def longest_row(rows: Rows) -> int:
+    """The most tokens of a row, prompt and answer; 0 without rows."""
+    return max((len(rows[index]["input_ids"]) for index in range(len(rows))), default=0)
+
+
 def _labels(
     tokens: Sequence[int], kinds: Sequence[TokenKind], counted_kinds: Sequence[TokenKind]
 ) -> list[int]:

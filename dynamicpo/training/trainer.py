@@ -8,12 +8,14 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, NotRequired, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -26,7 +28,12 @@ from transformers import (
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
-from dynamicpo.scoring.transformers_internals import count_labels_in_place
+from dynamicpo.scoring.transformers_internals import (
+    count_labels_in_place,
+    switch_noise_off,
+    use_one_gpu,
+)
+from dynamicpo.training.launchers import without_launcher_settings
 from dynamicpo.training.row_store import Rows
 from dynamicpo.training.schedule import Schedule
 
@@ -36,7 +43,6 @@ log = logging.getLogger(__name__)
 _FIXED_ARGUMENTS = {
     "optim": "adamw_torch",
     "weight_decay": 0.0,
-    "lr_scheduler_type": "cosine",
     # Logging, progress and saving are ours.
     "logging_strategy": "no",
     # It copies each micro-batch's loss to the host, which waits for the GPU.
@@ -111,16 +117,20 @@ class LossTrainer(Trainer, Generic[Batch]):
     Args:
         loss_function: The sum of a batch's losses.
         model: The model to train.
-        arguments: Schedule and device.
+        arguments: Length, batches and device.
+        schedule: Learning rates, and whether dropout is on.
         rows: The training rows.
         collate: Rows to a batch.
     """
+
+    lr_scheduler: LambdaLR | None
 
     def __init__(
         self,
         loss_function: BatchLossFunction[Batch],
         model: PreTrainedModel,
         arguments: TrainingArguments,
+        schedule: Schedule,
         rows: Rows,
         collate: Collate[Example, Batch],
     ) -> None:
@@ -132,11 +142,23 @@ class LossTrainer(Trainer, Generic[Batch]):
             data_collator=_with_num_labels(collate),
         )
         self._loss_function = loss_function
+        self._schedule = schedule
         self._micro_batches: list[_MicroBatchMetrics] = []
         # Without this the trainer hands over no `num_items_in_batch`, and divides the loss by the
         # number of micro-batches, which is wrong where they have unequal numbers of labels.
         self.model_accepts_loss_kwargs = True
         count_labels_in_place(self)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        """The learning rates of our schedule."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer,
+                partial(self._schedule.rate_share, num_steps=num_training_steps),
+            )
+        return self.lr_scheduler
 
     def compute_loss(
         self,
@@ -146,6 +168,9 @@ class LossTrainer(Trainer, Generic[Batch]):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Sum of the batch's losses over the number of labels in all micro-batches of the step."""
+        # The trainer puts the model into training mode before each call.
+        if not self._schedule.dropout:
+            switch_noise_off(model)
         total, metrics = self._loss_function(model, inputs)
         num_labels = inputs["num_labels"]
         batch_mean = total.detach() / num_labels
@@ -259,9 +284,9 @@ def train(
     schedule.check()
     num_steps = schedule.num_steps(len(rows))
     # The trainer wants a folder, though it saves nothing.
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, without_launcher_settings():
         arguments = _training_arguments(schedule, num_steps, scratch)
-        trainer = LossTrainer(loss_function, model, arguments, rows, collate)
+        trainer = LossTrainer(loss_function, model, arguments, schedule, rows, collate)
         # Without its progress bar the trainer prints to stdout, which is for results.
         trainer.remove_callback(PrinterCallback)
         with Progress(label, num_steps, "steps") as progress:
@@ -277,20 +302,20 @@ def train(
 
 def _training_arguments(schedule: Schedule, num_steps: int, scratch: str) -> TrainingArguments:
     num_micro_batches = schedule.batch_size // schedule.micro_batch_size
-    warmup_steps = round(num_steps * schedule.warmup_share)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=scratch,
         per_device_train_batch_size=schedule.micro_batch_size,
         gradient_accumulation_steps=num_micro_batches,
         max_steps=num_steps,
         learning_rate=schedule.learning_rate,
-        warmup_steps=warmup_steps,
         max_grad_norm=schedule.max_grad_norm,
         seed=schedule.seed,
         use_cpu=not torch.cuda.is_available(),
         **{_CHECKPOINTING_ARGUMENT: schedule.gradient_checkpointing},
         **_FIXED_ARGUMENTS,
     )
+    use_one_gpu(arguments)
+    return arguments
 
 
 def final_mean(steps: list[StepMetrics], name: str) -> float:

@@ -213,7 +213,7 @@ def evaluation(
         )
         ways: dict[str, Callable[[], Any]] = {
             "generate": lambda rows=rows: generate_answers(
-                model, tokenizer, rows, constrained=True
+                model, [tokenizer.eos_token_id], rows, constrained=True
             ),
             "rank_listed": lambda rows=rows: score_rows(model, rows),
             "rank": lambda rows=short: score_rows(model, rows),

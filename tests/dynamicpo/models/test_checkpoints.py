@@ -67,10 +67,11 @@ def test_an_adapter_is_saved_with_sorted_lists_and_without_a_model_card(
 def test_an_adapter_trains_new_tokens_themselves_and_the_other_embeddings_not_at_all(
     tiny_llm: Path,
 ) -> None:
-    model = add_adapter(load(tiny_llm), rank=2, alpha=4, dropout=0.0, new_tokens=3)
+    model = add_adapter(load(tiny_llm), rank=2, alpha=4, dropout=0.0, item_token_ids=[7, 9, 12])
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    (new_tokens,) = [weight for name, weight in trainable.items() if "token" in name]
-    assert new_tokens.shape == (3, model.config.hidden_size)
+    rows = [weight for name, weight in trainable.items() if "token" in name]
+    # Of the embeddings and of the head, which is a matrix of its own.
+    assert [weight.shape for weight in rows] == [(3, model.config.hidden_size)] * 2
     assert has_adapter(model) and not has_adapter(load(tiny_llm))
 
 

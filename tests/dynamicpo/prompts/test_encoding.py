@@ -5,8 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from dynamicpo.core.errors import ConfigError, DataError
@@ -169,3 +171,79 @@ def test_a_template_may_be_in_a_bucket(tmp_path: Path, object_store: str) -> Non
     (tmp_path / "mine.yaml").write_text("prompts: ['{history}?']")
     put(tmp_path / "mine.yaml", f"{object_store}/{tmp_path.name}/mine.yaml")
     assert load_template(f"{object_store}/{tmp_path.name}/mine.yaml") == {"prompts": ["{history}?"]}
+
+
+def spoken_tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer, so that any text has tokens, with the special tokens given."""
+    inner = Tokenizer(BPE())
+    inner.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    inner.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>", "<|user|>"],
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(["Alien Aliens Brazil The Tag"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, additional_special_tokens=["<|user|>"], **special
+    )
+
+
+def settings_with(**template: object) -> PromptSettings:
+    return PromptSettings("title", {**TEMPLATE, **template}, False, 128)
+
+
+def titles(*names: str) -> pd.DataFrame:
+    return pd.DataFrame({"item_id": [str(index) for index in range(len(names))], "title": names})
+
+
+@pytest.mark.parametrize("title", ["The </s> Tag", "</s>", "<s>Brazil", "a<|user|>b"])
+def test_a_title_that_reads_like_a_special_token_is_plain_text(title: str) -> None:
+    speaker = spoken_tokenizer(bos_token="<s>", eos_token="</s>")
+    special = {speaker.convert_tokens_to_ids(name) for name in ("<s>", "</s>", "<|user|>")}
+    built = Prompts(speaker, titles(title, "Alien"), settings_with())
+    row = built.row("u:1", ["0", "1"], ["0"])
+    assert special.isdisjoint(row.answer_ids[0][:-1])
+    assert row.prompt_ids[0] == speaker.bos_token_id
+    assert special.isdisjoint(row.prompt_ids[1:])
+    assert row.answer_ids[0][-1] == speaker.eos_token_id
+    assert built.title_of(row.answer_ids[0][:-1]) == title
+
+
+def test_special_tokens_of_a_template_stay_around_a_plain_title() -> None:
+    speaker = spoken_tokenizer(bos_token="<s>", eos_token="</s>")
+    user = speaker.convert_tokens_to_ids("<|user|>")
+    template = {"separator": "<|user|>", "answer": "<|user|>{title}!<|user|>"}
+    built = Prompts(speaker, titles("a<|user|>b", "Alien"), settings_with(**template))
+    for item in ("0", "1"):
+        (answer,) = built.answers([item])
+        assert answer[0] == answer[-2] == user and answer.count(user) == 2
+        assert built.row("u:1", [item], [item]).prompt_ids.count(user) == 1
+
+
+def test_token_ids_of_ordinary_titles_are_those_of_the_tokenizer_itself() -> None:
+    speaker = spoken_tokenizer(bos_token="<s>", eos_token="</s>")
+    names = ["Alien", "Aliens", "A < B", "s>", "< /s>", "The  Tag"]
+    built = Prompts(speaker, titles(*names), settings_with())
+    for index, name in enumerate(names):
+        ids = speaker(name, add_special_tokens=False)["input_ids"]
+        assert built.answers([str(index)]) == [[*ids, speaker.eos_token_id]]
+
+
+def test_without_an_end_token_a_line_end_ends_answers() -> None:
+    """'Alien 3' is no longer below 'Alien' whatever the model says."""
+    speaker = spoken_tokenizer(bos_token="<s>")
+    (end,) = speaker("\n")["input_ids"]
+    built = Prompts(speaker, titles("Alien", "Alien 3"), settings_with())
+    first, second = built.answers(["0", "1"])
+    assert built.end_ids == [end] and first[-1] == second[-1] == end
+    assert second[: len(first)] != first
+
+
+def test_without_an_end_of_any_kind_titles_are_refused() -> None:
+    inner = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, "<unk>"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    speaker = PreTrainedTokenizerFast(tokenizer_object=inner)
+    with pytest.raises(DataError, match="must have an end-of-sequence token.*Set its eos_token"):
+        Prompts(speaker, ITEMS, PromptSettings("title", TEMPLATE, False, 64))

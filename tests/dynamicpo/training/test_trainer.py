@@ -14,6 +14,7 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import Row
 from dynamicpo.models.backbones import COMPACT, BaseModelSpec
 from dynamicpo.models.base_models import load_base_model
+from dynamicpo.scoring.transformers_internals import use_one_gpu
 from dynamicpo.training import preference_batches, sft_batches
 from dynamicpo.training.schedule import Schedule
 from dynamicpo.training.sft_batches import SFTBatch
@@ -98,6 +99,24 @@ def test_a_schedule_has_the_settings_of_its_stage() -> None:
     result = Schedule.from_config(config, learning_rate=0.2)
     assert (result.epochs, result.max_grad_norm, result.seed) == (3, 0.5, 4)
     assert result.gradient_checkpointing and result.learning_rate == 0.2
+
+
+def test_learning_rates_rise_from_the_first_step_on(model: nn.Module, tmp_path: Path) -> None:
+    """Ten steps, two of warm-up: thirds of the peak, then half a cosine over eight steps."""
+    rows = Dataset.from_dict({"input_ids": [[0, 2]] * 10, "labels": [[IGNORED_LABEL, 2]] * 10})
+    config = schedule(batch_size=1, warmup_share=0.2)
+    steps = train(model, rows, sft_batches.collate_sft, sum_of_labels, config, tmp_path, "test")
+    rates = [step["learning_rate"] / 0.1 for step in steps]
+    cosine = [0.5 * (1 + math.cos(math.pi * index / 8)) for index in range(8)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, *cosine])
+
+
+def test_several_gpus_do_not_multiply_the_batch(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    arguments._n_gpu = 2
+    assert arguments.train_batch_size == 8
+    use_one_gpu(arguments)
+    assert arguments.train_batch_size == 4
 
 
 def test_each_position_of_an_sft_batch_has_the_token_that_it_predicts() -> None:

@@ -1,0 +1,48 @@
+"""Whether a model looks ahead: an encoder knows the answer that it is asked to predict."""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dynamicpo.core.errors import ConfigError
+
+_NUM_TOKENS = 4
+
+
+def check_causal(model: PreTrainedModel, backbone: str) -> None:
+    """Refuse a model whose first logits depend on later tokens.
+
+    Their gradient tells: in a causal model it is exactly 0, as the weights of hidden tokens are.
+
+    Raises:
+        ConfigError: They do: it is an encoder, such as BERT.
+    """
+    if _looks_ahead(model):
+        raise ConfigError(
+            f"backbone: must be a causal LM, but {backbone} sees the tokens that it is to predict "
+            f"(it is an encoder, {type(model).__name__}). Use a decoder."
+        )
+
+
+def _looks_ahead(model: PreTrainedModel) -> bool:
+    embedded: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        # Not the leaf itself, which a model could not scale in place.
+        return embedded[-1].clone()
+
+    was_training = model.training
+    device = next(model.parameters()).device
+    token_ids = torch.arange(_NUM_TOKENS, device=device)[None]
+    hook = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = model.eval()(input_ids=token_ids, use_cache=False).logits
+            first = logits[0, 0].float().square().sum()
+            (gradient,) = torch.autograd.grad(first, embedded[0])
+    finally:
+        hook.remove()
+        model.train(was_training)
+    # A row for each token, whether the batch is the first axis or the second.
+    return bool(gradient.reshape(_NUM_TOKENS, -1)[1:].any())

@@ -1,0 +1,150 @@
+"""Weights of causal LMs: all of them, no others, from safetensors only, without code."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+import transformers
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from dynamicpo.core.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+_SAFETENSORS = "*.safetensors"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_NAMES_SHOWN = 5
+# A part of transformers' message where a model has attention code of its own only.
+_NO_SDPA = "scaled_dot_product_attention"
+
+
+class WeightSource(TypedDict, total=False):
+    """Arguments of `from_pretrained` that say where weights are, and how they are held."""
+
+    pretrained_model_name_or_path: str
+    gguf_file: str
+    revision: str
+    trust_remote_code: bool
+    local_files_only: bool
+    dtype: torch.dtype
+    quantization_config: BitsAndBytesConfig
+
+
+def load_causal_lm(source: WeightSource, *, is_ours: bool) -> PreTrainedModel:
+    """A causal LM with the weights that its files hold.
+
+    Args:
+        source: Where they are.
+        is_ours: Written by us: weights without a place in the model are an error, not a warning.
+
+    Raises:
+        DataError: Weights are missing, or only there as a pickle.
+        OSError, ValueError: transformers can't load it.
+    """
+    where = source["pretrained_model_name_or_path"]
+    if Path(where).is_dir() and "gguf_file" not in source:
+        check_format(Path(where))
+    # Its bar of loaded weights would break into our lines of progress.
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, report = _load(source, "sdpa")
+    except (ValueError, ImportError) as error:
+        if _NO_SDPA not in str(error):
+            raise
+        # The model's own attention computes what SDPA can't, such as capped scores.
+        model, report = _load(source, "eager")
+    check_keys(where, report["missing_keys"], report["unexpected_keys"], is_ours=is_ours)
+    return model
+
+
+def _load(source: WeightSource, attention: str) -> tuple[PreTrainedModel, dict[str, list[str]]]:
+    loaded: tuple[PreTrainedModel, dict[str, list[str]]]
+    with _without_its_report():
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            **source,
+            attn_implementation=attention,
+            # Else transformers would unpickle a `pytorch_model.bin`, which can run any code.
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    return loaded
+
+
+@contextmanager
+def _without_its_report() -> Iterator[None]:
+    """Keep transformers from logging its own table of missing and unexpected weights."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def check_keys(
+    where: str | Path, missing: list[str], unexpected: list[str], *, is_ours: bool
+) -> None:
+    """Refuse weights that don't fill a model, which would be drawn at random in silence.
+
+    Args:
+        where: The folder, for messages.
+        missing: Names of weights that the files lack, but for those that others are tied to.
+        unexpected: Names of weights that the model has no place for.
+        is_ours: These are an error, too. Other people's files often hold a tower of images.
+
+    Raises:
+        DataError: The weights are incomplete.
+    """
+    if missing:
+        raise DataError(
+            f"{where}: must hold all weights of the model, but {len(missing)} are missing "
+            f"({_names(missing)}). Get the whole model."
+        )
+    if unexpected and is_ours:
+        raise DataError(
+            f"{where}: must hold the weights of this model alone, but {len(unexpected)} are of "
+            f"another ({_names(unexpected)}). Train again."
+        )
+    if unexpected:
+        log.warning(
+            "%s: %d weights have no place in the model and are left out (%s)",
+            where,
+            len(unexpected),
+            _names(unexpected),
+        )
+
+
+def _names(keys: list[str]) -> str:
+    shown = sorted(keys)[:_NAMES_SHOWN]
+    return ", ".join(shown) + (", ..." if len(keys) > _NAMES_SHOWN else "")
+
+
+def check_format(folder: Path) -> None:
+    """Refuse a folder whose weights are pickled: reading them could run any code.
+
+    Raises:
+        DataError: No safetensors are there, but pickles are.
+    """
+    if any(folder.glob(_SAFETENSORS)):
+        return
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise DataError(
+            f"{folder}: must hold safetensors, but its weights are pickled ({pickled[0]}), which "
+            "is never read. Convert them where you trust the file: load the model there with "
+            "from_pretrained, and save it with save_pretrained."
+        )
+
+
+def explain_remote_code(name: str, error: Exception) -> Exception:
+    """The error of a model that can't be loaded; where that is for its code, ours says so."""
+    if "trust_remote_code" not in str(error):
+        return error
+    return ConfigError(
+        f"{name}: comes with code of its own, which runs only if this command is given "
+        "trust_remote_code. Give it if you trust the author, or use another model."
+    )
