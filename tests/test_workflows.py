@@ -74,6 +74,20 @@ def test_a_merge_builds_takes_the_digest_and_submits():
     assert given["needs"] == "images" and given["with"]["cpu"] == "${{ needs.images.outputs.cpu }}"
 
 
+def test_images_are_built_from_a_base_by_digest():
+    """images/build.sh refuses another where BY_DIGEST is set."""
+    steps = [
+        step
+        for job in JOBS.values()
+        for step in job.get("steps", [])
+        if re.search(r"images/build\.sh|make images", step.get("run", ""))
+    ]
+    assert len(steps) == 2
+    for step in steps:
+        assert step["env"]["BASE_IMAGE"] == "${{ vars.BASE_IMAGE }}"
+        assert step["env"]["BY_DIGEST"] == "1"
+
+
 @files
 def test_actions_are_pinned_by_commit(name: str):
     used = re.findall(r"uses: (\S+)(.*)", TEXTS[name])

@@ -15,7 +15,7 @@ from dynamicpo_pipelines.placement import USER
 from tests.conftest import IMAGE, ROOT
 
 IMAGES = ROOT / "images"
-MOST_BYTES = 1_800_000_000
+MOST_BYTES = 2_200_000_000
 runtimes = pytest.mark.parametrize("runtime", ["cpu", "gpu"])
 
 
