@@ -102,14 +102,17 @@ class PodLogs:
         self._published: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for uri in self._list(places.archived):
             match = _ARCHIVED.fullmatch(uri)
-            if match:
-                # A pod is named WORKFLOW-TEMPLATE-HASH, with the template's name cut where long.
-                number = match["pod"].rpartition("-")[2]
-                self._archived[int(number) if number.isdecimal() else 0] = uri
+            if not match:
+                continue
+            # A pod is named WORKFLOW-TEMPLATE-HASH, with the template's name cut where long.
+            number = match["pod"].rpartition("-")[2]
+            if number.isdecimal():
+                self._archived[int(number)] = uri
         for uri in self._list(places.published):
             match = _PUBLISHED.fullmatch(uri)
             if match:
-                self._published[match["task"]].append((int(match["attempt"] or 0), uri))
+                attempt = int(match["attempt"] or 0)
+                self._published[match["task"]].append((attempt, uri))
 
     def archived(self, pods: Sequence[int]) -> list[PodLog]:
         """The logs that Argo kept of pods, by the hashes of their names, in that order."""

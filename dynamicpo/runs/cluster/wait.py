@@ -69,6 +69,6 @@ def wait_for_end(kubeflow: Kubeflow, run_id: str, minutes: float, source: LogSou
 
 def _failure(run: "V2beta1Run", source: LogSource) -> str:
     """The end of a run that did not succeed, and lines for each task that failed."""
-    lines = lines_of(explain(run, source))
-    outcome = f"the run {FAILED_STATES[str(run.state)]}"
-    return "\n".join([f"{outcome}:", *lines]) if lines else f"{outcome}."
+    end = explain(run, source)
+    outcome = FAILED_STATES[str(run.state)]
+    return "\n".join([f"the run {outcome}:", *lines_of(end)])

@@ -126,15 +126,21 @@ class WorkflowNodes:
         What a later attempt made good doesn't count. Nor does what runs or waits: in a run that has
         ended nothing does, though the API may still say so.
         """
-        last: dict[str, Node] = {}
+        last_attempts: dict[str, Node] = {}
         for node in self._nodes:
-            if not node.display_name.endswith(_DRIVER) and not self._executors(node):
+            is_driver = node.display_name.endswith(_DRIVER)
+            if not is_driver and not self._executors(node):
                 continue
-            other = last.setdefault(node.name_without_attempts, node)
+            name = node.name_without_attempts
+            other = last_attempts.setdefault(name, node)
             if node.attempts > other.attempts:
-                last[node.name_without_attempts] = node
-        failed = [node for _, node in sorted(last.items()) if node.state == _FAILED]
-        return [self._failed_task(node) for node in failed]
+                last_attempts[name] = node
+        failed = []
+        for name in sorted(last_attempts):
+            node = last_attempts[name]
+            if node.state == _FAILED:
+                failed.append(self._failed_task(node))
+        return failed
 
     def pods(self, task: str) -> list[int]:
         """The hashes of all pods of the tasks of a name; the last attempts' come first."""
@@ -169,9 +175,12 @@ class WorkflowNodes:
         """The nodes that run a task, one for each attempt; none where a node is no task."""
         if node.attempt_of:
             return []
-        scopes = [node, *self._attempts[node.name]]
-        parts = [part for scope in scopes for part in self._parts[scope.name]]
-        return [part for part in parts if part.display_name == _EXECUTOR]
+        executors = []
+        for scope in (node, *self._attempts[node.name]):
+            for part in self._parts[scope.name]:
+                if part.display_name == _EXECUTOR:
+                    executors.append(part)
+        return executors
 
     def _pods(self, node: Node) -> list[Node]:
         # Where the installation gives no retries, a node is its pod itself.
@@ -183,13 +192,17 @@ def read_workflow(run: "V2beta1Run") -> WorkflowNodes:
     listed = run.run_details.task_details if run.run_details else None
     # Those without a name are executions as the metadata store knows them.
     details = [detail for detail in listed or [] if detail.display_name]
-    children = {child for detail in details for child in _children(detail)}
+    children: set[str] = set()
+    display_names: set[str] = set()
+    for detail in details:
+        children.update(_children(detail))
+        display_names.add(str(detail.display_name))
     if not children:
         return WorkflowNodes()
+    # A node's id is the workflow's name and a hash.
     workflow = min(children).rpartition("-")[0]
     hashes = {_hash_in(child) for child in children}
-    display_names = sorted({str(detail.display_name) for detail in details})
-    nodes = _find_nodes(workflow, hashes, display_names)
+    nodes = _find_nodes(workflow, hashes, sorted(display_names))
     return WorkflowNodes(workflow, _with_states(nodes, details))
 
 
@@ -251,17 +264,24 @@ def _matching(
     candidates: Sequence[Node], detail: "V2beta1PipelineTaskDetail", scopes: Mapping[int, str]
 ) -> Node | None:
     """The one node that a detail can be of, else None: leaves of a loop are alike."""
-    if len(candidates) > 1:
-        child_scopes = {scopes.get(_hash_in(child)) for child in _children(detail)}
+    if len(candidates) == 1:
+        return candidates[0]
+    child_scopes = {scopes.get(_hash_in(child)) for child in _children(detail)}
+    matching = []
+    for node in candidates:
         # A child is a part of the node, or stands beside it: the next task, or an attempt.
-        candidates = [node for node in candidates if {node.name, node.scope} & child_scopes]
-    return candidates[0] if len(candidates) == 1 else None
+        if node.name in child_scopes or node.scope in child_scopes:
+            matching.append(node)
+    return matching[0] if len(matching) == 1 else None
 
 
 def _with_state(node: Node, detail: "V2beta1PipelineTaskDetail") -> Node:
-    history = [str(entry.state) for entry in detail.state_history or []]
-    had_pod = bool(_WITH_POD.intersection([*history, str(detail.state)]))
-    return replace(node, state=str(detail.state or ""), had_pod=had_pod)
+    state = str(detail.state or "")
+    states = {state}
+    for entry in detail.state_history or []:
+        states.add(str(entry.state))
+    had_pod = not states.isdisjoint(_WITH_POD)
+    return replace(node, state=state, had_pod=had_pod)
 
 
 def _children(detail: "V2beta1PipelineTaskDetail") -> list[str]:
@@ -294,5 +314,7 @@ def _loop_and_item(node: Node) -> tuple[str, int]:
     if not matches:
         return "", 0
     innermost = matches[-1]
-    loop = node.name[: innermost.start()].rpartition(".")[2]
-    return _ATTEMPT.sub("", loop), int(innermost[1]) + 1
+    loop_node = node.name[: innermost.start()]
+    loop = loop_node.rpartition(".")[2]
+    item = int(innermost[1])
+    return _ATTEMPT.sub("", loop), item + 1
