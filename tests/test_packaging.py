@@ -26,7 +26,6 @@ INSTALLED_NAMES = {
 }
 # Declared, and loaded by name inside another library.
 NOT_IMPORTED = {
-    "accelerate": "transformers.Trainer needs it",
     "gguf": "transformers reads GGUF checkpoints with it",
 }
 DISTRIBUTIONS = metadata.packages_distributions()

@@ -76,8 +76,7 @@ def check_settings(
         negatives_num_candidates: Candidates per row, the target included.
         negatives_strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps
             the lists the rows came with [uniform, popularity, popularity-matched, hard, published].
-        sft_backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs://
-            prefix.
+        sft_backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or prefix.
         sft_loss_on: Tokens that carry the loss [answer, history].
         sft_rows: Train on this many rows, chosen at random (0: all).
         sft_epochs: Passes over the rows.

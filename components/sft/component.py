@@ -33,8 +33,7 @@ def fine_tune(
         model: Model folder: an adapter or all weights, tokenizer, training log.
         metrics: Rows, steps and final losses.
         report: The training's curves and settings.
-        backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or gs://
-            prefix.
+        backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or prefix.
         loss_on: Tokens that carry the loss [answer, history].
         rows: Train on this many rows, chosen at random (0: all).
         epochs: Passes over the rows.

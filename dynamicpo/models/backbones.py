@@ -48,7 +48,7 @@ class BaseModelSpec:
 
 @dataclass(frozen=True)
 class Permissions:
-    """What the user of this command allows; a model folder's manifest allows nothing.
+    """Permissions of the user of this command; a model folder's manifest allows nothing.
 
     Attributes:
         trust_remote_code: Code that comes with a model may run.
@@ -60,7 +60,7 @@ class Permissions:
 
 
 def permissions_of(config: PreferenceConfig | EvaluationConfig | DriftConfig) -> Permissions:
-    """What the configuration of a stage that reads models allows."""
+    """Permissions in the configuration of a stage that reads models."""
     return Permissions(config.trust_remote_code, config.allow_base_from_manifest)
 
 
@@ -107,7 +107,7 @@ def _is_installed(package: str) -> bool:
 
 
 class BackboneVersion(NamedTuple):
-    """What names the content of a backbone: a commit, or a checksum of its files.
+    """Name of the content of a backbone: a commit, or a checksum of its files.
 
     Attributes:
         revision: The commit of a Hugging Face model; else what was asked for.
@@ -147,7 +147,7 @@ def backbone_checksum(backbone: str) -> str:
     return folder_checksum(folder) if folder.is_dir() else ""
 
 
-def is_on_this_machine(backbone: str) -> bool:
+def is_local_backbone(backbone: str) -> bool:
     """Tell whether a backbone needs no download: one of ours, or a folder."""
     return backbone in (COMPACT, SMOLLM2) or Path(backbone).is_dir()
 

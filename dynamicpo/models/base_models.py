@@ -27,7 +27,7 @@ from dynamicpo.models.backbones import (
     Permissions,
     backbone_checksum,
     cannot_load,
-    is_on_this_machine,
+    is_local_backbone,
 )
 from dynamicpo.models.execution import device
 from dynamicpo.models.weights import WeightSource, explain_remote_code, load_causal_lm
@@ -147,7 +147,7 @@ def _find_source(base: BaseModelSpec, scratch: Path, permissions: Permissions) -
         "revision": base.revision,
         # False, not None, which asks on a terminal.
         "trust_remote_code": permissions.trust_remote_code,
-        "local_files_only": not (permissions.fetch_base or is_on_this_machine(base.backbone)),
+        "local_files_only": not (permissions.fetch_base or is_local_backbone(base.backbone)),
     }
 
 

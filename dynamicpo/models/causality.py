@@ -1,4 +1,4 @@
-"""Whether a model looks ahead: an encoder knows the answer that it is asked to predict."""
+"""Check that a model does not look ahead: an encoder knows the answer that it is asked for."""
 
 import torch
 from torch import Tensor, nn

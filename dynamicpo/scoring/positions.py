@@ -1,4 +1,4 @@
-"""How many positions a model has: the one check of all that runs tokens through it.
+"""Number of positions of a model: the one check of all that runs tokens through it.
 
 Most models compute their positions and have no end of them. Those that look them up in a table end
 with it. Others turn queries and keys by angles that depend on the longest sequence of a call

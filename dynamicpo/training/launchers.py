@@ -1,4 +1,4 @@
-"""What launchers of several processes put into the environment, and what becomes of it here."""
+"""Environment that launchers of several processes leave, and what becomes of it here."""
 
 import os
 from collections.abc import Iterator

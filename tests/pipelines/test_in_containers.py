@@ -18,6 +18,7 @@ import pytest
 from dynamicpo.core.errors import ConfigError, RunFailedError
 from dynamicpo.runs.local import containers, run, summary
 from dynamicpo.runs.local.jobs import Container
+from dynamicpo.runs.local.run_locks import at_work
 from dynamicpo.runs.local.task_runner import TaskRunner
 from dynamicpo.runs.local.tasks import Task
 from tests.fixtures.tables import write_tables
@@ -115,7 +116,7 @@ def test_a_container_has_no_rights_and_no_network(image: str, client: Any, tmp_p
     data.write_text("a row")
     data.chmod(0o666)
     arguments = containers.docker_runner(
-        {"data_interactions": str(data)}, tmp_path
+        {"data_interactions": str(data)}, tmp_path, tmp_path
     ).container_run_args
     container = Container(
         client, image, ["python3", "-c", LOOK.replace("DATA", str(data))], **arguments
@@ -124,6 +125,24 @@ def test_a_container_has_no_rights_and_no_network(image: str, client: Any, tmp_p
     assert container.wait() == 0
     uid = os.getuid() or containers.IMAGE_USER[0]
     assert said == [f"{uid} ['lo']\n", "['0000000000000000', '1']\n", "a row\n"]
+
+
+def test_containers_of_killed_runs_are_removed_and_others_are_not(
+    image: str, client: Any, tmp_path: Path
+):
+    started = {}
+    for name in ("killed", "going-on"):
+        folder = tmp_path / name
+        folder.mkdir()
+        arguments = containers.docker_runner({}, tmp_path, folder).container_run_args
+        started[name] = Container(client, image, ["sleep", "60"], **arguments)
+    with at_work(tmp_path / "going-on"):
+        containers.remove_leftovers(client)
+        running = {container.id for container in client.containers.list()}
+    assert started["killed"]._container.id not in running
+    assert started["going-on"]._container.id in running
+    started["going-on"].send_signal(9)
+    assert started["going-on"].wait() == 137
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def _has_nulls(column: pa.ChunkedArray) -> bool:
     values = column
     if pa.types.is_list(column.type):
         values = pc.list_flatten(column)
-    return column.null_count > 0 or values.null_count > 0
+    return bool(column.null_count or values.null_count)
 
 
 def _not_as_written(path: Path, problem: str) -> DataError:

@@ -16,6 +16,7 @@ from dynamicpo import __version__
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.runs.images import REVISION_LABEL, warn_of_version
 from dynamicpo.runs.local.jobs import Container
+from dynamicpo.runs.local.run_locks import is_at_work
 
 if TYPE_CHECKING:
     import docker
@@ -30,6 +31,8 @@ IMAGE_USER = (10001, 0)
 # Docker's default of 64 MB is too little for the workers of PyTorch's data loaders.
 SHARED_MEMORY = "1g"
 _MESSAGE_CHARACTERS = 300
+# A label of every task's container, with the run's folder.
+_RUN_LABEL = "dynamicpo.run"
 
 
 @dataclass(frozen=True)
@@ -144,13 +147,25 @@ def _short(error: Exception) -> str:
     return " ".join(text.split())[-_MESSAGE_CHARACTERS:]
 
 
-def docker_runner(parameters: Mapping[str, object], artifacts: Path) -> "DockerRunner":
+def remove_leftovers(client: "docker.DockerClient") -> None:
+    """Remove containers of runs that were killed: the engine keeps them at work."""
+    for container in client.containers.list(all=True, filters={"label": _RUN_LABEL}):
+        folder = Path(container.labels[_RUN_LABEL])
+        if not is_at_work(folder):
+            log.info("%s: removing a container of this run, which was killed", folder)
+            container.remove(force=True)
+
+
+def docker_runner(
+    parameters: Mapping[str, object], artifacts: Path, folder: Path
+) -> "DockerRunner":
     """The runner of kfp for containers that can do no more than they must.
 
     Args:
         parameters: Those of the run; files and folders that they name are mounted under the same
             path.
         artifacts: The folder where tasks write; kfp mounts it.
+        folder: The run's folder.
     """
     from kfp import local
 
@@ -162,6 +177,7 @@ def docker_runner(parameters: Mapping[str, object], artifacts: Path) -> "DockerR
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         mounts=_mounts(parameters),
+        labels={_RUN_LABEL: str(folder)},
         # Parameters may hold relative paths.
         working_dir=os.getcwd(),
         # A first process that reaps children and passes signals on.

@@ -109,7 +109,9 @@ def _container_image(name: str, parameters: Mapping[str, object]) -> containers.
                 f"{key}: must be on this machine for --runner docker (its containers have no "
                 f"network), got {value!r}. Fetch it first, or take --runner subprocess."
             )
-    return containers.find_image(containers.connect(), name)
+    client = containers.connect()
+    containers.remove_leftovers(client)
+    return containers.find_image(client, name)
 
 
 def _execute(name: str, parameters: JsonObject, cache: Path, runner: TaskRunner) -> None:
@@ -119,7 +121,8 @@ def _execute(name: str, parameters: JsonObject, cache: Path, runner: TaskRunner)
     artifacts = cache / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
     if runner.image:
-        kfp_runner = containers.docker_runner(parameters, artifacts)
+        folder = runner.logs.parent
+        kfp_runner = containers.docker_runner(parameters, artifacts, folder)
     else:
         # Without it kfp makes a virtual environment for every task.
         kfp_runner = local.SubprocessRunner(use_venv=False)

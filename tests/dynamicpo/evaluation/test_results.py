@@ -103,7 +103,7 @@ def test_a_missing_or_cut_file_is_named(tmp_path: Path) -> None:
     write_result(tmp_path / "model", result())
     content = (tmp_path / "model" / "ranks.parquet").read_bytes()
     (tmp_path / "model" / "ranks.parquet").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="must hold metrics.json and ranks.parquet"):
+    with pytest.raises(DataError, match="ranks.parquet: must be as a stage wrote it"):
         read_result(tmp_path / "model", "test")
     with pytest.raises(DataError, match="must hold metrics.json and ranks.parquet"):
         read_result(tmp_path / "other", "test")

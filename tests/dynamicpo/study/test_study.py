@@ -57,9 +57,7 @@ def test_every_kind_of_cell_is_measured(root: Path, tmp_path: Path) -> None:
     manifest = judge(root, tmp_path / "out")
     study = json.loads((tmp_path / "out" / "study.json").read_text())
     kinds = {(cell["loss"], cell["variant"], cell["num_negatives"]) for cell in study["cells"]}
-    expected = {
-        (loss, variant, 3) for loss in ("dmpo", "sdpo") for variant in ("none", "full")
-    }
+    expected = {(loss, variant, 3) for loss in ("dmpo", "sdpo") for variant in ("none", "full")}
     assert kinds == {*expected, ("dpo", "none", 1), ("dpo", "full", 1), ("sft", "none", 0)}
     assert study["seeds"] == [0, 1]
     for cell in study["cells"]:

@@ -345,7 +345,9 @@ def test_a_model_folder_without_its_weights_is_named(preferences, compact, tmp_p
     for file in compact.iterdir():
         if file.suffix != ".safetensors":
             (broken / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(DataError, match="broken must hold the files that its manifest names.*is missing"):
+    with pytest.raises(
+        DataError, match="broken must hold the files that its manifest names.*is missing"
+    ):
         checkpoints.load_model(broken)
     with pytest.raises(DataError, match="must be the output of sft or train-preferences"):
         checkpoints.load_model(preferences)
