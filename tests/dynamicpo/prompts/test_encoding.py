@@ -4,18 +4,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.storage import put
 from dynamicpo.prompts.encoding import Prompts, PromptSettings, item_token
 from dynamicpo.prompts.loader import load_template
 from dynamicpo.prompts.template import PLAIN_TEMPLATE
+from dynamicpo.scoring.generation import generate_answers
+from dynamicpo.scoring.shared_prefix import answer_logps
 
 WORDS = [
     "<unk>",
@@ -247,3 +250,34 @@ def test_without_an_end_of_any_kind_titles_are_refused() -> None:
     speaker = PreTrainedTokenizerFast(tokenizer_object=inner)
     with pytest.raises(DataError, match="must have an end-of-sequence token.*Set its eos_token"):
         Prompts(speaker, ITEMS, PromptSettings("title", TEMPLATE, False, 64))
+
+
+def test_a_longer_title_can_win_without_an_end_token() -> None:
+    """A model that has learnt to answer 'Alien 3' ranks it above 'Alien', and generates it."""
+    speaker = spoken_tokenizer(bos_token="<s>")
+    built = Prompts(speaker, titles("Alien", "Alien 3"), settings_with())
+    config = LlamaConfig(
+        vocab_size=len(speaker),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    tokens, kinds = built.training_row("u:1", ["0"], "1")
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    first = kinds.index("answer")
+    for _ in range(40):
+        logits = model(torch.tensor([tokens])).logits[0, first - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(tokens[first:]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    row = built.row("u:1", ["0"], ["0", "1"])
+    with torch.no_grad():
+        alien, alien_3 = answer_logps(model.eval(), [row])[0].tolist()
+    assert alien_3 > alien + 1
+    (answer,) = generate_answers(model, built.end_ids, [row])
+    assert built.title_of(answer) == "Alien 3"
