@@ -17,6 +17,8 @@ from dynamicpo.scoring.transformers_internals import causal_lm
 
 # Names of tables of positions: "wpe", "embed_positions", "position_embeddings" and others.
 _TABLE_NAME = re.compile(r"(^|\.)(wpe|\w*pos(itions?)?_?(embed|enc)\w*|embed_pos\w*)$")
+# Towers of models that see or hear: their positions are those of patches.
+_OF_IMAGES = re.compile("vision|visual|image|audio|speech")
 
 
 class PositionLimit(NamedTuple):
@@ -64,7 +66,8 @@ def _table_lengths(model: PreTrainedModel) -> Iterator[int]:
         # Its table of distances is made for each call, of this length.
         yield int(model.config.max_seq_len)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and _TABLE_NAME.search(name):
+        is_table = isinstance(module, nn.Embedding) and _TABLE_NAME.search(name)
+        if is_table and not _OF_IMAGES.search(name):
             # Some keep rows in front that no position uses.
             yield module.num_embeddings - int(getattr(module, "offset", 0))
     for name, buffer in model.named_buffers():

@@ -99,3 +99,9 @@ def test_a_long_row_in_the_step_does_not_change_the_first_loss(tmp_path: Path) -
     with pytest.raises(DataError, match="fit into the 24 positions"):
         first_loss(2 * LIMIT)
     assert first_loss(LIMIT) == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_positions_of_patches_of_an_image_are_no_limit() -> None:
+    model = tiny_model("llama")
+    model.vision_tower = nn.ModuleDict({"position_embedding": nn.Embedding(16, 8)})
+    assert position_limit(model) is None
