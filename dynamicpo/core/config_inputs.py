@@ -53,13 +53,15 @@ def column_map(text: str) -> dict[str, str]:
     """
     names = {}
     for entry in filter(None, text.split(",")):
-        ours, equals, theirs = entry.partition("=")
-        if not equals or not theirs.strip() or ours.strip() not in COLUMNS:
+        left, equals, right = entry.partition("=")
+        ours = left.strip()
+        theirs = right.strip()
+        if not equals or not theirs or ours not in COLUMNS:
             raise ConfigError(
                 f"columns: must be OURS=THEIRS with commas, OURS one of {', '.join(COLUMNS)}, "
                 f"got {entry!r}."
             )
-        names[ours.strip()] = theirs.strip()
+        names[ours] = theirs
     return names
 
 

@@ -53,7 +53,8 @@ class Progress:
         if note:
             self._bar.set_postfix_str(note)
         now = time.monotonic()
-        is_due = now - self._last_line_seconds >= self._every_seconds
+        waited = now - self._last_line_seconds
+        is_due = waited >= self._every_seconds
         if self._bar.disable and is_due:
             self._last_line_seconds = now
             self._log_line(now, note)

@@ -48,7 +48,8 @@ def save_model(folder: Path, model: LanguageModel, tokenizer: PreTrainedTokenize
     forget_local_files_only(tokenizer)
     tokenizer.save_pretrained(str(folder))
     # PEFT writes a model card with blanks to fill in.
-    (folder / "README.md").unlink(missing_ok=True)
+    card = folder / "README.md"
+    card.unlink(missing_ok=True)
     sort_adapter_config(folder)
 
 

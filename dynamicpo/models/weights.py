@@ -45,8 +45,9 @@ def load_causal_lm(source: WeightSource, *, is_ours: bool) -> PreTrainedModel:
         OSError, ValueError: transformers can't load it.
     """
     where = source["pretrained_model_name_or_path"]
-    if Path(where).is_dir() and "gguf_file" not in source:
-        check_format(Path(where))
+    folder = Path(where)
+    if folder.is_dir() and "gguf_file" not in source:
+        check_format(folder)
     # Its bar of loaded weights would break into our lines of progress.
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -56,7 +57,9 @@ def load_causal_lm(source: WeightSource, *, is_ours: bool) -> PreTrainedModel:
             raise
         # The model's own attention computes what SDPA can't, such as capped scores.
         model, report = _load(source, "eager")
-    check_keys(where, report["missing_keys"], report["unexpected_keys"], is_ours=is_ours)
+    missing = report["missing_keys"]
+    unexpected = report["unexpected_keys"]
+    check_keys(where, missing, unexpected, is_ours=is_ours)
     return model
 
 

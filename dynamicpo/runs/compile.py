@@ -93,7 +93,8 @@ def _compiled_text(name: str, placement: "Placement", menus: bool) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path))
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        text = path.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
     # The comment that kfp puts in front shows dictionaries in an order that changes from process
     # to process; without it the same sources give the same bytes.
     content = itertools.dropwhile(lambda line: line.startswith("#"), lines)

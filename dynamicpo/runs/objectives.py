@@ -113,13 +113,15 @@ def _parse_objective(entry: object) -> Objective:
 
 
 def _check_objective(objective: Objective, shared: Mapping[str, object]) -> None:
-    if not isinstance(objective, dict) or set(objective) != set(Objective.__annotations__):
+    keys = set(Objective.__annotations__)
+    if not isinstance(objective, dict) or set(objective) != keys:
         raise ConfigError(
             f'objectives: an entry must have "objective", "loss" and "dynamic", got {objective!r}.'
         )
     name = objective["objective"]
-    is_reserved = str(name).casefold() in RESERVED_NAMES
-    if is_reserved or not _NAME.fullmatch(str(name)):
+    text = str(name)
+    is_reserved = text.casefold() in RESERVED_NAMES
+    if is_reserved or not _NAME.fullmatch(text):
         reserved = ", ".join(RESERVED_NAMES)
         raise ConfigError(
             "objectives: a name must be up to 64 letters, digits, '-', '_', '.' and not one of "

@@ -129,9 +129,10 @@ def evaluated_metrics(evaluations: Iterable[Path]) -> RunMetrics:
     metrics: RunMetrics = {}
     for folder in evaluations:
         for path in sorted(folder.glob("*/metrics.json")):
+            model = path.parent.name
+            text = path.read_text(encoding="utf-8")
             # Baselines are in the first evaluation only.
-            content = json.loads(path.read_text(encoding="utf-8"))
-            metrics.setdefault(path.parent.name, content)
+            metrics.setdefault(model, json.loads(text))
     return metrics
 
 
@@ -190,7 +191,8 @@ def check_succeeded(name: str, state: str) -> None:
     state = state.lower()
     if state == "succeeded":
         return
-    remedy = "Wait for its end" if state in ("running", "pending") else "Run it again"
+    goes_on = state in ("running", "pending")
+    remedy = "Wait for its end" if goes_on else "Run it again"
     raise DataError(f"{name}: must be a run that succeeded, but it is {state!r}. {remedy}.")
 
 

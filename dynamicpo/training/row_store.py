@@ -46,10 +46,11 @@ class ArrowRows(torch.utils.data.Dataset[dict[str, object]]):
 
 def store_rows(columns: Mapping[str, Sequence[object]]) -> Rows:
     """Make a data set of columns of equal lengths."""
+    lists = dict(columns)
     if importlib.util.find_spec("datasets") is None:
-        return ArrowRows(pa.table(dict(columns)))
+        return ArrowRows(pa.table(lists))
     # Imported where it is used: it takes a second, and may not be there.
     from datasets import Dataset
 
-    rows: Rows = Dataset.from_dict(dict(columns))
+    rows: Rows = Dataset.from_dict(lists)
     return rows

@@ -82,7 +82,8 @@ def _labels(
     labels = []
     for token, kind in zip(tokens, kinds, strict=True):
         is_counted = kind in counted_kinds
-        labels.append(token if is_counted else IGNORED_LABEL)
+        label = token if is_counted else IGNORED_LABEL
+        labels.append(label)
     return labels
 
 

@@ -100,7 +100,8 @@ def _with_num_labels(collate: Collate[Example, Batch]) -> Collate[Example, Batch
     def collate_and_count(rows: list[Example]) -> Batch:
         batch = collate(rows)
         is_counted = batch["labels"] != IGNORED_LABEL
-        batch["num_labels"] = int(is_counted.sum())
+        num_labels = is_counted.sum()
+        batch["num_labels"] = int(num_labels)
         return batch
 
     return collate_and_count

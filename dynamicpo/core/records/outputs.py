@@ -55,8 +55,10 @@ def stage_output(output: Path, manifest: Manifest) -> Iterator[Path]:
         # Before run.json is written: it has the time and the host, which would make every
         # fingerprint differ.
         manifest.files = file_checksums(partial)
-        write_json(partial / "run.json", _run_record(started))
-        write_json(partial / "manifest.json", dataclasses.asdict(manifest))
+        record = _run_record(started)
+        write_json(partial / "run.json", record)
+        content = dataclasses.asdict(manifest)
+        write_json(partial / "manifest.json", content)
         publish(partial, output)
 
 

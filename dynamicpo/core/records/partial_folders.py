@@ -118,7 +118,8 @@ def _remove_leftovers(output: Path) -> None:
     # Whoever holds the claim is the only one who writes: what lies there is of killed processes.
     prefix = _partial_prefix(output)
     for entry in sorted(output.parent.iterdir()):
-        if entry.name.startswith(prefix):
+        is_left = entry.name.startswith(prefix)
+        if is_left:
             log.info("%s: removed, left by a process that was killed", entry)
             shutil.rmtree(entry, ignore_errors=True)
 
@@ -131,7 +132,8 @@ def _share(folder: Path) -> None:
     probe.unlink()
     folder_mode = folder.stat().st_mode
     for path in folder.rglob("*"):
-        path.chmod(folder_mode if path.is_dir() else file_mode)
+        mode = folder_mode if path.is_dir() else file_mode
+        path.chmod(mode)
 
 
 def _sync(folder: Path) -> None:

@@ -145,5 +145,6 @@ def read_items(folder: Path) -> pd.DataFrame:
         items: pd.DataFrame = table.to_pandas()
     # Metadata of pandas in the file, which may be damaged too.
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise _not_as_written(path, f"it can't be read ({error})") from error
+        problem = f"it can't be read ({error})"
+        raise _not_as_written(path, problem) from error
     return items

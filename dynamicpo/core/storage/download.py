@@ -57,7 +57,8 @@ def _copy_range(store: Store, file: StoredFile, start: int, end: int, descriptor
     part = store.read(file, start, end)
     position = start
     for block in part.blocks:
-        position += os.pwrite(descriptor, block, position)
+        written = os.pwrite(descriptor, block, position)
+        position += written
     return part.crc32c
 
 

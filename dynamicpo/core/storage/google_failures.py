@@ -54,7 +54,9 @@ def _of_credentials(error: Exception) -> FailureKind:
         return FailureKind.CLOCK
     if isinstance(error, auth.TransportError):
         cause = error.args[0] if error.args else None
-        kind = of_connection(cause) if isinstance(cause, Exception) else None
+        kind = None
+        if isinstance(cause, Exception):
+            kind = of_connection(cause)
         return kind or FailureKind.UNREACHABLE
     return FailureKind.WRONG_CREDENTIALS
 

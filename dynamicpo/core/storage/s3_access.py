@@ -78,5 +78,6 @@ def _keys_of_secret() -> tuple[str, str]:
             "lets pods get it."
         ) from None
     values = secret.data or {}
-    access_key, secret_key = (values.get(name, "") for name in ("accesskey", "secretkey"))
-    return base64.b64decode(access_key).decode(), base64.b64decode(secret_key).decode()
+    access_key = base64.b64decode(values.get("accesskey", ""))
+    secret_key = base64.b64decode(values.get("secretkey", ""))
+    return access_key.decode(), secret_key.decode()

@@ -185,7 +185,8 @@ def _relation(part: Part, layout: DelimitedLayout, positions: Sequence[int]) -> 
         "compression": "gzip" if part.is_compressed else "none",
         "hive_partitioning": False,
     }
-    arguments = [f"{key} = {literal(value)}" for key, value in options.items()]
+    settings = [f"{key} = {literal(value)}" for key, value in options.items()]
+    arguments = ", ".join([literal(part.path), *settings])
     columns = [f"c{position}" for position in positions]
     selected = ", ".join(["row_number() OVER () AS row", *columns])
-    return f"(SELECT {selected} FROM read_csv({literal(part.path)}, {', '.join(arguments)}))"
+    return f"(SELECT {selected} FROM read_csv({arguments}))"

@@ -161,7 +161,8 @@ def _read_100k_movies(files: dict[str, Path]) -> list[_Movie]:
     movies = []
     for row in _split_lines(files["u.item"], "|", num_fields, "latin-1"):
         flags = row[_NUM_ITEM_FIELDS:]
-        names = [name for name, flag in zip(genres, flags, strict=True) if flag == "1"]
+        flagged_genres = zip(genres, flags, strict=True)
+        names = [name for name, flag in flagged_genres if flag == "1"]
         movie = _Movie(
             item_id=row[0],
             title=row[1],

@@ -104,8 +104,10 @@ def _is_note(file: Path) -> bool:
 def _check_folders(path: Path, folders: Sequence[Path]) -> None:
     """Refuse folders within a folder that hold data, too: they would be left out in silence."""
     for folder in folders:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and _part(file).suffix in FORMATS:
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        for file in files:
+            suffix = _part(file).suffix
+            if suffix in FORMATS:
                 raise DataError(
                     f"{path}: must hold its files itself, but {shown(folder.name)} is a folder "
                     f"with {shown(file.name)}. Give a glob, such as '{path}/*/*{file.suffix}', "

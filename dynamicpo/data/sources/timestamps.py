@@ -190,7 +190,8 @@ def check_order(engine: duckdb.DuckDBPyConnection, table: str, path: Path) -> No
     """
     query = f"SELECT count(*), min(seconds), max(seconds) FROM {table}"
     count, first, last = first_row(engine, query) or (0, 0, 0)
-    if count > 1 and first == last:
+    has_one_time = first == last
+    if count > 1 and has_one_time:
         raise DataError(
             f"{path}: timestamps must tell the order of interactions, but all {count} are "
             f"{first:g}. Give the column that holds the times: --columns timestamp=NAME."

@@ -46,7 +46,8 @@ def newest_result(source: str) -> DriftMetrics | None:
     try:
         content = json.loads(storage.read_bytes(file.uri))
         # An AttributeError: JSON that is no object.
-        metrics = {str(name): value for name, value in content.items() if _is_number(value)}
+        entries = content.items()
+        metrics = {str(name): value for name, value in entries if _is_number(value)}
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise DataError(
             f"{file.uri}: must be a JSON object of numbers, but {error}. Run the drift task again."
@@ -136,7 +137,8 @@ def make_server(
             self.send_response(status)
             # The version of Prometheus' text format.
             self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
+            length = str(len(body))
+            self.send_header("Content-Length", length)
             self.end_headers()
             self.wfile.write(body)
 

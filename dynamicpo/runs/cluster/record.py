@@ -120,7 +120,8 @@ def _parameters(facts: RunFacts) -> JsonObject:
 
 def _model_name(evaluation: Path) -> str:
     """The model that an evaluation is of; the first one where the base model is in it, too."""
-    names = read_manifest(evaluation, "evaluate").inputs["models"].split()
+    manifest = read_manifest(evaluation, "evaluate")
+    names = manifest.inputs["models"].split()
     if not names:
         raise DataError(f"{evaluation}: must be the evaluation of a model, but it is of none.")
     return names[0]

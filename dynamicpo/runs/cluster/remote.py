@@ -190,4 +190,5 @@ def _duration_seconds(run: "V2beta1Run") -> float | None:
     # For a run that goes on the API gives the year 1 or 1970.
     if not created or not finished or finished < created:
         return None
-    return float((finished - created).total_seconds())
+    duration = finished - created
+    return float(duration.total_seconds())

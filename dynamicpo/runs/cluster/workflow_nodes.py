@@ -133,7 +133,8 @@ class WorkflowNodes:
                 continue
             name = node.name_without_attempts
             other = last_attempts.setdefault(name, node)
-            if node.attempts > other.attempts:
+            is_later = node.attempts > other.attempts
+            if is_later:
                 last_attempts[name] = node
         failed = []
         for name in sorted(last_attempts):
@@ -152,7 +153,9 @@ class WorkflowNodes:
 
     def _failed_task(self, node: Node) -> FailedTask:
         executors = self._executors(node)
-        pods = [pod for executor in executors or [node] for pod in self._pods(executor)]
+        pods = []
+        for executor in executors or [node]:
+            pods.extend(self._pods(executor))
         loop, item = _loop_and_item(node)
         name = node.display_name
         if not executors:

@@ -109,10 +109,11 @@ def check_size(compiled: Path, name: str, parameters: JsonObject) -> None:
     if size <= LIMIT_BYTES:
         return
     # Sizes grow with the number: the first one that is too large ends those that fit.
-    fitting = bisect_right(range(count), LIMIT_BYTES, key=workflow.estimate_bytes) - 1
+    num_within = bisect_right(range(count), LIMIT_BYTES, key=workflow.estimate_bytes)
+    fitting = max(num_within - 1, 0)
     raise ConfigError(
         f"{name}: a run must fit into one workflow of Argo ({LIMIT_BYTES // 1024} KiB), but one of "
-        f"{count} {what} comes to about {size // 1024} KiB. At most {max(fitting, 0)} {what} fit. "
+        f"{count} {what} comes to about {size // 1024} KiB. At most {fitting} {what} fit. "
         f"{hint}"
     )
 
