@@ -195,6 +195,21 @@ def _leaving_out_absent_values(original: Function, _: TaskHooks) -> Function:
     return executor_input_to_dict
 
 
+def _keeping_outputs_of_tasks(original: Function, _: TaskHooks) -> Function:
+    def create_parameter_loop_iteration_task_spec(
+        original_task_spec: "PipelineTaskSpec", loop_item: object, loop_task_name: str
+    ) -> object:
+        iteration: PipelineTaskSpec = original(original_task_spec, loop_item, loop_task_name)
+        items = original_task_spec.parameter_iterator.item_input
+        for name, value in original_task_spec.inputs.parameters.items():
+            is_output = value.WhichOneof("kind") == "task_output_parameter"
+            if is_output and name != items:
+                iteration.inputs.parameters[name].CopyFrom(value)
+        return iteration
+
+    return create_parameter_loop_iteration_task_spec
+
+
 def _doing_nothing(_: Function, hooks: TaskHooks) -> Function:
     return contextlib.nullcontext
 
@@ -250,6 +265,15 @@ _ABSENT_VALUES = Patch(
     "parameters of a component that are not given",
     is_required=True,
 )
+# kfp gives the tasks of a loop the loop's item for every output of an earlier task.
+_LOOP_INPUTS = Patch(
+    "kfp.local.orchestrator.task_spec_utils",
+    "create_parameter_loop_iteration_task_spec",
+    ("original_task_spec", "loop_item", "loop_task_name"),
+    _keeping_outputs_of_tasks,
+    "settings of tasks in a loop",
+    is_required=True,
+)
 # It replaces `print` of the whole process, and with two tasks at once leaves its own there.
 _PRINTING = Patch(
     "kfp.local.logging_utils",
@@ -276,7 +300,7 @@ _SEPARATORS = Patch(
     "a clean standard output",
 )
 PATCHES = (
-    *(_TASKS, _PROCESSES, _CONTAINERS, _COMMANDS, _ABSENT_VALUES),
+    *(_TASKS, _PROCESSES, _CONTAINERS, _COMMANDS, _ABSENT_VALUES, _LOOP_INPUTS),
     *(_PRINTING, _LOG_HANDLERS, _SEPARATORS),
 )
 

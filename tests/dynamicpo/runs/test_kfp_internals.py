@@ -11,7 +11,8 @@ import kfp.local
 import pytest
 from kfp import dsl
 from kfp.local import logging_utils
-from kfp.local.orchestrator import task_executor
+from kfp.local.orchestrator import task_executor, task_spec_utils
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.runs.local import kfp_internals
@@ -87,6 +88,24 @@ def test_kfp_calls_the_hooks_for_every_task(tmp_path: Path, capfd: pytest.Captur
     items = [call.loop_items for call in calls[1:]]
     assert sorted(items, key=str) == [[1], [2], [{"name": "a", "x": 3}]]
     assert capfd.readouterr().out == ""
+
+
+def test_outputs_of_tasks_reach_the_tasks_of_a_loop():
+    loop = PipelineTaskSpec()
+    loop.parameter_iterator.item_input = "entries-loop-item"
+    settings = loop.inputs.parameters["settings"].task_output_parameter
+    settings.producer_task = "check-settings"
+    settings.output_parameter_key = "preference"
+
+    def first_iteration() -> PipelineTaskSpec:
+        return task_spec_utils.create_parameter_loop_iteration_task_spec(loop, "entry", "each")
+
+    kfps_own = first_iteration().inputs.parameters["settings"]
+    assert kfps_own.runtime_value.constant.string_value == "entry"  # what the patch is for
+    with hooked(Recorder()):
+        parameters = first_iteration().inputs.parameters
+    assert parameters["settings"].task_output_parameter == settings
+    assert parameters["entries-loop-item"].runtime_value.constant.string_value == "entry"
 
 
 def test_tasks_are_counted_by_the_lengths_of_lists():
