@@ -127,13 +127,12 @@ def run(arguments: argparse.Namespace) -> "FinishedRun":
 
 def _add_results(finished: "FinishedRun", task: "TaskEntry", folder: Path) -> None:
     """Add what a comparison or a study found to the result of the run."""
-    outputs = task["outputs"]
-    if "comparison" in outputs:
-        output = folder / str(outputs["comparison"])
+    from dynamicpo.runs.local.summary import artifact_path
+
+    if output := artifact_path(folder, task, "comparison"):
         comparison = read_json(output / "comparison.json")
         finished["comparisons"] = comparison["comparisons"]
-    if "study" in outputs:
-        output = folder / str(outputs["study"])
+    if output := artifact_path(folder, task, "study"):
         study = read_json(output / "study.json")
         finished["sentences"] = study["sentences"]
 

@@ -62,9 +62,8 @@ def _read_run(path: Path) -> ComparedRun:
     check_succeeded(name, str(run.get("state")))
     evaluations = []
     for task in run["tasks"]:
-        evaluation = task["outputs"].get("evaluation")
-        if isinstance(evaluation, str):
-            evaluations.append(path / evaluation)
+        if evaluation := summary.artifact_path(path, task, "evaluation"):
+            evaluations.append(evaluation)
     check_evaluations(name, evaluations)
     origin: JsonObject = {
         "pipeline": run.get("pipeline"),

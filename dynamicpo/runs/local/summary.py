@@ -182,10 +182,16 @@ def _copy_report(folder: Path, entries: Sequence[TaskEntry]) -> str:
 def _evaluations(folder: Path, entries: Sequence[TaskEntry]) -> list[Path]:
     evaluations = []
     for entry in entries:
-        evaluation = entry["outputs"].get("evaluation")
-        if isinstance(evaluation, str):
-            evaluations.append(folder / evaluation)
+        if evaluation := artifact_path(folder, entry, "evaluation"):
+            evaluations.append(evaluation)
     return evaluations
+
+
+def artifact_path(folder: Path, entry: TaskEntry, name: str) -> Path | None:
+    """The path of an artifact of a task; None where it has none of this name."""
+    path = entry["outputs"].get(name)
+    # Parameters have names of their own: `check_settings` gives each stage's settings by its name.
+    return folder / path if isinstance(path, str) else None
 
 
 def read(folder: Path) -> RunSummary:
