@@ -99,8 +99,7 @@ def training(
         evaluate(preferences=preferences, model=sft, name="sft", settings=checked["evaluation"])
     )
     baselines.set_display_name("evaluate sft")
-    # Not over the checked ones: kfp.local finds a list among outputs only if that is a task's one.
-    with dsl.ParallelFor(objectives, name="each objective") as entry:
+    with dsl.ParallelFor(checked["objectives"], name="each objective") as entry:
         trained = train_preferences(
             preferences=preferences,
             adapter=sft,

@@ -130,7 +130,7 @@ class Patch:
 
     Attributes:
         module: The module whose attribute it is.
-        function: The attribute.
+        function: The attribute; for a method its class, a dot and its name.
         parameters: The parameters of kfp's function, as the replacement expects them.
         replacement: Makes ours, from kfp's and the hooks.
         purpose: The reason, and so the thing that is missing without the patch.
@@ -210,6 +210,17 @@ def _keeping_outputs_of_tasks(original: Function, _: TaskHooks) -> Function:
     return create_parameter_loop_iteration_task_spec
 
 
+def _finding_outputs_of_tasks(original: Function, _: TaskHooks) -> Function:
+    def get_parent_input(self: "IOStore", key: str) -> object:
+        for task, outputs in self._task_output_data.items():
+            for name, value in outputs.items():
+                if key == f"{task}-{name}":
+                    return value
+        return original(self, key)
+
+    return get_parent_input
+
+
 def _doing_nothing(_: Function, hooks: TaskHooks) -> Function:
     return contextlib.nullcontext
 
@@ -274,6 +285,15 @@ _LOOP_INPUTS = Patch(
     "settings of tasks in a loop",
     is_required=True,
 )
+# kfp knows a list among the outputs of a task only if it is the only one, and named `Output`.
+_LOOP_LISTS = Patch(
+    "kfp.local.io",
+    "IOStore.get_parent_input",
+    ("self", "key"),
+    _finding_outputs_of_tasks,
+    "loops over one of several outputs of a task",
+    is_required=True,
+)
 # It replaces `print` of the whole process, and with two tasks at once leaves its own there.
 _PRINTING = Patch(
     "kfp.local.logging_utils",
@@ -300,7 +320,8 @@ _SEPARATORS = Patch(
     "a clean standard output",
 )
 PATCHES = (
-    *(_TASKS, _PROCESSES, _CONTAINERS, _COMMANDS, _ABSENT_VALUES, _LOOP_INPUTS),
+    *(_TASKS, _PROCESSES, _CONTAINERS, _COMMANDS, _ABSENT_VALUES),
+    *(_LOOP_INPUTS, _LOOP_LISTS),
     *(_PRINTING, _LOG_HANDLERS, _SEPARATORS),
 )
 
@@ -323,16 +344,18 @@ def hooked(hooks: TaskHooks) -> Iterator[None]:
 @contextmanager
 def _replaced(patch: Patch, hooks: TaskHooks) -> Iterator[None]:
     module = importlib.import_module(patch.module)
-    original = getattr(module, patch.function, None)
+    class_name, _, name = patch.function.rpartition(".")
+    owner = getattr(module, class_name, None) if class_name else module
+    original = getattr(owner, name, None)
     if original is None or not patch.applies_to(original):
         _report_change(patch)
         yield
         return
-    setattr(module, patch.function, patch.replacement(original, hooks))
+    setattr(owner, name, patch.replacement(original, hooks))
     try:
         yield
     finally:
-        setattr(module, patch.function, original)
+        setattr(owner, name, original)
 
 
 @functools.cache  # once a process, however many pipelines run in it

@@ -11,6 +11,8 @@ import pytest
 from dynamicpo.cli.terminal import printable
 
 COMMAND = [sys.executable, "-m", "dynamicpo"]
+# The tests themselves may run under `nohup`, whose children would ignore SIGHUP.
+HEARING = ["env", "--default-signal=HUP"]
 # A command that is at work until it is stopped, with an output that is half written.
 AT_WORK = """
 import sys, time
@@ -89,7 +91,7 @@ def test_full_disk_behind_stdout_is_one_line(folder: str) -> None:
 def test_signal_ends_a_stage_with_a_line_and_without_leftovers(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-c", AT_WORK, str(tmp_path / "out")]
+    command = [*HEARING, sys.executable, "-c", AT_WORK, str(tmp_path / "out")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import logging
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import kfp.local
 import pytest
 from kfp import dsl
 from kfp.local import logging_utils
+from kfp.local.io import IOStore
 from kfp.local.orchestrator import task_executor, task_spec_utils
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
@@ -39,7 +41,7 @@ class Recorder:
 
 
 def function_of(patch: Patch) -> Any:
-    return getattr(importlib.import_module(patch.module), patch.function)
+    return operator.attrgetter(patch.function)(importlib.import_module(patch.module))
 
 
 @patches
@@ -106,6 +108,18 @@ def test_outputs_of_tasks_reach_the_tasks_of_a_loop():
         parameters = first_iteration().inputs.parameters
     assert parameters["settings"].task_output_parameter == settings
     assert parameters["entries-loop-item"].runtime_value.constant.string_value == "entry"
+
+
+def test_a_loop_finds_one_of_several_outputs_of_a_task():
+    values = IOStore()
+    values.put_task_output("check-settings", "objectives", ["dmpo", "sdpo"])
+    key = "check-settings-objectives"
+    with pytest.raises(ValueError, match="not found"):  # what the patch is for
+        values.get_parent_input(key)
+    with hooked(Recorder()):
+        assert values.get_parent_input(key) == ["dmpo", "sdpo"]
+        with pytest.raises(ValueError, match="not found"):
+            values.get_parent_input("check-settings-other")
 
 
 def test_tasks_are_counted_by_the_lengths_of_lists():

@@ -350,6 +350,8 @@ def test_a_run_does_not_write_over_another(tmp_path: Path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path, number: int):
     command = [
+        # The tests themselves may run under `nohup`, whose children would ignore SIGHUP.
+        *("env", "--default-signal=HUP"),
         sys.executable,
         "-c",
         "from dynamicpo.cli.main import main; raise SystemExit(main())",
