@@ -221,6 +221,13 @@ class PreferenceConfig(Checked):
     # The authors' early code has 2, their newer code 6.
     margin: float = setting(6.0, "margin constant of the dynamic beta, nats", low=0, unit="nats")
     simpo_gamma: float = setting(0.0, "target margin of SimPO, nats", low=0, unit="nats")
+    # As RPO does (arXiv 2404.19733): an objective of differences alone may lower all answers.
+    sft_weight: float = setting(
+        0.0,
+        "weight of the chosen answer's negative log-likelihood, added to the loss",
+        low=0,
+        unit="dimensionless",
+    )
     # 15 of the 19 negatives in a row's candidate list, as published.
     num_negatives: int = setting(
         15, "negatives per row: the first ones of the row's rejected items", low=1, unit="items"

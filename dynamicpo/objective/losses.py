@@ -82,6 +82,24 @@ def mppo_loss(margins: Tensor, mask: Tensor) -> Tensor:
     return -logsigmoid(masked_sum(margins, mask))
 
 
+def chosen_likelihood_loss(chosen_logps: Tensor, weight: float) -> Tensor:
+    """Weighted negative log-likelihood of the chosen item, to be added to a preference loss.
+
+    Preference losses see differences alone, and may lower the chosen item's probability as long as
+    the rejected ones' falls faster: items that no row rejects rise past it.
+
+    Args:
+        chosen_logps: log pi(chosen), summed over its tokens. Shape (B,), nats.
+        weight: Its strength beside the preference loss, >= 0.
+
+    Returns:
+        The losses, shape (B,).
+
+    Source: RPO, arXiv:2404.19733, eq. 1, without the division by the answer's length.
+    """
+    return -weight * chosen_logps
+
+
 # For each of `choices.LOSSES`: DPO is DMPO of one negative, SimPO is DMPO of other margins.
 LOSS_FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dpo": dmpo_loss,

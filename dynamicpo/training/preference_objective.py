@@ -12,9 +12,12 @@ from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.rows import Row
 from dynamicpo.objective.diagnostics import ObjectiveSettings, preference_diagnostics
 from dynamicpo.objective.dynamicpo import preference_losses
+from dynamicpo.objective.losses import chosen_likelihood_loss
 from dynamicpo.scoring.shared_prefix import answer_logps
 from dynamicpo.training.preference_batches import PreferenceBatch
 from dynamicpo.training.trainer import BatchLoss
+
+_TINY = 1e-30  # in place of a loss of 0, of which nothing has a share
 
 
 def check_objective(config: PreferenceConfig) -> None:
@@ -41,6 +44,7 @@ class PreferenceObjective:
         rows = batch["rows"]
         logps = answer_logps(model, rows, backend=self.config.backend)
         _check_finite(logps, batch["example_ids"])
+        summed_chosen = logps[:, 0]
         if self.config.loss == "simpo":
             # SimPO compares means over tokens, so that long titles have no handicap.
             logps = logps / _answer_lengths(rows).to(logps)
@@ -49,7 +53,13 @@ class PreferenceObjective:
         settings = _settings(self.config)
         result = preference_losses(chosen, rejected, *references, **settings)
         metrics = preference_diagnostics(chosen, rejected, *references, **settings)
-        return BatchLoss(result.losses.sum(), metrics)
+        total = result.losses.sum()
+        # Without the term a step's arithmetic and its log are what they were before it was there.
+        if self.config.sft_weight:
+            likelihood = chosen_likelihood_loss(summed_chosen, self.config.sft_weight).sum()
+            total = total + likelihood
+            metrics["sft_loss_share"] = (likelihood / total.clamp(min=_TINY)).detach()
+        return BatchLoss(total, metrics)
 
 
 def _settings(config: PreferenceConfig) -> ObjectiveSettings:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from dynamicpo.core.choices import LOSSES
 from dynamicpo.objective.losses import (
     LOSS_FUNCTIONS,
+    chosen_likelihood_loss,
     dmpo_loss,
     mppo_loss,
     preference_margins,
@@ -54,6 +55,12 @@ def test_dmpo_by_hand() -> None:
 def test_sdpo_by_hand() -> None:
     # exp(-0.75) + exp(-1.5) = 0.4723666 + 0.2231302; log(1.6954967)
     assert sdpo_loss(*row(0.75, 1.5)).item() == pytest.approx(0.5279757, abs=1e-7)
+
+
+def test_chosen_likelihood_by_hand() -> None:
+    # a half of -log(1/4), and of -log(1)
+    logps = torch.tensor([math.log(0.25), 0.0], dtype=torch.float64)
+    assert chosen_likelihood_loss(logps, 0.5).tolist() == pytest.approx([0.6931472, 0.0], abs=1e-7)
 
 
 def test_mppo_by_hand() -> None:
