@@ -48,6 +48,7 @@ FLOORS = [
             "training": "SFT, preferences",
             "evaluation": "ranks, baselines",
             "monitoring": "drift",
+            "promotion": "versions",
             "study": "collapse study",
         },
     ),

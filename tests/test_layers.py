@@ -22,6 +22,7 @@ ROOMS = [
     "training",
     "evaluation",
     "monitoring",
+    "promotion",
     "study",
     "runs",
     "cli",

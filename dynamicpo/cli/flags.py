@@ -13,6 +13,7 @@ from dynamicpo.cli.commands.stages import (
     StageCommand,
     StageConfig,
 )
+from dynamicpo.cli.version_flags import add_version_commands
 from dynamicpo.core.config_fields import choices_of
 from dynamicpo.core.errors import ConfigError
 
@@ -56,6 +57,7 @@ def make_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     _add_compile(add("compile", "write a pipeline as YAML for Kubeflow"))
     _add_submit(add("submit", "start a pipeline on a Kubeflow installation"))
     _add_logs(add("logs", "why a run of a Kubeflow installation failed, or what a task wrote"))
+    add_version_commands(add)
     return parser, commands.choices
 
 

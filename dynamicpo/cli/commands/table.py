@@ -5,8 +5,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from dynamicpo.cli import output
-from dynamicpo.cli.commands import pipelines
+from dynamicpo.cli import output, version_output
+from dynamicpo.cli.commands import pipelines, versions
 from dynamicpo.cli.commands.stages import STAGE_COMMANDS, audit, run_stage
 
 # Any: each command has a result of its own, which JSON can hold, and its lines are made from that.
@@ -47,4 +47,9 @@ COMMANDS: Mapping[str, Command] = {
     "compile": Command(pipelines.compile_pipeline, output.compile_lines),
     "submit": Command(pipelines.submit, output.submit_lines),
     "logs": Command(pipelines.logs, output.log_lines),
+    "publish-version": Command(versions.publish_version, version_output.published_lines),
+    "promote": Command(versions.promote, version_output.decision_lines),
+    "roll-back": Command(versions.roll_back, version_output.decision_lines),
+    "list-versions": Command(versions.list_versions, version_output.version_list_lines),
+    "show-version": Command(versions.show_version, version_output.shown_version_lines),
 }

@@ -11,10 +11,13 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.locks import locked
 from dynamicpo.core.storage.addresses import is_remote, join, parse_address
 from dynamicpo.core.storage.checksums import sha256, sha256_of
@@ -33,10 +36,17 @@ _honouring: set[tuple[Store, str]] = set()
 
 
 class Pointer(NamedTuple):
-    """A state of a pointer: its number in the chain, and what it points to."""
+    """A state of a pointer.
+
+    Attributes:
+        number: Its number in the chain.
+        target: What it points to.
+        note: What was said when it was moved there.
+    """
 
     number: int
     target: str
+    note: Mapping[str, JsonValue] = MappingProxyType({})
 
 
 def publish_folder(folder: Path, root: str) -> str:
@@ -110,13 +120,19 @@ def pointer_history(uri: str) -> list[Pointer]:
     return [_read_step(uri, number) for number in _numbers(uri)]
 
 
-def move_pointer(uri: str, target: str, since: Pointer | None) -> Pointer:
+def move_pointer(
+    uri: str,
+    target: str,
+    since: Pointer | None,
+    note: Mapping[str, JsonValue] = MappingProxyType({}),
+) -> Pointer:
     """Let a pointer point to another target, if it still is as it was read.
 
     Args:
         uri: The pointer's URI or folder.
         target: What it shall point to.
         since: The state that the decision was made on (None: it was not set).
+        note: Values that JSON can hold, kept with the new state.
 
     Returns:
         The new state.
@@ -128,13 +144,14 @@ def move_pointer(uri: str, target: str, since: Pointer | None) -> Pointer:
     number = since.number + 1 if since else 1
     step = join(uri, f"{number:08d}.json")
     # The writer's mark tells its own file from that of another writer with the same target.
-    content = json.dumps({"target": target, "writer": uuid.uuid4().hex}).encode()
+    state = {"target": target, "writer": uuid.uuid4().hex, "note": dict(note)}
+    content = json.dumps(state).encode()
     if is_remote(uri):
         check_preconditions(uri)
         _create(step, content)
     else:
         _create_here(Path(step), content)
-    return Pointer(number, target)
+    return Pointer(number, target, note)
 
 
 def check_preconditions(uri: str) -> None:
@@ -206,7 +223,8 @@ def _read_step(uri: str, number: int) -> Pointer:
     step = join(uri, f"{number:08d}.json")
     content = read_bytes(step)
     try:
-        return Pointer(number, str(json.loads(content)["target"]))
+        state = json.loads(content)
+        return Pointer(number, str(state["target"]), dict(state.get("note", {})))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{step}: must be a pointer's JSON with a target, but {error!r}. "

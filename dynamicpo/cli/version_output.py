@@ -1,0 +1,62 @@
+"""Results of the commands on versions as lines of text."""
+
+import argparse
+import json
+
+from dynamicpo.cli.commands.versions import (
+    DecisionResult,
+    ListedVersion,
+    MoveEntry,
+    PublishedVersion,
+    ShownVersion,
+    VersionList,
+)
+
+# Of a name, in tables: as long as git's short names, and unique among thousands.
+_SHOWN = 12
+
+
+def published_lines(result: PublishedVersion, _: argparse.Namespace) -> list[str]:
+    """The version's URI and its name, which scripts take by `tail -1`."""
+    return [result["uri"], result["version"]]
+
+
+def decision_lines(result: DecisionResult, _: argparse.Namespace) -> list[str]:
+    """The champion, and what it replaced."""
+    champion = result["champion"][:_SHOWN]
+    previous = result["previous"][:_SHOWN] or "none"
+    if result["has_moved"]:
+        lines = [f"champion: {champion} (before: {previous})"]
+    else:
+        lines = [f"champion: {champion}, as before"]
+    return [*lines, *(f"deleted: {name[:_SHOWN]}" for name in result["deleted"])]
+
+
+def version_list_lines(result: VersionList, arguments: argparse.Namespace) -> list[str]:
+    """A line for each version, and one for each move of the champion."""
+    if not result["versions"] and not result["moves"]:
+        return [f"no versions in {arguments.store}"]
+    versions = [_version_line(version) for version in result["versions"]]
+    moves = [_move_line(move) for move in result["moves"]]
+    return [*versions, "", *moves]
+
+
+def shown_version_lines(result: ShownVersion, _: argparse.Namespace) -> list[str]:
+    """The card as JSON, and where the version is."""
+    card = json.dumps(result["card"], indent=1, sort_keys=True, ensure_ascii=False)
+    return [card, result["output"] or result["uri"]]
+
+
+def _version_line(version: ListedVersion) -> str:
+    mark = "*" if version["is_champion"] else " "
+    hit_ratio = version["hit_ratio_at_1"]
+    figure = "–" if hit_ratio is None else f"{hit_ratio:.3f}"
+    line = f"{mark} {version['version'][:_SHOWN]}  {version['model']:<24} HitRatio@1 {figure}"
+    if "forgotten_users" in version:
+        line += f"  forgotten users: {version['forgotten_users']}"
+    return line
+
+
+def _move_line(move: MoveEntry) -> str:
+    name = move["version"][:_SHOWN]
+    return f"{move['time']}  {move['kind']:<9}  {name}  {move['who']}: {move['why']}"
