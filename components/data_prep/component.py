@@ -29,8 +29,8 @@ def prepare_data(
             manifest.json.
         metrics: Numbers of rows read, selected and dropped, by reason.
         interactions: File of interactions: user_id, item_id, timestamp, optional rating; CSV, TSV,
-            JSONL or Parquet, local or gs://. For 'movielens' a GroupLens zip or folder (empty: the
-            copy in the recbole wheel); for 'published' a file or folder of rows.
+            JSONL or Parquet, local or in an object store. For 'movielens' a GroupLens zip or folder
+            (empty: the copy in the recbole wheel); for 'published' a file or folder of rows.
         items: File of items: item_id, title, optional category. Only for 'table'.
         source: What the input is: two tables, MovieLens' own files, or published rows [table,
             movielens, published].

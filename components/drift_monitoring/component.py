@@ -39,7 +39,7 @@ def monitor_drift(
         split: Split of the current window that is compared with the reference's training split
             [train, validation, test].
         threshold: A column has drifted when its distance reaches this.
-        rows: Rows of each window, chosen at random (0: all).
+        rows: At most so many rows of each window, chosen at random (0: all).
         seed: Seed of the choice of rows.
         settings: Other settings by name; those above win.
 

@@ -38,7 +38,7 @@ def evaluate(
         name: What the model is called in tables and charts.
         candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded
             [listed, catalogue].
-        rows: Evaluate this many rows, chosen at random (0: all).
+        rows: Evaluate at most this many rows, chosen at random (0: all).
         base: Also evaluate the untrained base model.
         sasrec: Also train and evaluate SASRec, a sequential recommender without language.
         seed: Seed of the bootstrap, of the rows and of SASRec.

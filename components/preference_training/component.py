@@ -42,7 +42,7 @@ def train_preferences(
         dynamic: DynamicPO: off, on, only its boundary negatives, or only a beta of their own [none,
             full, selection, beta].
         num_negatives: Negatives per row: the first ones of the row's rejected items.
-        rows: Train on this many rows, disjoint from SFT's when both are given (0: all).
+        rows: Train on at most this many rows, first on those that SFT left (0: all).
         epochs: Passes over the rows.
         learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all
             weights).

@@ -78,7 +78,7 @@ def check_settings(
             the lists the rows came with [uniform, popularity, popularity-matched, hard, published].
         sft_backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or prefix.
         sft_loss_on: Tokens that carry the loss [answer, history].
-        sft_rows: Train on this many rows, chosen at random (0: all).
+        sft_rows: Train on at most this many rows, chosen at random (0: all).
         sft_epochs: Passes over the rows.
         sft_max_steps: Stop after this many steps (0: by epochs).
         sft_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all
@@ -87,11 +87,11 @@ def check_settings(
             {"objective": a name, "loss": one of dpo, dmpo, mppo, sdpo, simpo, "dynamic": one of
             none, full, selection, beta}.
         preference_num_negatives: Negatives per row: the first ones of the row's rejected items.
-        preference_rows: Train on this many rows, disjoint from SFT's when both are given (0: all).
+        preference_rows: Train on at most this many rows, first on those that SFT left (0: all).
         preference_epochs: Passes over the rows.
         preference_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for
             all weights).
-        evaluation_rows: Evaluate this many rows, chosen at random (0: all).
+        evaluation_rows: Evaluate at most this many rows, chosen at random (0: all).
         evaluation_candidates: What is ranked: a row's own list, or the whole catalogue but what is
             excluded [listed, catalogue].
         seed: Seed of every stage whose settings name none.

@@ -35,7 +35,7 @@ def fine_tune(
         report: The training's curves and settings.
         backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or prefix.
         loss_on: Tokens that carry the loss [answer, history].
-        rows: Train on this many rows, chosen at random (0: all).
+        rows: Train on at most this many rows, chosen at random (0: all).
         epochs: Passes over the rows.
         max_steps: Stop after this many steps (0: by epochs).
         learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-3 for LoRA, 1e-5 for all

@@ -161,7 +161,9 @@ class SFTConfig(Checked):
         choices=PRECISIONS,
     )
     loss_on: str = setting("answer", "tokens that carry the loss", choices=LOSS_TOKENS)
-    rows: int = setting(0, "train on this many rows, chosen at random (0: all)", low=0, unit="rows")
+    rows: int = setting(
+        0, "train on at most this many rows, chosen at random (0: all)", low=0, unit="rows"
+    )
     epochs: float = setting(1.0, "passes over the rows", above=0, unit="passes")
     max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0, unit="steps")
     patience: int = setting(
@@ -234,7 +236,7 @@ class PreferenceConfig(Checked):
     )
     rows: int = setting(
         0,
-        "train on this many rows, disjoint from SFT's when both are given (0: all)",
+        "train on at most this many rows, first on those that SFT left (0: all)",
         low=0,
         unit="rows",
     )
@@ -281,7 +283,9 @@ class EvaluationConfig(Checked):
         "an item's score: log-probability, its mean per token, or pointwise mutual information",
         choices=ITEM_SCORES,
     )
-    rows: int = setting(0, "evaluate this many rows, chosen at random (0: all)", low=0, unit="rows")
+    rows: int = setting(
+        0, "evaluate at most this many rows, chosen at random (0: all)", low=0, unit="rows"
+    )
     generate: bool = setting(False, "also generate an answer for each row (HitRatio@1, ValidRatio)")
     base: bool = setting(False, "also evaluate the untrained base model")
     sasrec: bool = setting(
@@ -335,7 +339,9 @@ class DriftConfig(Checked):
         high=1,
         unit="share",
     )
-    rows: int = setting(5000, "rows of each window, chosen at random (0: all)", low=0, unit="rows")
+    rows: int = setting(
+        5000, "at most so many rows of each window, chosen at random (0: all)", low=0, unit="rows"
+    )
     # Of this command alone: a manifest that says so may be a stranger's.
     trust_remote_code: bool = setting(
         False, "run code that comes with a model; only for models you trust"

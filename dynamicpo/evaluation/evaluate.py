@@ -46,6 +46,9 @@ from dynamicpo.reports.pages.evaluation import evaluation_page
 
 log = logging.getLogger(__name__)
 
+# Of a training's counts.
+_ROWS = ("rows", "rows_shared_with_sft")
+
 
 def evaluate(
     preferences: Path, models: Mapping[str, Path], output: Path, config: EvaluationConfig
@@ -264,6 +267,8 @@ def _provenance(model_manifests: Mapping[str, Manifest]) -> dict[str, ModelProve
             "config": manifest.config,
             "inputs": manifest.inputs,
             "backbone": manifest.extra["base"]["backbone"],
+            # Fewer than the configuration asks for, where there were no more.
+            "rows": {name: manifest.counts[name] for name in _ROWS if name in manifest.counts},
         }
     return provenance
 

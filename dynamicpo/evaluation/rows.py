@@ -14,9 +14,10 @@ from dynamicpo.core import random_keys
 from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import EvaluationConfig
-from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, canonical, fingerprint
 from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.core.row_numbers import rows_taken
 from dynamicpo.evaluation.rankings import Ranking, concatenate_rankings, rank_all, rank_listed
 from dynamicpo.evaluation.results import EvaluatedRows
 from dynamicpo.negatives.catalogue import (
@@ -164,7 +165,6 @@ def read_data(tables: SplitTables, source: Manifest, config: EvaluationConfig) -
         config: Split, candidates, number of rows.
 
     Raises:
-        ConfigError: More rows than there are.
         DataError: No rows, or rows without their target among their candidates.
     """
     folder = tables.folder
@@ -186,13 +186,9 @@ def _choose_rows(tables: SplitTables, config: EvaluationConfig) -> pa.Table:
             f"{tables.folder / split}: must hold at least one row, got none. "
             "Evaluate another split."
         )
-    if config.rows > num_rows:
-        raise ConfigError(
-            f"rows: must be <= {num_rows}, the rows of the {split} split, got {config.rows}."
-        )
     example_ids = table["example_id"].to_pylist()
     order = random_keys.random_order(config.seed, f"evaluation/{split}", example_ids)
-    num_chosen = config.rows or num_rows
+    num_chosen = rows_taken(config.rows, num_rows, f"evaluation, {split} split")
     # Sorted, so that the rows stay in the order of the split.
     chosen = np.sort(order[:num_chosen])
     table = table.select(list(_COLUMNS))

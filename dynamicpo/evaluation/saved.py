@@ -20,6 +20,7 @@ class ModelProvenance(TypedDict, total=False):
         config: The configuration of that stage.
         inputs: A checksum for each of the stage's inputs.
         backbone: The base model.
+        rows: The number of its training's rows and, after SFT, of those that SFT had taken, too.
     """
 
     fingerprint: str
@@ -27,6 +28,7 @@ class ModelProvenance(TypedDict, total=False):
     config: dict[str, Any]  # each stage has its own settings, as in `Manifest`
     inputs: dict[str, str]
     backbone: str
+    rows: dict[str, float]
 
 
 class SavedResult(NamedTuple):

@@ -11,6 +11,7 @@ from dynamicpo.core import random_keys
 from dynamicpo.core.config import DriftConfig
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.core.row_numbers import rows_taken
 
 _DAY_SECONDS = 86400
 
@@ -49,7 +50,7 @@ def read_window(folder: Path, split: str, config: DriftConfig) -> Window:
         purpose=f"drift/{split}",
         ids=rows["example_id"].to_pylist(),
     )
-    num_chosen = config.rows or len(order)
+    num_chosen = rows_taken(config.rows, len(order), f"drift, {split} split")
     chosen = np.sort(order[:num_chosen])
     return Window(
         rows=rows.take(pa.array(chosen)),

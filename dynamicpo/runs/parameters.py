@@ -44,7 +44,7 @@ def check_parameters(
         name: The pipeline.
         overrides: Some of its parameters, and fields of its stages' settings; text is converted
             to the parameter's type.
-        mounted: For a run on a cluster: the folders there that files may be in, beside gs://
+        mounted: For a run on a cluster: the folders there that files may be in, beside a store
             (default: a run on this machine).
 
     Raises:

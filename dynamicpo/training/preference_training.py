@@ -1,7 +1,9 @@
 """DynamicPO preference training (arXiv 2605.00327) of an SFT model, which is also the reference."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from dynamicpo.core.errors import ConfigError
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import Row, read_items, read_rows
+from dynamicpo.core.row_numbers import rows_taken
 from dynamicpo.models import checkpoints
 from dynamicpo.models.backbones import COMPACT, permissions_of
 from dynamicpo.prompts.encoding import Prompts
@@ -30,6 +33,8 @@ from dynamicpo.training.preference_batches import (
 )
 from dynamicpo.training.preference_objective import PreferenceObjective, check_objective
 from dynamicpo.training.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 # Of a line of the training log: all else is a measure.
 _NO_MEASURES = ("step", "epoch", "learning_rate")
@@ -64,7 +69,8 @@ def train_preferences(
     if existing is not None:
         return existing
     check_objective(config)
-    rows = _select_rows(preferences, start, config)
+    selected = _select_rows(preferences, start, config)
+    rows = selected.table
     with stage_output(output, manifest) as folder:
         loaded = checkpoints.load_model(adapter, permissions_of(config), trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
@@ -79,7 +85,7 @@ def train_preferences(
             )
         checkpoints.save_model(folder, loaded.model, loaded.tokenizer)
         manifest.counts = {
-            "rows": len(rows),
+            **selected.counts,
             "steps": len(steps),
             "history_items_cut": prompts.cut_items,
             **_final_measures(steps),
@@ -102,25 +108,37 @@ def _subject(label: str, config: PreferenceConfig) -> str:
     return f"{label}{half}, {config.num_negatives} negatives, seed {config.seed}"
 
 
-def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -> pa.Table:
-    """The last rows of the random order whose first rows SFT took, in the order of the files."""
+class _SelectedRows(NamedTuple):
+    """The rows of a training.
+
+    Attributes:
+        table: The rows, in the order of the files.
+        counts: Their number, and that of those which SFT took as well, where it is known.
+    """
+
+    table: pa.Table
+    counts: dict[str, float]
+
+
+def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -> _SelectedRows:
+    """The last rows of the random order whose first rows SFT took: as few of its own as can be."""
     rows = read_rows(preferences, "train")
     _check_negatives(rows, preferences, config)
-    if not config.rows:
-        return rows
+    number = rows_taken(config.rows, len(rows), "preference training")
+    counts: dict[str, float] = {"rows": number}
     # After another preference training nothing is known of SFT's rows.
-    used = int(start.config["rows"]) if start.stage == "sft" else 0
-    unused = len(rows) - used
-    if config.rows > unused:
-        raise ConfigError(
-            f"rows: must be <= {unused}, the training rows that SFT left, "
-            f"got {config.rows}. Lower rows here or for SFT, or take all (0)."
-        )
+    if start.stage == "sft":
+        left = len(rows) - int(start.counts["rows"])
+        counts["rows_shared_with_sft"] = shared = max(number - left, 0)
+        if config.rows and shared:
+            log.info(
+                "preference training: %d of %d rows are SFT's, which left %d", shared, number, left
+            )
     example_ids = rows["example_id"].to_pylist()
     seed = int(start.config["seed"])
     order = random_keys.random_order(seed, "rows", example_ids)
-    selected = order[-config.rows :]
-    return rows.take(np.sort(selected))
+    selected = order[-number:]
+    return _SelectedRows(rows.take(np.sort(selected)), counts)
 
 
 def _check_negatives(rows: pa.Table, preferences: Path, config: PreferenceConfig) -> None:

@@ -14,6 +14,7 @@ from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest, config_dict, file_checksum, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.core.row_numbers import rows_taken
 from dynamicpo.models import backbones, checkpoints
 from dynamicpo.models.backbones import COMPACT, BackboneVersion, BaseModelSpec, Permissions
 from dynamicpo.models.base_models import item_token_ids, load_base_model
@@ -146,15 +147,10 @@ def _check_compact(config: SFTConfig, item_text: str) -> None:
 def _select_rows(preferences: Path, config: SFTConfig) -> pa.Table:
     """The first rows of a random order, in the order of the files."""
     rows = read_rows(preferences, "train")
-    if config.rows > len(rows):
-        raise ConfigError(
-            f"rows: must be <= {len(rows)}, the rows of the training split, got {config.rows}."
-        )
     # Preference training takes the last rows of the same order, so that the two can be disjoint.
     example_ids = rows["example_id"].to_pylist()
     order = random_keys.random_order(config.seed, "rows", example_ids)
-    num_rows = config.rows or len(rows)
-    selected = order[:num_rows]
+    selected = order[: rows_taken(config.rows, len(rows), "SFT")]
     return rows.take(np.sort(selected))
 
 

@@ -157,6 +157,8 @@ def check_record(
     record = json.loads((Path(made.record.path) / "record.json").read_text())
     assert (record["run"], record["parameters"]) == ("run-1", {"sft_seed": 0})
     assert record["rows"] == sampled.preferences.uri and record["report"] == made.report.uri
+    rows = {"rows": manifest_of(tuned.model).counts["rows"]}
+    assert record["training_rows"] == {"sft": rows, "again": rows}
     assert record["models"] == {"sft": tuned.model.uri, "again": "minio://b/again"}
     assert record["evaluations"] == {
         "sft": evaluated.evaluation.uri,

@@ -1,8 +1,8 @@
-"""Drift metrics for Prometheus: `python3 -m dynamicpo.runs.cluster.exporter gs://bucket/pipelines`.
+"""Drift metrics for Prometheus: `python3 -m dynamicpo.runs.cluster.exporter PREFIX`.
 
 A pipeline's tasks end before anything could scrape them. This process stays, and serves the metrics
-of the newest drift task below a prefix. Each is a gauge; `dynamicpo_drift_result_time_seconds` is
-the time of the result.
+of the newest drift task below a prefix: gs://, s3://, minio:// or a folder. Each is a gauge;
+`dynamicpo_drift_result_time_seconds` is the time of the result.
 """
 
 import argparse

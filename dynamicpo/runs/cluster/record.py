@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dynamicpo import __version__
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject
-from dynamicpo.core.records.manifest import read_manifest, write_json
+from dynamicpo.core.records.manifest import Manifest, read_manifest, write_json
 from dynamicpo.runs.run_records import KeptRun, evaluated_metrics
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class ClusterRecord(KeptRun):
         run: The run's id.
         images: The images of its tasks.
         rows: URI of the preference rows.
+        training_rows: The number of rows that each model was trained on, and of those that SFT had
+            taken, too.
         models: URI of each model.
         evaluations: URI of each model's evaluation; that of SFT holds the baselines, too.
         reports: URIs of the pages of each model: its training and its evaluation.
@@ -68,6 +70,7 @@ class ClusterRecord(KeptRun):
     run: str
     images: list[str]
     rows: str
+    training_rows: dict[str, dict[str, float]]
     models: dict[str, str]
     evaluations: dict[str, str]
     reports: dict[str, dict[str, str]]
@@ -93,7 +96,8 @@ def write_record(
         DataError: An evaluation of no model, or other numbers of evaluations and of URIs.
     """
     folders = [Path(artifact.path) for artifact in evaluations]
-    names = [_model_name(path) for path in folders]
+    manifests = [read_manifest(path, "evaluate") for path in folders]
+    names = [_model_name(*evaluated) for evaluated in zip(folders, manifests, strict=True)]
     record: ClusterRecord = {
         "run": facts.run,
         "pipeline": facts.pipeline,
@@ -103,6 +107,7 @@ def write_record(
         "metrics": evaluated_metrics(folders),
         "report": report,
         "rows": uris.rows,
+        "training_rows": _training_rows(names, manifests),
         "models": _by_name(names, uris.models),
         "evaluations": _by_name(names, [artifact.uri for artifact in evaluations]),
         "reports": {
@@ -118,13 +123,21 @@ def _parameters(facts: RunFacts) -> JsonObject:
     return dict(facts.parameters)  # type: ignore[arg-type]  # KFP holds JSON values only
 
 
-def _model_name(evaluation: Path) -> str:
+def _model_name(evaluation: Path, manifest: Manifest) -> str:
     """The model that an evaluation is of; the first one where the base model is in it, too."""
-    manifest = read_manifest(evaluation, "evaluate")
     names = manifest.inputs["models"].split()
     if not names:
         raise DataError(f"{evaluation}: must be the evaluation of a model, but it is of none.")
     return names[0]
+
+
+def _training_rows(
+    names: Sequence[str], manifests: Sequence[Manifest]
+) -> dict[str, dict[str, float]]:
+    rows = {}
+    for name, manifest in zip(names, manifests, strict=True):
+        rows[name] = manifest.extra["models"][name]["rows"]
+    return rows
 
 
 def _by_name(names: Sequence[str], uris: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
-from dynamicpo.runs.cluster.pod_logs import DEFAULT_NAMESPACE, PodLog, PodLogs, log_places
+from dynamicpo.runs.cluster.pod_logs import (
+    DEFAULT_ARCHIVE,
+    DEFAULT_NAMESPACE,
+    PodLog,
+    PodLogs,
+    log_places,
+)
 from dynamicpo.runs.cluster.workflow_nodes import FailedTask, WorkflowNodes, read_workflow
 
 if TYPE_CHECKING:
@@ -175,8 +181,8 @@ def _notes_on_early_end(
     if not workflow.name:
         return ["The API tells of none of its tasks."]
     if not workflow.began:
-        namespace = source.namespace or DEFAULT_NAMESPACE
         account = run.service_account or "of the installation's default"
+        namespace = _namespace(source)
         return [
             f"It ended before any task began. It was sent with the service account {account}: "
             "without that no pod starts. Make it, with its role, by `k8s/apply.sh OVERLAY` "
@@ -202,9 +208,18 @@ def _notes_on_missing_logs(workflow: WorkflowNodes, logs: PodLogs, source: LogSo
 
 def _kubectl_line(workflow: WorkflowNodes, source: LogSource) -> str:
     """The command that shows what Kubernetes said of the nodes."""
-    namespace = source.namespace or DEFAULT_NAMESPACE
     return (
         "The nodes' own messages, while the workflow exists (a stock installation deletes it an "
-        f"hour after its end): kubectl -n {namespace} get workflow {workflow.name} "
+        f"hour after its end): kubectl -n {_namespace(source)} get workflow {workflow.name} "
         f"-o jsonpath='{_NODE_MESSAGES}'"
     )
+
+
+def _namespace(source: LogSource) -> str:
+    """The namespace of a run's pods, as far as it is known.
+
+    An installation for one user does not tell its own, but keeps logs below a folder of that name.
+    """
+    folder, _, name = source.archive.rstrip("/").rpartition("/")
+    archived = name if folder == DEFAULT_ARCHIVE else ""
+    return source.namespace or archived or DEFAULT_NAMESPACE

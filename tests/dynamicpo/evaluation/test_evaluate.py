@@ -560,11 +560,17 @@ def test_settings_that_can_not_be_used(folders: dict[str, Path], tmp_path: Path)
             tmp_path / "out",
             EvaluationConfig(candidates="catalogue"),
         )
-    with pytest.raises(
-        ConfigError, match="rows: must be <= 30, the rows of the test split, got 31"
-    ):
-        evaluate(folders["preferences"], {}, tmp_path / "out", EvaluationConfig(rows=31))
     assert not (tmp_path / "out").exists()
+
+
+def test_more_rows_than_there_are_mean_all_of_them(
+    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="dynamicpo.core.row_numbers")
+    more = evaluate(folders["preferences"], {}, tmp_path / "more", EvaluationConfig(rows=31))
+    assert "evaluation, test split: takes all 30 rows, 31 were asked for" in caplog.text
+    all_rows = evaluate(folders["preferences"], {}, tmp_path / "all", EvaluationConfig())
+    assert more.counts == all_rows.counts and more.extra["protocol"] == all_rows.extra["protocol"]
 
 
 def test_input_that_can_not_be_used(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -185,6 +185,16 @@ def test_a_run_that_was_terminated_is_said_to_be_that(wait_for: Waiting):
     assert len(lines) == 2
 
 
+def test_the_namespace_of_an_installation_for_one_user_is_that_of_its_archive(wait_for: Waiting):
+    """It tells its own nowhere, and takes no --namespace."""
+    archive = "minio://mlpipeline/private-artifacts/pipelines/"
+    run = WorkflowRun(workflow="training-274pc")
+    run.task(run.start("RUNNING"), "prepare-data", "SUCCEEDED")
+    assert "kubectl -n pipelines get workflow" in wait_for(run, "FAILED", "--archive", archive)[1]
+    early = wait_for(no_service_account(), "FAILED", "--archive", archive)
+    assert "kubectl -n pipelines get serviceaccount" in early[1]
+
+
 def no_service_account() -> WorkflowRun:
     run = WorkflowRun("training-wlpl2")
     for attempt in range(3):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dynamicpo.core.config import DataConfig, NegativesConfig, PreferenceConfig, SFTConfig
 from dynamicpo.core.errors import ConfigError, DataError
-from dynamicpo.core.records.manifest import read_manifest
+from dynamicpo.core.records.manifest import Manifest, read_manifest
 from dynamicpo.core.records.rows import read_items, read_rows
 from dynamicpo.data.prepare import prepare_data
 from dynamicpo.models import checkpoints
@@ -237,24 +238,45 @@ def test_bfloat16_products_learn_as_float32_does(preferences, tiny_llm, tmp_path
     assert last["bfloat16"] == pytest.approx(last["float32"], rel=0.05)
 
 
-def test_rows_of_the_two_stages_are_disjoint_and_too_many_are_refused(
-    preferences, tmp_path
+def trained_rows(manifest: Manifest) -> tuple[float, float]:
+    counts = manifest.counts
+    return counts["rows"], counts["rows_shared_with_sft"]
+
+
+def test_rows_of_the_two_stages_are_disjoint_as_far_as_they_go(
+    preferences, tmp_path, caplog
 ) -> None:
+    caplog.set_level(logging.INFO, logger="dynamicpo.training.preference_training")
     number = read_rows(preferences, "train").num_rows
-    fine_tune(preferences, tmp_path / "sft", dataclasses.replace(SHORT_SFT, rows=number - 5))
+    sft = tmp_path / "sft"
+    fine_tune(preferences, sft, dataclasses.replace(SHORT_SFT, rows=number - 5))
     left = dataclasses.replace(SHORT, rows=5, batch_size=5)
-    assert (
-        train_preferences(preferences, tmp_path / "sft", tmp_path / "out", left).counts["rows"] == 5
+    assert trained_rows(train_preferences(preferences, sft, tmp_path / "5", left)) == (5, 0)
+    assert "SFT's" not in caplog.text
+    more = dataclasses.replace(SHORT, rows=6)
+    assert trained_rows(train_preferences(preferences, sft, tmp_path / "6", more)) == (6, 1)
+    said = [record.getMessage() for record in caplog.records if "SFT's" in record.getMessage()]
+    assert said == ["preference training: 1 of 6 rows are SFT's, which left 5"]
+
+
+def test_more_rows_than_there_are_mean_all_of_them(preferences, tmp_path, caplog) -> None:
+    """The form's defaults, which are MovieLens', must do for a small table."""
+    caplog.set_level(logging.INFO, logger="dynamicpo.core.row_numbers")
+    number = read_rows(preferences, "train").num_rows
+    sft, all_rows = tmp_path / "sft", tmp_path / "all"
+    tuned = fine_tune(preferences, sft, dataclasses.replace(SHORT_SFT, rows=5000))
+    assert tuned.counts["rows"] == number and tuned.config["rows"] == 5000
+    trained = train_preferences(
+        preferences, sft, tmp_path / "out", dataclasses.replace(SHORT, rows=16000)
     )
-    with pytest.raises(
-        ConfigError, match=r"rows: must be <= 5, the training rows that SFT left, got 6"
-    ):
-        train_preferences(
-            preferences, tmp_path / "sft", tmp_path / "no", dataclasses.replace(SHORT, rows=6)
-        )
-    with pytest.raises(ConfigError, match=f"rows: must be <= {number}"):
-        fine_tune(preferences, tmp_path / "no", dataclasses.replace(SHORT_SFT, rows=number + 1))
-    assert not (tmp_path / "no").exists()
+    assert trained_rows(trained) == (number, number)
+    said = [record for record in caplog.records if record.name == "dynamicpo.core.row_numbers"]
+    assert [record.getMessage() for record in said] == [
+        f"SFT: takes all {number} rows, 5000 were asked for",
+        f"preference training: takes all {number} rows, 16000 were asked for",
+    ]
+    train_preferences(preferences, sft, all_rows, dataclasses.replace(SHORT, rows=0))
+    assert steps_of(tmp_path / "out") == steps_of(all_rows)
 
 
 def test_items_as_tokens_of_a_causal_lm(preferences, tiny_llm, tmp_path) -> None:
