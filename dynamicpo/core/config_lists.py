@@ -1,6 +1,6 @@
 """Lists as settings: text with commas, because neither a flag nor a KFP parameter is a list."""
 
-from dynamicpo.core.config_fields import Field, choices_of, limits_of
+from dynamicpo.core.config_fields import LARGEST_EXACT, Field, choices_of, limits_of
 from dynamicpo.core.errors import unknown_name
 
 
@@ -26,6 +26,11 @@ def list_problem(value: object, item: Field) -> str:
         low = limits_of(item).low or 0
         if not all(_is_whole_number(entry, low) for entry in entries):
             return f"{item.name}: must be whole numbers >= {low} with commas, got {value!r}."
+        if not all(_is_exact(entry) for entry in entries):
+            return (
+                f"{item.name}: must be whole numbers <= {LARGEST_EXACT} with commas, because "
+                f"Kubeflow damages larger ones, got {value!r}."
+            )
         # "1,01" names the same number twice.
         entries = [str(int(entry)) for entry in entries]
     if "" in entries or len({*entries}) < len(entries):
@@ -35,4 +40,12 @@ def list_problem(value: object, item: Field) -> str:
 
 def _is_whole_number(text: str, low: float) -> bool:
     # `isdigit` alone accepts superscripts, which `int` refuses.
-    return text.isascii() and text.isdigit() and int(text) >= low
+    if not text.isascii() or not text.isdigit():
+        return False
+    # `int` refuses texts of thousands of digits.
+    return not _is_exact(text) or int(text) >= low
+
+
+def _is_exact(digits: str) -> bool:
+    """Tell whether a number arrives as it is in a task of Kubeflow, which passes on floats."""
+    return len(digits) <= len(str(LARGEST_EXACT)) and int(digits) <= LARGEST_EXACT

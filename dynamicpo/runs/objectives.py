@@ -119,7 +119,8 @@ def _check_objective(objective: Objective, shared: Mapping[str, object]) -> None
             f'objectives: an entry must have "objective", "loss" and "dynamic", got {objective!r}.'
         )
     name = objective["objective"]
-    text = str(name)
+    # A cast does not look: from a form it may be a number.
+    text = name if isinstance(name, str) else ""
     is_reserved = text.casefold() in RESERVED_NAMES
     if is_reserved or not _NAME.fullmatch(text):
         reserved = ", ".join(RESERVED_NAMES)

@@ -100,6 +100,23 @@ def test_a_long_seed_as_a_number_is_refused():
             check_parameters("training", {"seed": seed})
 
 
+@pytest.mark.parametrize("seed", [LONG_SEED, "9" * 5000], ids=["long", "thousands of digits"])
+def test_a_long_seed_of_a_cell_is_refused(seed: object):
+    """A cell is an item of a loop: its seed goes through Kubeflow as a number."""
+    largest = {"grid_seeds": f"{LARGEST_EXACT},1"}
+    assert check_parameters("negative_scaling", largest)["grid_seeds"] == f"{LARGEST_EXACT},1"
+    with pytest.raises(
+        ConfigError, match=r"^grid_seeds: must be whole numbers <= 9007199254740991"
+    ):
+        check_parameters("negative_scaling", {"grid_seeds": f"1,{seed}"})
+
+
+def test_an_objective_whose_name_is_a_number_is_refused():
+    entry = {"objective": 3.0, "loss": "dmpo", "dynamic": "none"}
+    with pytest.raises(ConfigError, match=r"^objectives: a name must be up to 64 .*, got 3\.0"):
+        check_parameters("training", {"objectives": [entry]})
+
+
 def test_a_long_seed_as_text_goes_to_every_stage():
     parameters = check_parameters("training", {"seed": str(LONG_SEED)})
     arguments = pipeline_arguments("training", parameters)
@@ -176,3 +193,25 @@ def test_the_check_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "5000\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sft_revision": "{{$.pipeline_job_name}}"},
+        {"sft_settings": {"revision": "a{{$.inputs.parameters['seed']}}"}},
+        {"sft_settings": '{"revision": "{{workflow.name}}"}'},
+        {"objectives": [{"objective": "{{$.pipeline_task_uuid}}", "loss": "dmpo"}]},
+    ],
+)
+def test_placeholders_in_values_are_refused(given):
+    """kfp's local runs put other texts in their place, Argo does on clusters."""
+    with pytest.raises(ConfigError) as refused:
+        check_parameters("training", given)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 1 and "must not hold '{{'" in lines[0]
+
+
+def test_braces_alone_are_values():
+    parameters = check_parameters("training", {"sft_revision": "{a} }} {"})
+    assert parameters["sft_revision"] == "{a} }} {"
