@@ -1,6 +1,8 @@
 """What a launcher puts into the environment: several processes are refused, its settings hidden."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,73 @@ def test_several_processes_are_refused_before_any_work(
     assert not output.exists()
 
 
-def test_one_process_of_a_launcher_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "1")
+def test_torchrun_itself_is_refused_with_two_processes_and_runs_with_one(tmp_path: Path) -> None:
+    """Its agents and ranks are real; what a stage imports besides takes too long for a test."""
+    script = tmp_path / "stage.py"
+    script.write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "from dynamicpo.training.launchers import check_one_process\n"
+        "check_one_process('sft')\n"
+        "Path(__file__).with_suffix('.' + os.environ['RANK']).touch()\n"
+    )
+    for number, is_refused in ((2, True), (1, False)):
+        finished = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--nproc-per-node", str(number), str(script)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ("the launcher started 2 (WORLD_SIZE)" in finished.stderr) == is_refused
+        assert (finished.returncode != 0) == is_refused
+        assert script.with_suffix(".0").exists() != is_refused
+
+
+@pytest.mark.parametrize("value", ["1", "", " "])
+def test_one_process_of_a_launcher_is_as_good_as_none(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", value)
     check_one_process("sft")
+
+
+def test_several_processes_of_mpi_in_a_pod_of_one_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="the launcher started 2 .OMPI_COMM_WORLD_SIZE"):
+        check_one_process("sft")
+
+
+def test_a_number_of_processes_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ConfigError, match="WORLD_SIZE: must be a number of processes, got 'two'"):
+        check_one_process("sft")
+
+
+def one_step(folder: Path) -> float:
+    """Loss of a training step on a row of three tokens."""
+    rows = Dataset.from_dict({"input_ids": [[3, 4, 5]], "labels": [[-100, 4, 5]]})
+    schedule = Schedule.from_config(SFTConfig(max_steps=1), learning_rate=0.1)
+    model = tiny_model("llama")
+    steps = train(model, rows, sft_batches.collate_sft, cross_entropy, schedule, folder, "test")
+    return steps[0]["loss"]
+
+
+def test_ranks_that_a_launcher_left_behind_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By LOCAL_RANK alone accelerate would look for other processes, at MASTER_ADDR."""
+    alone = one_step(tmp_path)
+    left_behind = {"LOCAL_RANK": "0", "RANK": "3", "MPI_LOCALRANKID": "1"}
+    for name, value in left_behind.items():
+        monkeypatch.setenv(name, value)
+    assert one_step(tmp_path) == alone
+    assert {name: os.environ[name] for name in left_behind} == left_behind
 
 
 def test_precision_in_the_environment_does_not_change_a_training_in_float32(
