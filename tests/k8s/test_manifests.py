@@ -5,8 +5,10 @@ None has a right, a secret or a way out too many.
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from tests.k8s.conftest import GPU_OVERLAYS, K8S, OVERLAYS, Documents, of_kind
 
 Render = Callable[[str], Documents]
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
+GUIDE = (K8S / "README.md").read_text()
 CLUSTER_WIDE = {
     "Namespace",
     "PriorityClass",
@@ -321,3 +324,39 @@ def test_drift_figures_are_scraped(render: Render, overlay: str):
     assert [endpoint["port"] for endpoint in monitoring["spec"]["endpoints"]] == [port["name"]]
     assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(port["containerPort"])
     assert importlib.util.find_spec(container["command"][-1]) is not None
+
+
+DRIFT_SERVER = """\
+images:
+  - {name: dynamicpo-cpu, newName: registry.invalid/dynamicpo-cpu, digest: "sha256:DIGEST"}
+"""
+
+
+def test_a_drift_server_beside_the_clusters_own_store_gets_its_keys(
+    kubectl: str, render: Render, tmp_path: Path
+):
+    """As the guide says to add it: it asks for the Secret, with the right to that one alone."""
+    shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("__pycache__"))
+    overlay = tmp_path / "k8s" / "overlays" / "generic-gpu"
+    file = overlay / "kustomization.yaml"
+    patch = re.search(r"(?ms)^     - target: .kind: Deployment, name: drift.*?(?=^   ```)", GUIDE)
+    assert patch
+    text = file.read_text()
+    text = text.replace("components:\n", "components:\n  - ../../components/drift-metrics\n")
+    text = text.replace(
+        "patches:\n", "patches:\n" + textwrap.indent(textwrap.dedent(patch[0]), "  ")
+    )
+    file.write_text(text + DRIFT_SERVER.replace("DIGEST", 64 * "a"))
+    said = subprocess.run(
+        [kubectl, "kustomize", str(overlay)], check=True, capture_output=True, text=True
+    ).stdout
+    documents = [item for item in yaml.safe_load_all(said) if item]
+    pod = of_kind(documents, "Deployment")["drift-exporter"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    (container,) = pod["containers"]
+    assert container["args"] == ["minio://mlpipeline/v2/artifacts"]
+    assert container["image"] == "registry.invalid/dynamicpo-cpu@sha256:" + 64 * "a"
+    binding = of_kind(documents, "RoleBinding")["dynamicpo-store-keys"]
+    assert pod["serviceAccountName"] in [subject["name"] for subject in binding["subjects"]]
+    google = of_kind(render("gke"), "Deployment")["drift-exporter"]["spec"]["template"]["spec"]
+    assert google["automountServiceAccountToken"] is False
