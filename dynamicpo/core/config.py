@@ -164,6 +164,10 @@ class SFTConfig(Checked):
     rows: int = setting(
         0, "train on at most this many rows, chosen at random (0: all)", low=0, unit="rows"
     )
+    # Rows are sliding windows: a loss on their histories learns an interaction up to ten times.
+    sequences: bool = setting(
+        False, "put the rows together to users' sequences, and learn each interaction once a pass"
+    )
     epochs: float = setting(1.0, "passes over the rows", above=0, unit="passes")
     max_steps: int = setting(0, "stop after this many steps (0: by epochs)", low=0, unit="steps")
     patience: int = setting(
@@ -186,6 +190,10 @@ class SFTConfig(Checked):
         0.05, "share of the steps with a rising learning rate", low=0, high=1, unit="share"
     )
     max_grad_norm: float = setting(1.0, "gradient clipping", low=0, unit="dimensionless")
+    # Only while SFT trains: the saved model has none.
+    dropout: float = setting(
+        0.0, "dropout of the compact backbone's layers", low=0, high=0.9, unit="share"
+    )
     lora_rank: int = setting(16, "rank of the adapter", low=1, unit="dimensions")
     lora_alpha: int = setting(32, "scale of the adapter", low=1, unit="dimensionless")
     # Off: with dropout the policy differs from its reference before the first step.
@@ -194,8 +202,14 @@ class SFTConfig(Checked):
     seed: int = setting(0, "seed of weights, order and templates", low=0, unit="dimensionless")
 
     def __post_init__(self) -> None:
-        """Check the fields, then the backbone for a misspelt name of ours."""
+        """Check the fields and those that need each other, then the backbone for a typo."""
         check_fields(self)
+        if self.sequences and (self.loss_on != "history" or self.list_candidates):
+            raise ConfigError(
+                "sequences: needs loss_on 'history' and no list_candidates, as most items of a "
+                f"sequence are history, got loss_on {self.loss_on!r} and list_candidates "
+                f"{self.list_candidates}. Change these, or leave sequences out."
+            )
         if self.backbone in BACKBONES or Path(self.backbone).exists():
             return
         # Any text may be the id of a model, so that only a near miss is surely a mistake.

@@ -13,6 +13,7 @@ class Schedule:
     """Steps, batches and rates; field names as in the stages' configurations.
 
     With `dropout` the model is noisy in training, as its own configuration and its adapter's say.
+    `passes` says how often the data set holds each row, where it does so more than once.
     `early_stopping` ends training early and keeps the best weights; without it the last ones are
     kept.
     """
@@ -27,6 +28,7 @@ class Schedule:
     gradient_checkpointing: bool
     dropout: bool
     seed: int
+    passes: int = 1
     early_stopping: EarlyStopping | None = None
 
     @classmethod
@@ -61,11 +63,11 @@ class Schedule:
             )
 
     def num_steps(self, num_rows: int) -> int:
-        """Optimizer steps over so many rows; the last batch of an epoch may be smaller."""
+        """Optimizer steps over so many rows of the data set; its last batch may be smaller."""
         if self.max_steps:
             return self.max_steps
         steps_per_epoch = math.ceil(num_rows / self.batch_size)
-        return max(1, round(steps_per_epoch * self.epochs))
+        return max(1, round(steps_per_epoch * self.epochs / self.passes))
 
     def rate_share(self, step: int, num_steps: int) -> float:
         """Share of the peak learning rate at a step, counted from 0: a line up, then a cosine.

@@ -1,12 +1,14 @@
 """Supervised fine-tuning: prompt plus answer, loss on the answer's tokens or the history's too."""
 
+import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from dynamicpo.core import random_keys
 from dynamicpo.core.config import SFTConfig
@@ -19,6 +21,7 @@ from dynamicpo.models import backbones, checkpoints
 from dynamicpo.models.backbones import COMPACT, BackboneVersion, BaseModelSpec, Permissions
 from dynamicpo.models.base_models import item_token_ids, load_base_model
 from dynamicpo.models.causality import check_causal
+from dynamicpo.models.dropout import layer_dropout
 from dynamicpo.models.execution import (
     choose_base_weights,
     choose_precision,
@@ -34,6 +37,7 @@ from dynamicpo.training import trainer
 from dynamicpo.training.early_stopping import EarlyStopping
 from dynamicpo.training.launchers import check_one_process
 from dynamicpo.training.schedule import Schedule
+from dynamicpo.training.sequence_rows import sequence_rows
 from dynamicpo.training.sft_batches import (
     collate_sft,
     cross_entropy,
@@ -76,12 +80,14 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
     with stage_output(output, manifest) as folder:
         model, tokenizer = _load_trainable_model(base, config)
         prompts = Prompts(tokenizer, items, settings)
-        with execution_context(base):
-            dataset = encode_sft_rows(rows, prompts, config.loss_on)
+        with execution_context(base), _dropout(model, config):
+            passes = _num_passes(config)
+            learnt = sequence_rows(items, rows, passes, config.seed) if passes else rows
+            dataset = encode_sft_rows(learnt, prompts, config.loss_on)
             check_positions(model, longest_row(dataset))
             early_stopping = _early_stopping(preferences, model, prompts, config)
             schedule = Schedule.from_config(config, _learning_rate(config))
-            schedule = replace(schedule, early_stopping=early_stopping)
+            schedule = replace(schedule, early_stopping=early_stopping, passes=max(passes, 1))
             steps = trainer.train(
                 model, dataset, collate_sft, cross_entropy, schedule, folder, "SFT"
             )
@@ -154,6 +160,17 @@ def _select_rows(preferences: Path, config: SFTConfig) -> pa.Table:
     return rows.take(np.sort(selected))
 
 
+def _num_passes(config: SFTConfig) -> int:
+    """How often sequences are cut into rows; 0 where the rows are learnt as they are."""
+    return math.ceil(config.epochs) if config.sequences else 0
+
+
+def _dropout(model: LanguageModel, config: SFTConfig) -> AbstractContextManager[None]:
+    """Dropout of the compact backbone; the others' own configurations have theirs."""
+    is_compact = isinstance(model, LlamaForCausalLM) and config.backbone == COMPACT
+    return layer_dropout(model, config.dropout) if is_compact else nullcontext()
+
+
 def _early_stopping(
     preferences: Path, model: LanguageModel, prompts: Prompts, config: SFTConfig
 ) -> EarlyStopping | None:
@@ -169,7 +186,8 @@ def _early_stopping(
     example_ids = rows["example_id"].to_pylist()
     order = random_keys.random_order(config.seed, "validation", example_ids)
     chosen = rows.take(np.sort(order[:_VALIDATION_ROWS]))
-    validation = encode_sft_rows(chosen, prompts, config.loss_on)
+    # On answers alone: the histories of held-out rows are what training learns from.
+    validation = encode_sft_rows(chosen, prompts, "answer")
     check_positions(model, longest_row(validation))
     batch_size = config.micro_batch_size or config.batch_size
     return EarlyStopping(

@@ -207,12 +207,14 @@ class StepLog(TrainerCallback):
         path: File to append to, inside the unfinished output.
         pop_metrics: Returns the metrics of the step that has ended.
         progress: Progress in steps.
+        passes: How often the data set holds each row.
     """
 
     def __init__(
-        self, path: Path, pop_metrics: Callable[[], StepMetrics], progress: Progress
+        self, path: Path, pop_metrics: Callable[[], StepMetrics], progress: Progress, passes: int
     ) -> None:
         """Start with no steps."""
+        self._passes = passes
         self.steps: list[StepMetrics] = []
         self._path = path
         self._pop_metrics = pop_metrics
@@ -236,7 +238,7 @@ class StepLog(TrainerCallback):
         """
         line: StepMetrics = {
             "step": state.global_step,
-            "epoch": round(float(state.epoch), 4),
+            "epoch": round(float(state.epoch) * self._passes, 4),
             "learning_rate": self._learning_rate,
         }
         line |= self._pop_metrics()
@@ -291,7 +293,8 @@ def train(
         # Without its progress bar the trainer prints to stdout, which is for results.
         trainer.remove_callback(PrinterCallback)
         with Progress(label, num_steps, "steps") as progress:
-            step_log = StepLog(folder / "steps.jsonl", trainer.pop_step_metrics, progress)
+            path = folder / "steps.jsonl"
+            step_log = StepLog(path, trainer.pop_step_metrics, progress, schedule.passes)
             trainer.add_callback(step_log)
             if schedule.early_stopping is not None:
                 trainer.add_callback(schedule.early_stopping)

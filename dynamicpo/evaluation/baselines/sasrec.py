@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.progress import Progress
-from dynamicpo.evaluation.baselines.sequences import (
+from dynamicpo.evaluation.baselines.simple import Scorer, encode_items
+from dynamicpo.models.backbones import COMPACT, BaseModelSpec
+from dynamicpo.models.execution import device, execution_context
+from dynamicpo.negatives.catalogue import item_id_array
+from dynamicpo.negatives.sequences import (
     IGNORED_TARGET,
     Sequences,
     cut_windows,
     make_sequences,
 )
-from dynamicpo.evaluation.baselines.simple import Scorer, encode_items
-from dynamicpo.models.backbones import COMPACT, BaseModelSpec
-from dynamicpo.models.execution import device, execution_context
-from dynamicpo.negatives.catalogue import item_id_array
 
 _HIDDEN_SIZE = 64
 _NUM_LAYERS = 2

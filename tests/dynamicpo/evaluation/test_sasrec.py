@@ -8,7 +8,7 @@ import torch
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.evaluation.baselines.sasrec import fit_sasrec
-from dynamicpo.evaluation.baselines.sequences import Sequences, cut_windows, make_sequences
+from dynamicpo.negatives.sequences import Sequences, cut_windows, make_sequences
 
 NAMES = [f"i{item:02d}" for item in range(20)]
 ITEMS = pd.DataFrame({"item_id": NAMES, "title": NAMES, "popularity": 1, "category": ""})

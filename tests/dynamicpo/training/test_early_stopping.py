@@ -31,11 +31,13 @@ def sft_config(backbone: Path, **settings: Any) -> SFTConfig:
     return SFTConfig(**{**values, **settings})
 
 
+# Whatever training learns: the histories of held-out rows are no held-out items.
+@pytest.mark.parametrize("loss_on", ["answer", "history"])
 def test_training_stops_when_validation_gets_worse_and_keeps_the_best_weights(
-    backbone: Path, tmp_path: Path
+    loss_on: str, backbone: Path, tmp_path: Path
 ):
     preferences = write_preferences(tmp_path / "preferences")
-    config = sft_config(backbone, patience=2, eval_steps=2)
+    config = sft_config(backbone, patience=2, eval_steps=2, loss_on=loss_on)
     counts = fine_tune(preferences, tmp_path / "sft", config).counts
     assert counts["steps"] < 40
     assert counts["best_step"] == counts["steps"] - 2 * 2  # two looks without a better loss
