@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
@@ -45,7 +45,8 @@ def claimed(path: Path, what: str) -> Iterator[None]:
         else:
             # While the lock is held: whoever had opened the file finds it deleted once it gets the
             # lock, and starts over. filelock looks for that.
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             lock.release()
 
 
@@ -62,7 +63,9 @@ def _kernel_lock(path: Path, what: str) -> BaseFileLock | None:
         path.unlink(missing_ok=True)
         return None
     started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    path.write_text(f"process {os.getpid()} on {platform.node()}, since {started}", "utf-8")
+    # For messages alone: on a full disk the lock holds without.
+    with suppress(OSError):
+        path.write_text(f"process {os.getpid()} on {platform.node()}, since {started}", "utf-8")
     return lock
 
 

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest, read_input, write_json
-from dynamicpo.core.records.outputs import check_output
 from dynamicpo.core.records.partial_folders import partial_folder, publish
 from dynamicpo.core.storage.addresses import join
 from dynamicpo.core.storage.failures import LostRaceError
@@ -197,7 +196,6 @@ def fetch_version(store: str, name: str, output: Path) -> None:
     Raises:
         DataError: It is not whole, or the folder exists.
     """
-    check_output(output)
     with (
         tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch,
         partial_folder(output) as partial,

@@ -90,6 +90,7 @@ class ComparedRun(NamedTuple):
 
 # The kinds of what readers rely on.
 _KINDS = {"parameters": dict, "metrics": dict, "tasks": list, "started": str, "state": str}
+_NUMBERS = (int, float, type(None))
 
 
 def read_record(content: str | bytes, source: str) -> JsonObject:
@@ -109,15 +110,34 @@ def read_record(content: str | bytes, source: str) -> JsonObject:
     # A RecursionError: brackets within brackets, thousands of them.
     except (ValueError, RecursionError) as error:
         raise _unreadable(source, error) from error
+    if problem := _problem_of(record):
+        raise _unreadable(source, problem)
+    # Checked by the line above; mypy does not look into it.
+    return record  # type: ignore[no-any-return]
+
+
+def _problem_of(record: object) -> str:
+    """The reason why a file's content is no record; empty where it is one."""
     if not isinstance(record, dict):
-        raise _unreadable(source, "it is no JSON object")
+        return "it is no JSON object"
     for name, kind in _KINDS.items():
         if not isinstance(record.get(name, kind()), kind):
-            raise _unreadable(source, f"{name} is no {kind.__name__}")
+            return f"{name} is no {kind.__name__}"
+    if not isinstance(record.get("seconds"), _NUMBERS):
+        return "seconds is no number"
     for model, metrics in record.get("metrics", {}).items():
         if not isinstance(metrics, dict):
-            raise _unreadable(source, f"the metrics of {model} are no dict")
-    return record
+            return f"the metrics of {model} are no dict"
+        if not all(isinstance(value, _NUMBERS) for value in metrics.values()):
+            return f"the metrics of {model} are no numbers"
+    return _task_problem(record.get("tasks", []))
+
+
+def _task_problem(tasks: Sequence[object]) -> str:
+    for task in tasks:
+        if not isinstance(task, dict) or not isinstance(task.get("outputs"), dict):
+            return "a task has no outputs"
+    return ""
 
 
 def _unreadable(source: str, problem: object) -> DataError:
@@ -152,7 +172,8 @@ def _objective_names(parameters: object) -> list[str]:
     objectives = parameters.get("objectives") if isinstance(parameters, dict) else None
     if not isinstance(objectives, list):
         return []
-    return [entry["objective"] for entry in objectives if isinstance(entry, dict)]
+    names = [entry.get("objective") for entry in objectives if isinstance(entry, dict)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def hit_ratios(record: Mapping[str, object]) -> dict[str, float]:
@@ -160,7 +181,7 @@ def hit_ratios(record: Mapping[str, object]) -> dict[str, float]:
     ratios = {}
     for model, metrics in metrics_in_order(record).items():
         for name, value in metrics.items():
-            if _is_headline(name):
+            if _is_headline(name) and value is not None:
                 ratios[model] = value
     return ratios
 

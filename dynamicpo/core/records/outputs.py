@@ -18,7 +18,7 @@ from dynamicpo.core.records.manifest import (
     read_manifest,
     write_json,
 )
-from dynamicpo.core.records.partial_folders import check_replaceable, partial_folder, publish
+from dynamicpo.core.records.partial_folders import check_place, partial_folder, publish
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ def stage_output(output: Path, manifest: Manifest) -> Iterator[Path]:
         DataError: The output exists, or can't be written.
     """
     started = time.time()
-    _check_place(output)
     with partial_folder(output) as partial:
         yield partial
         # Before run.json is written: it has the time and the host, which would make every
@@ -62,32 +61,6 @@ def stage_output(output: Path, manifest: Manifest) -> Iterator[Path]:
         publish(partial, output)
 
 
-def check_output(output: Path) -> None:
-    """Refuse an output that holds something already.
-
-    Raises:
-        DataError: It exists and is not an empty folder, or its name was meant for a shell.
-    """
-    if str(output).startswith("~"):
-        raise DataError(
-            f"{output}: must be the folder itself; '~' means the home folder in shells only. "
-            f"Write {output.expanduser()}."
-        )
-    if output.is_symlink():
-        raise DataError(
-            f"{output}: must be a folder, but it is a symbolic link. "
-            f"Name the folder itself, {output.resolve()}, or choose another output."
-        )
-    # Temporary folders exist before a stage can write into them.
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists():
-        raise DataError(
-            f"{output}: must not exist yet, but something is there. "
-            "Remove it or choose another output."
-        )
-
-
 def finished(output: Path, manifest: Manifest) -> Manifest | None:
     """The manifest of an output that was already made from the same configuration and inputs.
 
@@ -98,7 +71,7 @@ def finished(output: Path, manifest: Manifest) -> Manifest | None:
         DataError: The output exists and comes from something else, or its files have changed.
     """
     if not (output / "manifest.json").is_file():
-        _check_place(output)
+        check_place(output)
         return None
     existing = read_manifest(output)
     if existing.cause != manifest.cause:
@@ -109,18 +82,6 @@ def finished(output: Path, manifest: Manifest) -> Manifest | None:
     check_files(output, existing)
     log.info("%s: already there from the same configuration and inputs, used as it is", output)
     return existing
-
-
-def _check_place(output: Path) -> None:
-    """Refuse, before any work, an output whose result could not be put in place at its end."""
-    check_output(output)
-    for folder in output.absolute().parents:
-        if (folder / "manifest.json").is_file():
-            raise DataError(
-                f"{output}: must not lie in the finished output {folder}, whose files are checked "
-                "when it is read. Choose another output."
-            )
-    check_replaceable(output)
 
 
 def _difference(old: Manifest, new: Manifest) -> str:

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dynamicpo.core.claims import claimed
@@ -19,6 +19,12 @@ log = logging.getLogger(__name__)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # safetensors and duckdb raise classes of their own, with the system's number in the text.
 _ERROR_NUMBER = re.compile(r"os error (\d+)|\[Errno (\d+)\]", re.IGNORECASE)
+# An address, or what pathlib makes of one: `s3:/bucket/name`.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+
+class _NotInPlaceError(DataError):
+    """Finished work that has another name than it should, and is not to be deleted."""
 
 
 @contextmanager
@@ -31,20 +37,18 @@ def partial_folder(output: Path) -> Iterator[Path]:
         output: The folder that `publish` makes of it.
 
     Raises:
-        DataError: Another process makes this output, nothing can be written beside it, or the disk
-            fails or fills up meanwhile.
+        DataError: The output could not be put in place after the work, another process makes it, or
+            the disk fails or fills up meanwhile.
     """
+    check_place(output)
     claim = output.parent / f".{output.name}.claim"
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         with claimed(claim, str(output)):
+            # Another process may have finished it since the look above.
+            check_output(output)
             _remove_leftovers(output)
-            partial = _partial_name(output)
-            partial.mkdir()
-            try:
+            with _temporary(_random_name(output, "partial")) as partial:
                 yield partial
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
     except Exception as error:
         number = _disk_error(error)
         if number is None:
@@ -55,32 +59,110 @@ def partial_folder(output: Path) -> Iterator[Path]:
         ) from error
 
 
-def check_replaceable(output: Path) -> None:
-    """Refuse an output that could not be put in place after the work.
+@contextmanager
+def _temporary(partial: Path) -> Iterator[Path]:
+    partial.mkdir()
+    try:
+        yield partial
+    except _NotInPlaceError:
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output that holds something already, or is no folder of this machine.
 
     Raises:
-        DataError: It is the current folder, a mount point, or its parent can't be written.
+        DataError: It exists and is not an empty folder, or its name means something else.
     """
+    check_name(output)
+    if output.is_symlink():
+        raise DataError(
+            f"{output}: must be a folder, but it is a symbolic link. "
+            f"Name the folder itself, {output.resolve()}, or choose another output."
+        )
+    # Temporary folders exist before a stage can write into them.
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if output.exists():
+        raise DataError(
+            f"{output}: must not exist yet, but something is there. "
+            "Remove it or choose another output."
+        )
+    for folder in output.absolute().parents:
+        if (folder / "manifest.json").is_file():
+            raise DataError(
+                f"{output}: must not lie in the finished output {folder}, whose files are checked "
+                "when it is read. Choose another output."
+            )
+
+
+def check_name(output: Path) -> None:
+    """Refuse a name that means something else than a folder of this machine.
+
+    Raises:
+        DataError: It is an address, was meant for a shell, or can't be written as text.
+    """
+    name = str(output)
+    if name.startswith("~"):
+        raise DataError(
+            f"{name}: must be the folder itself; '~' means the home folder in shells only. "
+            f"Write {output.expanduser()}."
+        )
+    if _ADDRESS.match(name):
+        raise DataError(
+            f"{name}: must be a folder of this machine, but it is an address. "
+            "Choose a folder, and copy it from there."
+        )
+    try:
+        name.encode()
+    # File systems take any bytes, but libraries, manifests and pages take text.
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{ascii(name)}: must be a name of characters in UTF-8, but it is not. "
+            "Choose another output."
+        ) from error
+
+
+def check_place(output: Path) -> None:
+    """Refuse, before any work, an output whose result could not be put in place at its end.
+
+    Raises:
+        DataError: As `check_output`; or it is the current folder, a mount point, or its parent
+            can't be written.
+    """
+    check_output(output)
     if output.is_dir() and output.samefile(Path.cwd()):
         raise DataError(
             f"{output}: must be a folder that can be replaced, but it is the current one. "
             f"Name a folder in it, such as {output / 'output'}."
         )
-    trial = _partial_name(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        trial.mkdir()
-        if output.is_dir():
-            # The very operation that comes at the end. Mount points answer EBUSY.
-            trial.rename(output)
-        else:
-            trial.rmdir()
+        _try_rename(output)
     except OSError as error:
-        shutil.rmtree(trial, ignore_errors=True)
         raise DataError(
             f"{output}: must be writable and replaceable, but {error.strerror}. "
             "Choose another output, below a mounted folder and not the mounted folder itself."
         ) from error
+
+
+def _try_rename(output: Path) -> None:
+    """Do what comes at the end of the work. Mount points answer EBUSY."""
+    trial = _random_name(output, "trial")
+    trial.mkdir()
+    try:
+        # The process that has the claim may take the trial for a leftover.
+        with suppress(FileNotFoundError):
+            if output.is_dir():
+                trial.rename(output)
+    finally:
+        # Not there after the rename.
+        with suppress(OSError):
+            trial.rmdir()
 
 
 def publish(partial: Path, output: Path) -> None:
@@ -95,45 +177,58 @@ def publish(partial: Path, output: Path) -> None:
         # Linux replaces an empty folder by the rename itself.
         partial.replace(output)
     except OSError as error:
-        kept = output.parent / f"{output.name}.finished-{secrets.token_hex(4)}"
-        partial.replace(kept)
-        raise DataError(
+        raise _NotInPlaceError(
             f"{output}: the finished result could not be put there ({error.strerror}). "
-            f"It is complete in {kept}; move it."
+            f"It is complete in {_keep(partial, output)}; move it."
         ) from error
-    _sync_file(output.parent)
+    # A folder may be one that we can write to and not read.
+    with suppress(PermissionError):
+        _sync_file(output.parent)
 
 
-def _partial_name(output: Path) -> Path:
+def _keep(partial: Path, output: Path) -> Path:
+    """Give a finished folder a name that the next process does not take for a leftover."""
+    kept = output.parent / f"{output.name}.finished-{secrets.token_hex(4)}"
+    try:
+        return partial.replace(kept)
+    # Nothing can be renamed there any more: it stays where it is.
+    except OSError:
+        return partial
+
+
+def _random_name(output: Path, kind: str) -> Path:
     # Beside the output, because a rename to another disk is a copy. At random: a process id is not
     # unique among containers. No tempfile: its folders are for one user, shared volumes for many.
-    return output.parent / f"{_partial_prefix(output)}{secrets.token_hex(4)}"
-
-
-def _partial_prefix(output: Path) -> str:
-    return f".{output.name}.partial-"
+    # Absolute: pyarrow takes a relative path such as `run:1/out` for an address.
+    return output.absolute().parent / f".{output.name}.{kind}-{secrets.token_hex(4)}"
 
 
 def _remove_leftovers(output: Path) -> None:
     # Whoever holds the claim is the only one who writes: what lies there is of killed processes.
-    prefix = _partial_prefix(output)
+    leftover = re.compile(rf"\.{re.escape(output.name)}\.(partial|trial)-[0-9a-f]{{8}}")
     for entry in sorted(output.parent.iterdir()):
-        is_left = entry.name.startswith(prefix)
-        if is_left:
-            log.info("%s: removed, left by a process that was killed", entry)
-            shutil.rmtree(entry, ignore_errors=True)
+        if not leftover.fullmatch(entry.name):
+            continue
+        # It was killed, or could not rename, after all of the work.
+        if (entry / "manifest.json").is_file():
+            log.info("%s: complete, found in %s", _keep(entry, output), entry.name)
+            continue
+        log.info("%s: removed, left by a process that was killed", entry)
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 def _share(folder: Path) -> None:
     """Give all files the modes that new ones get here; some libraries make private ones."""
     probe = folder / ".mode"
-    probe.touch()
-    file_mode = probe.stat().st_mode
-    probe.unlink()
-    folder_mode = folder.stat().st_mode
-    for path in folder.rglob("*"):
-        mode = folder_mode if path.is_dir() else file_mode
-        path.chmod(mode)
+    # The work is done: a mount without modes, or a last file that has no room, must not lose it.
+    with suppress(OSError):
+        probe.touch()
+        file_mode = probe.stat().st_mode
+        probe.unlink()
+        folder_mode = folder.stat().st_mode
+        for path in folder.rglob("*"):
+            mode = folder_mode if path.is_dir() else file_mode
+            path.chmod(mode)
 
 
 def _sync(folder: Path) -> None:

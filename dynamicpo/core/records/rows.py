@@ -99,8 +99,9 @@ def read_columns(path: Path, schema: pa.Schema, nullable: Collection[str] = ()) 
         DataError: It can't be read, or a column is missing, has another type or lacks values.
     """
     try:
-        # No partitions: a folder above named `user_id=7` is no column.
-        table = pq.read_table(path, partitioning=None)
+        # No partitions: a folder above named `user_id=7` is no column. Absolute: a relative path
+        # such as `run:1/part.parquet` is taken for an address.
+        table = pq.read_table(path.absolute(), partitioning=None)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _not_as_written(path, f"it can't be read ({error})") from error
     for field in schema:

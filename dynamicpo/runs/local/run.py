@@ -93,7 +93,7 @@ def _default_folder(name: str) -> Path:
 
 
 def _make_folder(folder: Path) -> Path:
-    from dynamicpo.core.records.outputs import check_output
+    from dynamicpo.core.records.partial_folders import check_output
 
     check_output(folder)
     (folder / "logs").mkdir(parents=True)

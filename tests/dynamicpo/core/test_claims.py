@@ -59,6 +59,18 @@ def test_claim_is_for_one_and_leaves_no_file(tmp_path: Path) -> None:
         pass
 
 
+def test_claim_holds_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    path = tmp_path / "claim"
+    with claimed(path, "the output"), pytest.raises(DataError, match="one process at a time"):
+        with claimed(path, "the output"):
+            pytest.fail("two hold it")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_claim_without_locks_is_refused_while_its_holder_lives(
     tmp_path: Path, no_locks: None
 ) -> None:
