@@ -17,9 +17,8 @@ from dynamicpo.evaluation.rows import EvaluationData
 from dynamicpo.metrics.generated_answers import named_candidate, substring_candidate
 from dynamicpo.models.checkpoints import LoadedModel
 from dynamicpo.prompts.encoding import Prompts, item_token
-from dynamicpo.prompts.template import DEFAULT_ANSWER, TITLE
 from dynamicpo.scoring.catalogue_scoring import catalogue_scores
-from dynamicpo.scoring.generation import ends_with, generate_answers
+from dynamicpo.scoring.generation import generate_answers
 from dynamicpo.scoring.shared_prefix import score_rows
 
 _ITEMS_AT_ONCE = 32  # answers to one prompt without a history
@@ -63,7 +62,8 @@ def rank_with_model(
         scores = _listed_scores(loaded, prompts, prepared, candidates, config, label)
         if config.generate:
             texts = _generate(loaded, prompts, prepared, budget, label)
-            answers = _matched_answers(texts, loaded, candidates, data.items)
+            titles = _candidate_titles(loaded, candidates, data.items)
+            answers = _matched_answers(texts, prompts, candidates, titles)
     ranking = rank_listed(scores, data.rows.target_index, data.codes)
     return ModelRanking(ranking, answers, prompts.cut_items)
 
@@ -179,35 +179,29 @@ def _generate(
     loaded: LoadedModel, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str
 ) -> list[str]:
     """Generate the text of each row's answer, without the tokens that end it."""
-    end_ids = prompts.end_ids
     answers = generate_answers(
         loaded.model,
-        end_ids,
+        prompts.end_ids,
         rows,
         token_budget=token_budget,
         label=f"generating with {label}",
     )
-    texts = []
-    for token_ids in answers:
-        has_end = ends_with(token_ids, end_ids)
-        without_end = token_ids[: -len(end_ids)] if has_end else token_ids
-        texts.append(prompts.title_of(without_end))
-    return texts
+    return [prompts.title_of(token_ids) for token_ids in answers]
 
 
 def _matched_answers(
     texts: Sequence[str],
-    loaded: LoadedModel,
+    prompts: Prompts,
     candidates: Sequence[Sequence[str]],
-    items: pd.DataFrame,
+    titles: Sequence[Sequence[str]],
 ) -> GeneratedAnswers:
     """Find the candidate that each answer names."""
-    answer_form = loaded.settings.template.get("answer", DEFAULT_ANSWER)
-    titles = _candidate_titles(loaded, candidates, items)
+    items = {item for listed in candidates for item in listed}
+    answer_texts = {item: prompts.answer_text(item) for item in items}
     named = []
     substring = []
-    for text, row_titles in zip(texts, titles, strict=True):
-        full_answers = [answer_form.replace(TITLE, title) for title in row_titles]
+    for text, listed, row_titles in zip(texts, candidates, titles, strict=True):
+        full_answers = [answer_texts[item] for item in listed]
         named_index = named_candidate(text, full_answers)
         named.append(named_index)
         # The published rule looks for the bare title anywhere in the answer.

@@ -179,9 +179,18 @@ class Prompts:
         prompt_ids = self._templates[0].text_ids or self._titles.tokenise([_LINE_END])[0]
         return Row(prompt_ids, self.answers(answers))
 
+    def answer_text(self, item_id: str) -> str:
+        """The text of an item's answer as a model that generates it is read.
+
+        Some tokenizers lose accents, or spaces before punctuation: it may differ from the title.
+        """
+        return self.title_of(self._answer_ids[item_id])
+
     def title_of(self, token_ids: Sequence[int]) -> str:
-        """The text of generated tokens, without special ones."""
+        """The text of an answer's tokens, without special ones and the end."""
         ids = list(token_ids)
+        if self.end_ids and ids[-len(self.end_ids) :] == self.end_ids:
+            ids = ids[: -len(self.end_ids)]
         # Their names: `decode` joins added tokens in its own way.
         if self.settings.item_text == "token":
             names = self._tokenizer.convert_ids_to_tokens(ids)

@@ -55,9 +55,17 @@ class TitleTokeniser:
             DataError: The tokenizer can't write a title as plain text.
         """
         # Title and form together: a tokenizer may merge the end of a title with what follows.
-        result = self.tokenise([form.replace(TITLE, title) for title in titles])
+        texts = [form.replace(TITLE, title) for title in titles]
+        result = self.tokenise(texts)
+        if self._special is None:
+            return result
+        of_form = self._special.findall(form)
         for index, title in enumerate(titles):
-            if self._special is not None and self._special.search(title):
+            # The title "/s" in the form "<{title}>" is no special token either.
+            is_special = (
+                self._special.search(title) or self._special.findall(texts[index]) != of_form
+            )
+            if is_special:
                 result[index] = self._plain_title(form, title)
         return result
 

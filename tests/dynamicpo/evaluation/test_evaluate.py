@@ -526,6 +526,26 @@ def test_titles_are_generated_up_to_their_end(folders: dict[str, Path], tmp_path
     ]
 
 
+def test_an_answer_is_valid_where_its_tokenizer_loses_a_part_of_the_title(tmp_path: Path) -> None:
+    """Such as the space before punctuation: 'Film , 7' is read as 'Film, 7'."""
+    item_ids = [str(item) for item in range(NUM_ITEMS)]
+    items = pd.DataFrame({"item_id": item_ids, "title": [f"Film , {name}" for name in item_ids]})
+    items = items.assign(popularity=1, category="film")
+    preferences = write_preferences(tmp_path / "preferences", items=items)
+    speaker = write_title_model(tmp_path / "speaker", always="Film , 7")
+    settings_path = speaker / "tokenizer_config.json"
+    settings = json.loads(settings_path.read_text())
+    settings_path.write_text(json.dumps({**settings, "clean_up_tokenization_spaces": True}))
+    rewrite_checksums(speaker)
+    config = EvaluationConfig(generate=True, **FAST)
+    evaluate(preferences, {"m": speaker}, tmp_path / "out", config)
+    table = pq.read_table(tmp_path / "out" / "m" / "ranks.parquet")
+    assert {*table["generated"].to_pylist()} == {"Film, 7"}
+    assert table["valid"].to_pylist() == [
+        "7" in row["candidates"] for row in preference_rows("test")
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -211,7 +211,16 @@ def test_a_title_that_reads_like_a_special_token_is_plain_text(title: str) -> No
     assert row.prompt_ids[0] == speaker.bos_token_id
     assert special.isdisjoint(row.prompt_ids[1:])
     assert row.answer_ids[0][-1] == speaker.eos_token_id
-    assert built.title_of(row.answer_ids[0][:-1]) == title
+    assert built.title_of(row.answer_ids[0]) == built.title_of(row.answer_ids[0][:-1]) == title
+
+
+def test_a_title_that_reads_like_a_special_token_within_its_form_is_plain_text() -> None:
+    speaker = spoken_tokenizer(bos_token="<s>", eos_token="</s>")
+    built = Prompts(speaker, titles("/s", "Alien"), settings_with(answer="<{title}>"))
+    for item, text in (("0", "</s>"), ("1", "<Alien>")):
+        (answer,) = built.answers([item])
+        assert answer.count(speaker.eos_token_id) == 1
+        assert built.answer_text(item) == text
 
 
 def test_special_tokens_of_a_template_stay_around_a_plain_title() -> None:
