@@ -42,6 +42,12 @@ class StudyResult(StageResult):
     sentences: list[str]
 
 
+class GateOutcome(StageResult):
+    """The result of `judge-challenger`: also the decision and its reasons, sentence by sentence."""
+
+    reasons: list[str]
+
+
 class ComparisonContent(TypedDict):
     """The content of `comparison.json`.
 

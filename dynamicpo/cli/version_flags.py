@@ -35,14 +35,20 @@ def _add_publish(parser: argparse.ArgumentParser) -> None:
 def _add_promote(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", metavar="VERSION", help="its name, or the beginning of it")
     parser.add_argument(
+        "--decision",
+        metavar="PATH",
+        help="output of judge-challenger: against its champion, for its reasons, with its figures "
+        "(exit code 3 where it says: keep)",
+    )
+    parser.add_argument(
         "--keep", type=int, metavar="N", help="then delete all but the newest N versions"
     )
-    _add_reason(parser)
+    _add_reason(parser, is_required=False)
     _add_version_store(parser)
 
 
 def _add_roll_back(parser: argparse.ArgumentParser) -> None:
-    _add_reason(parser)
+    _add_reason(parser, is_required=True)
     _add_version_store(parser)
 
 
@@ -68,8 +74,10 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     _add_version_store(parser)
 
 
-def _add_reason(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--why", required=True, metavar="TEXT", help="the reason, for the history")
+def _add_reason(parser: argparse.ArgumentParser, is_required: bool) -> None:
+    parser.add_argument(
+        "--why", required=is_required, metavar="TEXT", help="the reason, for the history"
+    )
     parser.add_argument("--who", default="", metavar="NAME", help="(default: this account)")
     parser.add_argument(
         "--expected",

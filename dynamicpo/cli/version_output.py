@@ -11,9 +11,15 @@ from dynamicpo.cli.commands.versions import (
     ShownVersion,
     VersionList,
 )
+from dynamicpo.cli.results import GateOutcome
 
 # Of a name, in tables: as long as git's short names, and unique among thousands.
 _SHOWN = 12
+
+
+def gate_lines(result: GateOutcome, _: argparse.Namespace) -> list[str]:
+    """The decision and its reasons, and the folder."""
+    return [*result["reasons"], result["output"]]
 
 
 def published_lines(result: PublishedVersion, _: argparse.Namespace) -> list[str]:

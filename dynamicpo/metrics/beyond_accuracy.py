@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dynamicpo.core.arrays import FloatArray, IntArray
+from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray
 from dynamicpo.core.errors import DataError
 from dynamicpo.metrics.arrays import TensorLike, as_array
 
@@ -39,13 +39,27 @@ def beyond_accuracy(
     # Items that are never recommended count, too, for coverage and inequality.
     times_recommended = np.bincount(items, minlength=catalogue_size)
     popularities = interactions[items]
-    is_long_tail = popularities < _least_of_head(interactions, head_share)
+    is_tail = is_long_tail(interactions, head_share)[items]
     return {
         "mean_popularity": float(popularities.mean()),
         "catalogue_coverage": float((times_recommended > 0).mean()),
         "gini": _gini(times_recommended),
-        "long_tail_share": float(is_long_tail.mean()),
+        "long_tail_share": float(is_tail.mean()),
     }
+
+
+def is_long_tail(popularity: ArrayLike, head_share: float = HEAD_SHARE) -> BoolArray:
+    """Tell for every item of a catalogue whether it is long tail.
+
+    Args:
+        popularity: Interactions of every item. Shape (I,).
+        head_share: As in `beyond_accuracy`.
+
+    Returns:
+        Shape (I,).
+    """
+    interactions = np.asarray(popularity)
+    return interactions < _least_of_head(interactions, head_share)
 
 
 def _least_of_head(interactions: FloatArray, head_share: float) -> float:

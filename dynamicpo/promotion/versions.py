@@ -28,6 +28,7 @@ from dynamicpo.core.storage.publication import (
     publish_folder,
 )
 from dynamicpo.evaluation.result_files import read_result
+from dynamicpo.promotion.gate_rows import seen_until
 from dynamicpo.promotion.trained_users import write_trained_users
 
 # Shorter beginnings of names would be typing errors rather than names.
@@ -50,6 +51,7 @@ class VersionCard(TypedDict):
         licence: The licence, as its publisher gave it.
         config: The settings of the training.
         data: A name for the content of each input of the training.
+        seen_until: Time of the last row that training may have looked at, in epoch seconds.
         evaluation: A name for the content of the evaluation.
         protocol: The rows and candidates of the evaluation.
         metrics: Its metrics of the model, with the bounds of their 95 % intervals.
@@ -63,6 +65,7 @@ class VersionCard(TypedDict):
     licence: str
     config: JsonObject
     data: dict[str, str]
+    seen_until: float
     evaluation: str
     protocol: JsonObject
     metrics: dict[str, float | None]
@@ -251,6 +254,7 @@ def _card(
         licence=source.licence,
         config=manifest.config,
         data=manifest.inputs,
+        seen_until=seen_until(source.preferences),
         evaluation=evaluation.fingerprint,
         protocol=evaluation.extra["protocol"],
         metrics=dict(result.metrics),

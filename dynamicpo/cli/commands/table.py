@@ -29,6 +29,7 @@ class Command(NamedTuple):
 _STAGE_LINES: Mapping[str, Lines] = {
     "evaluate": output.evaluation_lines,
     "judge-collapse": output.study_lines,
+    "judge-challenger": version_output.gate_lines,
 }
 
 

@@ -110,7 +110,8 @@ def promote(arguments: argparse.Namespace) -> DecisionResult:
 
     store = arguments.store
     name = find_version(store, arguments.version)
-    decision = champion.promote_version(store, name, _reason(arguments), _expected(arguments))
+    reason, expected = _grounds(arguments, name)
+    decision = champion.promote_version(store, name, reason, expected)
     result = _decision_result(decision)
     if arguments.keep is not None:
         result["deleted"] = champion.delete_old_versions(store, arguments.keep)
@@ -166,10 +167,33 @@ def _named(store: str, text: str) -> str:
     return find_version(store, text)
 
 
+def _grounds(arguments: argparse.Namespace, name: str) -> "tuple[Reason, str | None]":
+    """The reason of a promotion, and the champion that it was decided against."""
+    if arguments.decision:
+        return _decided(arguments, name)
+    return _reason(arguments), _expected(arguments)
+
+
 def _reason(arguments: argparse.Namespace) -> "Reason":
     from dynamicpo.promotion.champion import Reason
 
+    if not arguments.why:
+        raise ConfigError("--why or --decision: must be given, for the history.")
     return Reason(who=arguments.who or _account(), why=arguments.why, numbers={})
+
+
+def _decided(arguments: argparse.Namespace, name: str) -> "tuple[Reason, str]":
+    """The reason of a gate's decision, and the champion that it was made against."""
+    from dynamicpo.promotion.champion import Reason
+    from dynamicpo.promotion.gate import read_decision
+    from dynamicpo.promotion.versions import read_version
+
+    if arguments.why or arguments.expected is not None:
+        raise ConfigError("--decision: says why and against whom. Leave --why and --expected out.")
+    version = read_version(arguments.store, name)
+    decision = read_decision(Path(arguments.decision), version)
+    reason = Reason(who=arguments.who or _account(), why=decision["reasons"][0], numbers=decision)
+    return reason, decision["champion"]
 
 
 def _account() -> str:

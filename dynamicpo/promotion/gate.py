@@ -1,0 +1,187 @@
+"""The gate: a challenger against the champion, on the same fresh rows."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynamicpo.core.config_gate import GateConfig
+from dynamicpo.core.errors import CheckFailedError, ConfigError, DataError, unknown_name
+from dynamicpo.core.records.manifest import Manifest, config_dict, read_input, write_json
+from dynamicpo.core.records.outputs import finished, stage_output
+from dynamicpo.promotion.champion import champions, read_moves
+from dynamicpo.promotion.decisions import GUARD_METRIC, GateDecision, decide, first_decision
+from dynamicpo.promotion.gate_rows import (
+    GateResult,
+    check_unseen,
+    read_gate_result,
+    read_gate_rows,
+    seen_until,
+)
+from dynamicpo.promotion.versions import Version, is_published, read_version
+from dynamicpo.reports.pages.gate import GateReport, gate_markdown, gate_page
+
+log = logging.getLogger(__name__)
+
+
+def judge_challenger(
+    evaluation: Path, preferences: Path, output: Path, config: GateConfig
+) -> Manifest:
+    """Decide whether a challenger replaces the champion.
+
+    Args:
+        evaluation: An evaluation of challenger and champion on fresh rows.
+        preferences: Its rows; the challenger was trained on the training rows of the same folder.
+        output: Folder to make: `decision.json`, `decision.md`, `report.html`.
+        config: Store, challenger, rule and margins.
+
+    Returns:
+        The manifest; `counts` holds `promotes`, `extra` the decision.
+
+    Raises:
+        ConfigError: No store or challenger is named.
+        DataError: The champion is not among the models, the rows are not later than all that either
+            was trained or chosen on, or input can't be used.
+    """
+    if not config.store or not config.challenger:
+        raise ConfigError("gate: store and challenger must both be given.")
+    source = read_input(evaluation, "evaluate")
+    rows_source = read_input(preferences)
+    rivals = _rivals(config, source)
+    manifest = _manifest(source, rows_source, rivals, config)
+    if (existing := finished(output, manifest)) is not None:
+        return existing
+    _check_origin(evaluation, preferences, source, rows_source, config)
+    with stage_output(output, manifest) as folder:
+        decision = _judge(evaluation, preferences, source, rivals, config)
+        fingerprint = source.extra["models"][config.challenger]["fingerprint"]
+        content = {**decision.to_json(), "fingerprint": fingerprint}
+        write_json(folder / "decision.json", content)
+        report = GateReport(decision.reasons, decision.promotes, content, manifest.config)
+        (folder / "decision.md").write_text(gate_markdown(report), encoding="utf-8")
+        (folder / "report.html").write_text(gate_page(report), encoding="utf-8")
+        manifest.counts = {"promotes": decision.promotes, "users": decision.num_users}
+        manifest.extra = {"decision": content}
+    log.info("%s: %s", output, decision.reasons[0])
+    return manifest
+
+
+# Any: JSON, whose shape `GateDecision.to_json` says.
+def read_decision(folder: Path, version: Version) -> dict[str, Any]:
+    """The decision that promotes a version.
+
+    Args:
+        folder: An output of `judge_challenger`.
+        version: The version to promote.
+
+    Raises:
+        CheckFailedError: The decision was to keep the champion.
+        DataError: It is about another model, or can't be read.
+    """
+    manifest = read_input(folder, "judge_challenger")
+    decision: dict[str, Any] = manifest.extra["decision"]
+    if decision["fingerprint"] != version.card["fingerprint"]:
+        raise DataError(
+            f"{folder}: must be the decision on version {version.name}, but it is on another "
+            f"model ({decision['challenger']}). Promote the version that was judged."
+        )
+    if not decision["promotes"]:
+        reasons = " ".join(decision["reasons"])
+        raise CheckFailedError(f"{folder}: must decide for the challenger, but: {reasons}")
+    return decision
+
+
+def _judge(
+    evaluation: Path,
+    preferences: Path,
+    source: Manifest,
+    rivals: Mapping[str, Version],
+    config: GateConfig,
+) -> GateDecision:
+    split = source.config["split"]
+    rows = read_gate_rows(evaluation, preferences, split)
+    seen = {config.challenger: seen_until(preferences)}
+    for name, version in rivals.items():
+        seen[f"version {version.name[:12]} ({name})"] = version.card["seen_until"]
+    check_unseen(rows, seen)
+    if not rivals:
+        return first_decision(config.challenger, rows)
+    challenger = read_gate_result(evaluation, config.challenger, split)
+    _check_cut_offs(challenger, config)
+    results = {}
+    for name, version in rivals.items():
+        results[version.name] = read_gate_result(evaluation, name, split)
+    return decide(rows, challenger, results, config)
+
+
+def _check_cut_offs(challenger: GateResult, config: GateConfig) -> None:
+    """Refuse candidate lists that are too short for what is compared."""
+    needed = {config.metric, GUARD_METRIC}
+    missing = sorted(needed - set(challenger.metrics))
+    if missing:
+        raise DataError(
+            f"gate: the evaluation must give {', '.join(missing)}, but its lists of candidates are "
+            "shorter. Evaluate with --candidates catalogue, or with longer lists."
+        )
+
+
+def _rivals(config: GateConfig, source: Manifest) -> dict[str, Version]:
+    """The versions that the challenger has to face, the champion first, by their models' names."""
+    line = champions(read_moves(config.store))[::-1]
+    # Against the present champion alone, a little worse each time would go down without end.
+    names = dict.fromkeys(line if config.rule == "not-worse" else line[:1])
+    models = {model["fingerprint"]: name for name, model in source.extra["models"].items()}
+    rivals = {}
+    for name in names:
+        # Former champions may have been deleted; the present one may not.
+        if name == line[0] or is_published(config.store, name):
+            version = read_version(config.store, name)
+            rivals[_evaluated(version, models)] = version
+    return rivals
+
+
+def _evaluated(version: Version, models: Mapping[str, str]) -> str:
+    fingerprint = version.card["fingerprint"]
+    if fingerprint in models:
+        return models[fingerprint]
+    raise DataError(
+        f"gate: the evaluation must have version {version.name} as a model, but it has "
+        f"{', '.join(models.values())}. Copy it by `dynamicpo show-version {version.name[:12]} "
+        "--output FOLDER`, and evaluate FOLDER/model with the challenger."
+    )
+
+
+def _check_origin(
+    evaluation: Path,
+    preferences: Path,
+    source: Manifest,
+    rows_source: Manifest,
+    config: GateConfig,
+) -> None:
+    """Refuse rows of another evaluation, and a challenger whose training is not known."""
+    if source.inputs["preferences"] != rows_source.fingerprint:
+        raise DataError(
+            f"{preferences}: must be the rows of {evaluation} ({source.inputs['preferences']}), "
+            f"got others ({rows_source.fingerprint}). Give that folder."
+        )
+    models = source.extra["models"]
+    if config.challenger not in models:
+        raise unknown_name("challenger", config.challenger, models)
+    trained_on = models[config.challenger]["inputs"].get("preferences")
+    if trained_on != rows_source.fingerprint:
+        raise DataError(
+            f"{config.challenger}: must have been trained on the training rows of {preferences}, "
+            f"but it was trained on others ({trained_on}). Then nobody knows what it has seen: "
+            "train it on those."
+        )
+
+
+def _manifest(
+    source: Manifest, rows_source: Manifest, rivals: Mapping[str, Version], config: GateConfig
+) -> Manifest:
+    inputs = {
+        "evaluation": source.fingerprint,
+        "preferences": rows_source.fingerprint,
+        "rivals": " ".join(version.name for version in rivals.values()),
+    }
+    return Manifest("judge_challenger", config_dict(config), inputs)
