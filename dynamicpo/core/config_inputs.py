@@ -42,6 +42,12 @@ class InputSettings(Checked):
         False, "replace user ids by keyed hashes at the first read; the key is DYNAMICPO_HASH_KEY"
     )
     hash_key_file: str = setting("", "file with the key of the hashes, instead of the environment")
+    max_unpacked_gb: float = setting(
+        4.0, "largest size of a compressed input once it is unpacked", above=0, unit="GB"
+    )
+    max_unpacked_ratio: float = setting(
+        200.0, "largest ratio of that size to the compressed one", low=1, unit="dimensionless"
+    )
     forget: str = setting("", "file of user ids, one a line, whose interactions are left out")
 
 

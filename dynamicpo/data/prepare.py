@@ -36,6 +36,7 @@ from dynamicpo.data.sources.engine import open_engine
 from dynamicpo.data.sources.movielens import movielens_files
 from dynamicpo.data.sources.parts import find_parts, is_glob
 from dynamicpo.data.sources.published import published_files
+from dynamicpo.data.sources.unpacking import UnpackingLimits, check_unpacked
 from dynamicpo.data.sources.user_ids import UserIds, forget_label, hash_key, read_forgotten
 
 log = logging.getLogger(__name__)
@@ -108,14 +109,16 @@ def _local_files(interactions: str, items: str, work: Path, config: DataConfig) 
         # Only MovieLens may come without: it is in the recbole wheel.
         return movielens_files(None, download_folder)
     local = _fetch(interactions, download_folder)
+    limits = UnpackingLimits(config.max_unpacked_gb, config.max_unpacked_ratio)
     if config.source == "movielens":
-        return movielens_files(local, download_folder)
+        return movielens_files(local, download_folder, limits)
     if config.source == "published":
-        return published_files(local)
-    return {
-        "interactions": local,
-        "items": _fetch(items, work / "items"),
-    }
+        files = published_files(local)
+    else:
+        files = {"interactions": local, "items": _fetch(items, work / "items")}
+    for path in files.values():
+        check_unpacked(path, limits)
+    return files
 
 
 def _fetch(uri: str, folder: Path) -> Path:

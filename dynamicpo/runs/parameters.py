@@ -15,6 +15,7 @@ from dynamicpo.core.config import RunConfig
 from dynamicpo.core.config_fields import LARGEST_EXACT, from_mapping
 from dynamicpo.core.errors import ConfigError, DynamicPOError, unknown_name
 from dynamicpo.core.json_values import JsonObject, JsonValue
+from dynamicpo.core.messages import quoted
 from dynamicpo.runs.objectives import check_cells, parse_list, parse_objectives
 from dynamicpo.runs.parameter_files import (
     check_cluster_files,
@@ -33,6 +34,8 @@ from dynamicpo.runs.signatures import (
     stage_fields,
     stages_of,
 )
+
+_PLACEHOLDER = "{{"
 
 
 def check_parameters(
@@ -143,6 +146,7 @@ class _Check:
         for key, value in given.items():
             with self.collected():
                 _check_exact(key, value)
+                check_literal(key, value)
                 exact[key] = value
         self._convert_seed(exact)
         for stage in stages_of(self._signature):
@@ -249,6 +253,25 @@ def _check_exact(key: str, value: object) -> None:
         raise ConfigError(
             f"{key}: must be text above {LARGEST_EXACT}, because Kubeflow damages larger numbers, "
             f"got {value!r}. Put it in quotes."
+        )
+
+
+def check_literal(key: str, value: object) -> None:
+    """Refuse a text in which Kubeflow would put something else, such as the run's name.
+
+    Args:
+        key: The parameter or flag, for messages.
+        value: The text, or what holds texts.
+
+    Raises:
+        ConfigError: It holds the beginning of a placeholder.
+    """
+    # kfp's local runs and its drivers replace `{{$...}}`, Argo all of `{{...}}`; neither can be
+    # told to leave a text as it is.
+    if _PLACEHOLDER in str(value):
+        raise ConfigError(
+            f"{key}: must not hold {_PLACEHOLDER!r}, where Kubeflow puts texts of its own, got "
+            f"{quoted(value)}. Choose another text or name."
         )
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from dynamicpo.data.sources.parts import Part
 from dynamicpo.data.sources.python_rows import delimited_rows
 from dynamicpo.data.sources.tables import ImportedTables, clean_items, read_interactions
 from dynamicpo.data.sources.titles import natural_title
+from dynamicpo.data.sources.unpacking import DEFAULT_LIMITS, UnpackingLimits, check_members
 
 _RATING_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 _UTF8_OR_LATIN1 = "utf-8 or latin-1"
@@ -56,12 +58,15 @@ class _Format(NamedTuple):
         return (self.ratings_file, *self.item_files)
 
 
-def movielens_files(path: Path | None, work: Path) -> dict[str, Path]:
+def movielens_files(
+    path: Path | None, work: Path, limits: UnpackingLimits = DEFAULT_LIMITS
+) -> dict[str, Path]:
     """Find the files of a MovieLens data set by their names, the ratings first.
 
     Args:
         path: A GroupLens zip or an unpacked folder; None for the copy in the recbole wheel.
         work: Where the members of a zip go.
+        limits: What a zip may unpack to.
 
     Raises:
         DataError: The package is missing, or no known data set is there.
@@ -74,7 +79,7 @@ def movielens_files(path: Path | None, work: Path) -> dict[str, Path]:
             "the interactions."
         )
     if source.is_file():
-        files = _unzip(source, work)
+        files = _unzip(source, work, limits)
     else:
         files = {file.name: file for file in source.rglob("*")}
     for data_format in _FORMATS:
@@ -127,25 +132,31 @@ def wheel_folder() -> Path | None:
     return package / "dataset_example" / "ml-100k"
 
 
-def _unzip(path: Path, work: Path) -> dict[str, Path]:
+def _unzip(path: Path, work: Path, limits: UnpackingLimits) -> dict[str, Path]:
     """Extract the known files of a zip, whatever folder they stand in."""
     known_names = {name for data_format in _FORMATS for name in data_format.names}
     folder = work / path.stem
     files = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if _name(info) in known_names]
+            check_members(path, members, limits)
             folder.mkdir(parents=True)
-            for member in archive.namelist():
-                name = Path(member).name
-                if name in known_names:
-                    files[name] = folder / name
-                    files[name].write_bytes(archive.read(member))
+            for member in members:
+                name = _name(member)
+                files[name] = folder / name
+                with archive.open(member) as packed, files[name].open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
     # A member may be encrypted, packed in a way that is not known, or cut short.
     except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
         raise DataError(
             f"{path}: must be a whole zip of MovieLens, but {error}. Download it again."
         ) from error
     return files
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    return Path(member.filename).name
 
 
 def _read_wheel_movies(files: dict[str, Path]) -> list[_Movie]:

@@ -177,8 +177,12 @@ def _read_published_source(path: Path, split: str) -> RowSource:
     # which take half a second to import.
     from dynamicpo.data.sources.engine import open_engine
     from dynamicpo.data.sources.published import published_files, read_published
+    from dynamicpo.data.sources.unpacking import DEFAULT_LIMITS, check_unpacked
 
-    rows = read_published(open_engine(), published_files(path))
+    files = published_files(path)
+    for file in files.values():
+        check_unpacked(file, DEFAULT_LIMITS)
+    rows = read_published(open_engine(), files)
     rows["example_id"] = rows.index.astype(str)
     example_fields = [EXAMPLES.field(name) for name in _EXAMPLE_COLUMNS]
     schema = pa.schema([*example_fields, CANDIDATES_FIELD])

@@ -22,7 +22,7 @@ from dynamicpo.runs.local.kfp_internals import count_tasks, hooked
 from dynamicpo.runs.local.run_locks import at_work
 from dynamicpo.runs.local.task_runner import TaskRunner, stopped_by_signals
 from dynamicpo.runs.objectives import planned_cells
-from dynamicpo.runs.parameters import check_parameters, pipeline_arguments
+from dynamicpo.runs.parameters import check_literal, check_parameters, pipeline_arguments
 
 if TYPE_CHECKING:
     from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
@@ -96,6 +96,8 @@ def _make_folder(folder: Path) -> Path:
     from dynamicpo.core.records.partial_folders import check_output
 
     check_output(folder)
+    # It stands in the addresses of artifacts.
+    check_literal("--output", folder.absolute())
     (folder / "logs").mkdir(parents=True)
     return folder.resolve()
 
