@@ -6,14 +6,18 @@ The order of a list is the order in which help texts, messages and reports show 
 from typing import Literal, get_args
 
 # Data preparation.
-DataSource = Literal["table", "movielens", "published"]
+# Of a data set as it was published, the columns and their quirks are known.
+Dataset = Literal[
+    "hetrec-lastfm", "lastfm-1k", "lfm-1b", "lfm-2b", "steam", "goodreads", "amazon-2023"
+]
+DataSource = Literal["table", "movielens", Dataset, "published"]
 SplitRule = Literal["time", "leave-one-out", "dates"]
-Repeats = Literal["first", "last"]
+Repeats = Literal["first", "last", "all"]
 Split = Literal["train", "validation", "test"]
 
 # Negative sampling.
 Strategy = Literal["uniform", "popularity", "popularity-matched", "hard", "published"]
-Exclusion = Literal["window", "past", "all"]
+Exclusion = Literal["window", "past", "all", "target"]
 
 # Models and their prompts.
 Backbone = Literal["compact", "smollm2-135m"]
@@ -35,6 +39,7 @@ CandidateSet = Literal["listed", "catalogue"]
 ItemScore = Literal["sum", "mean", "pmi"]
 Baseline = Literal["random", "popularity", "cooccurrence", "sasrec", "base"]
 
+DATASETS: tuple[str, ...] = get_args(Dataset)
 DATA_SOURCES: tuple[str, ...] = get_args(DataSource)
 SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
 REPEATS: tuple[str, ...] = get_args(Repeats)

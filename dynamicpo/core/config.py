@@ -49,7 +49,7 @@ class DataConfig(InputSettings):
 
     source: str = setting(
         "table",
-        "what the input is: two tables, MovieLens' own files, or published rows",
+        "what the input is: two tables, a data set's own files, or published rows",
         choices=DATA_SOURCES,
     )
     min_rating: float = setting(
@@ -88,6 +88,11 @@ class DataConfig(InputSettings):
             )
         check_inputs(self, self.split)
 
+        if self.source == "published" and self.repeats == "all":
+            raise ConfigError(
+                "repeats: 'all' must go with interactions, but published rows come with their "
+                "histories. Leave it out."
+            )
 
 @dataclass(frozen=True, kw_only=True)
 class NegativesConfig(Checked):
@@ -109,7 +114,8 @@ class NegativesConfig(Checked):
     # Not comparable with each other: the more negatives exclude, the better does popularity alone.
     exclude: str = setting(
         "window",
-        "what negatives exclude: the row's history, the user's past, or all the user's items",
+        "what negatives exclude: the row's history, the user's past, all the user's items, or the "
+        "target alone (with repeats all, and only then)",
         choices=EXCLUSIONS,
     )
     allow_leak: bool = setting(

@@ -1,5 +1,6 @@
 """Settings of data preparation: how files are read, which windows count, whose rows stay out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,7 +32,8 @@ class InputSettings(Checked):
     )
     repeats: str = setting(
         "first",
-        "of a user's interactions with one item keep the first or the last",
+        "of a user's interactions with one item keep the first, the last, or all (then negatives "
+        "exclude the target alone)",
         choices=REPEATS,
     )
     data_from: str = setting("", "split dates: first targets from this date on (UTC; empty: all)")
@@ -51,13 +53,18 @@ class InputSettings(Checked):
     forget: str = setting("", "file of user ids, one a line, whose interactions are left out")
 
 
-def column_map(text: str) -> dict[str, str]:
-    """The file's names of columns, by ours, from `user_id=userId,item_id=movieId`.
+ColumnMap = Mapping[str, tuple[str, ...]]
+
+
+def column_map(text: str) -> dict[str, tuple[str, ...]]:
+    """The files' names of columns, by ours, from `user_id=userId,item_id=movieId`.
+
+    A name of ours may be given several times, where interactions and items have other names for it.
 
     Raises:
         ConfigError: Not of this form, or a name of ours that there is not.
     """
-    names = {}
+    names: dict[str, tuple[str, ...]] = {}
     for entry in filter(None, text.split(",")):
         left, equals, right = entry.partition("=")
         ours = left.strip()
@@ -67,8 +74,35 @@ def column_map(text: str) -> dict[str, str]:
                 f"columns: must be OURS=THEIRS with commas, OURS one of {', '.join(COLUMNS)}, "
                 f"got {entry!r}."
             )
-        names[ours] = theirs
+        names[ours] = (*names.get(ours, ()), theirs)
     return names
+
+
+def check_exclusion(exclude: str, repeats: str, name: str = "exclude") -> None:
+    """Check that negatives exclude what goes with the repeats that the data keep.
+
+    Args:
+        exclude: What negatives exclude.
+        repeats: Which of a user's interactions with one item are kept.
+        name: The setting's name in messages.
+
+    Raises:
+        ConfigError: They do not go together.
+    """
+    keeps_all = repeats == "all"
+    if keeps_all == (exclude == "target"):
+        return
+    if keeps_all:
+        # A list without the history's other items would show which candidate is the target.
+        raise ConfigError(
+            f"{name}: must be 'target' where the data keep all repeats, as a target may stand in "
+            f"its own history then, got {exclude!r}. Set it to target, or repeats to first or last."
+        )
+    raise ConfigError(
+        f"{name}: 'target' must go with repeats 'all', but repeats is {repeats!r}, so that no "
+        "target stands in its own history and candidates from there are never right. Choose "
+        "window, past or all."
+    )
 
 
 def epoch_seconds(name: str, text: str) -> float | None:

@@ -38,11 +38,11 @@ def filter_interactions(
     item_ids: "pd.Series[str]",
     config: DataConfig,
 ) -> FilteredInteractions:
-    """Keep the interactions that count: known items, rating, one of each user and item, k-core.
+    """Keep the interactions that count: known items, rating, repeats, k-core.
 
     Of a user's interactions with one item one stays, by `repeats` the first or the last: others
     would have their target in their own history, which no negative is, so that the candidates would
-    give the answer away.
+    give the answer away. With all repeats negatives may come from the history, too.
 
     Args:
         connection: An ibis connection.
@@ -70,15 +70,15 @@ def filter_interactions(
     counts["dropped_low_rating"] = num_known - num_liked
     if not num_liked:
         raise _nothing_left(config, counts)
-    first = _kept_interactions(liked, config.repeats)
+    kept = _kept_interactions(liked, config.repeats)
     events = liked.select("user_id", "item_id", "timestamp")
     num_distinct = count_rows(events.distinct())
     counts["dropped_duplicates"] = num_liked - num_distinct
-    counts["dropped_repeats"] = num_distinct - count_rows(first)
+    counts["dropped_repeats"] = num_distinct - count_rows(kept)
     if config.split == "dates":
-        core = core_of_training(connection, first, config)
+        core = core_of_training(connection, kept, config)
     else:
-        core = k_core(connection, first, config.k_core)
+        core = k_core(connection, kept, config.k_core)
     return FilteredInteractions(core.table, counts | core.counts)
 
 
@@ -106,18 +106,21 @@ def _catalogue_table(connection: ibis.BaseBackend, item_ids: "pd.Series[str]") -
 
 
 def _kept_interactions(liked: ir.Table, repeats: str) -> ir.Table:
-    """A user's first or last interaction with each item, with its `tie_break`."""
+    """A user's first, last or all interactions with each item, with their `tie_break`."""
     # An item has one draw; it is among the keys so that it stays a column.
     keys = ["user_id", "item_id", "draw"]
-    if repeats == "last":
-        first = liked.group_by(keys).aggregate(timestamp=liked.timestamp.max())
+    if repeats == "all":
+        # Equal rows are one event that was logged twice: nothing could tell which came first.
+        kept = liked.select(*keys, "timestamp").distinct()
     else:
-        first = liked.group_by(keys).aggregate(timestamp=liked.timestamp.min())
-    return first.select(
+        times = liked.timestamp
+        one_time = times.max() if repeats == "last" else times.min()
+        kept = liked.group_by(keys).aggregate(timestamp=one_time)
+    return kept.select(
         "user_id",
         "item_id",
         "timestamp",
-        tie_break=_tie_break(first.draw, first.timestamp),
+        tie_break=_tie_break(kept.draw, kept.timestamp),
     )
 
 

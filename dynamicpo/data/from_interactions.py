@@ -7,7 +7,7 @@ import ibis.expr.types as ir
 import pandas as pd
 import pyarrow as pa
 
-from dynamicpo.core.choices import SPLITS
+from dynamicpo.core.choices import DATASETS, SPLITS
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import EXAMPLES
@@ -15,8 +15,9 @@ from dynamicpo.data.filters import count_rows, filter_interactions
 from dynamicpo.data.prepared import PreparedData
 from dynamicpo.data.sequences import build_sequences, select_examples, training_popularity
 from dynamicpo.data.sources.movielens import read_movielens
+from dynamicpo.data.sources.datasets import read_dataset
 from dynamicpo.data.sources.options import ReadingOptions
-from dynamicpo.data.sources.tables import read_tables
+from dynamicpo.data.sources.tables import ImportedTables, read_tables
 from dynamicpo.data.sources.user_ids import UserIds
 
 
@@ -39,8 +40,8 @@ def examples_from_interactions(
     Raises:
         DataError: Files that can't be used, or no interaction passes the filters.
     """
-    read = read_movielens if config.source == "movielens" else read_tables
-    imported = read(connection, files, ReadingOptions.of(config, users))
+    options = ReadingOptions.of(config, users)
+    imported = _read(connection, files, config.source, options)
     progress.advance(note="files read and checked")
     filtered = filter_interactions(
         connection,
@@ -76,6 +77,16 @@ def examples_from_interactions(
 def _examples_by_split(sequences: ir.Table, min_history: int) -> dict[str, pa.Table]:
     splits = {}
     for split in SPLITS:
+def _read(
+    connection: ibis.BaseBackend, files: dict[str, Path], source: str, options: ReadingOptions
+) -> ImportedTables:
+    if source == "movielens":
+        return read_movielens(connection, files, options)
+    if source in DATASETS:
+        return read_dataset(source, connection, files, options)
+    return read_tables(connection, files, options)
+
+
         selected = select_examples(sequences, split, min_history)
         splits[split] = selected.to_pyarrow().cast(EXAMPLES)
     return splits

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynamicpo.core import storage
+from dynamicpo.core.choices import DATASETS
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonObject
@@ -32,6 +33,7 @@ from dynamicpo.core.records.rows import write_items, write_rows
 from dynamicpo.data.from_interactions import examples_from_interactions
 from dynamicpo.data.from_published import examples_from_published
 from dynamicpo.data.prepared import PREPARATION_STEPS, PreparedData
+from dynamicpo.data.sources.datasets import dataset_files
 from dynamicpo.data.sources.engine import open_engine
 from dynamicpo.data.sources.movielens import movielens_files
 from dynamicpo.data.sources.parts import find_parts, is_glob
@@ -52,6 +54,7 @@ _REPEATS = {
 }
 _DATES = ("data_from", "train_until", "validation_until", "data_until")
 
+    "all": "all interactions of a user with an item, so that histories may hold the target",
 
 def prepare_data(interactions: str, items: str, output: Path, config: DataConfig) -> Manifest:
     """Turn interactions into examples: `{train,validation,test}/part-*.parquet`, `items.parquet`.
@@ -59,8 +62,9 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
     Args:
         interactions: A file of interactions (local or in an object store); for 'movielens' a
             GroupLens zip or folder, or "" for the copy in the recbole wheel; for 'published' a file
-            or folder of rows.
-        items: A file of items; "" for the other sources, which bring their items.
+            or folder of rows; for a data set as it was published its file or its folder.
+        items: A file of items; "" for the other sources, which bring their items, and for a data
+            set whose files stand in one folder.
         output: The folder to make.
         config: Source, filters and split.
 
@@ -91,7 +95,8 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
 
 def _check_inputs(interactions: str, items: str, config: DataConfig) -> None:
     needs_items = config.source == "table"
-    if bool(items) != needs_items:
+    # Of a data set as it was published both files may stand in one folder.
+    if config.source not in DATASETS and bool(items) != needs_items:
         must = "must name a file of items" if needs_items else "must be empty"
         raise ConfigError(
             f"items: {must} for source {config.source!r}, got {items!r}. Give the right source."
@@ -124,6 +129,9 @@ def _local_files(interactions: str, items: str, work: Path, config: DataConfig) 
 def _fetch(uri: str, folder: Path) -> Path:
     # A glob of local files stays one: readers find what it matches.
     return Path(uri) if is_glob(uri) else storage.fetch(uri, folder)
+    elif config.source in DATASETS:
+        local_items = _fetch(items, work / "items") if items else None
+        files = dataset_files(config.source, local, local_items)
 
 
 @contextmanager

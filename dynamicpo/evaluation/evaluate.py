@@ -192,7 +192,7 @@ class _Evaluation:
         scorers: dict[str, Scorer] = {}
         # All are made before any ranks: an unknown item is an error at once.
         for name in SIMPLE_BASELINES:
-            scorers[name] = make_baseline(name, items, train)
+            scorers[name] = make_baseline(name, items, train, data.has_repeats)
         if config.sasrec:
             scorers["sasrec"] = fit_sasrec(items, train, config.seed)
         for name, scorer in scorers.items():

@@ -43,6 +43,7 @@ class EvaluationProtocol(TypedDict):
         score: How an item is scored.
         strategy: How listed candidates were drawn.
         exclude: What candidates exclude.
+        repeats: Which of a user's interactions with one item count, where it is known.
         num_candidates: Candidates of a row; of the catalogue all, excluded ones too.
         num_rows: Number of rows.
         rows: A fingerprint of the rows with their candidates.
@@ -53,6 +54,7 @@ class EvaluationProtocol(TypedDict):
     score: str
     strategy: NotRequired[str]
     exclude: str
+    repeats: NotRequired[str]
     num_candidates: int
     num_rows: int
     rows: str
@@ -133,6 +135,11 @@ class EvaluationData:
     codes: IntArray | None
     excluded: ExcludedTitles | None
     protocol: EvaluationProtocol
+
+    @property
+    def has_repeats(self) -> bool:
+        """True where a target may stand in its own history, so that nothing seen is excluded."""
+        return self.protocol["exclude"] == "target"
 
     def ranking(self, score_blocks: Iterable[FloatArray]) -> Ranking:
         """Rank by scores of every item, in blocks of rows that follow each other, (n, I) each."""
@@ -232,7 +239,15 @@ def _listed_data(
         "num_rows": num_rows,
         "rows": _rows_fingerprint(table, canonical(candidates)),
     }
+    _state_repeats(protocol, source)
     return EvaluationData(table, rows, items, codes, None, protocol)
+
+
+def _state_repeats(protocol: EvaluationProtocol, source: Manifest) -> None:
+    """Add to a protocol which repeats the data keep, where it is known."""
+    sampled = source.extra.get("protocol", {})
+    if "repeats" in sampled:
+        protocol["repeats"] = sampled["repeats"]
 
 
 def _target_positions(
@@ -267,7 +282,7 @@ def _catalogue_data(
     encoded = encode_rows(table, config.split, catalogue)
     exclude = effective_exclusion(source.config)
     splits = [encoded]
-    if exclude != "window":
+    if exclude in ("past", "all"):
         # A user's other items are in rows of any split.
         for split, split_table in tables.items():
             splits.append(encode_rows(split_table, split, catalogue))
@@ -284,6 +299,7 @@ def _catalogue_data(
         "num_rows": len(table),
         "rows": _rows_fingerprint(table, candidates_text),
     }
+    _state_repeats(protocol, source)
     rows = EvaluatedRows(
         split=config.split,
         example_ids=encoded.example_ids,

@@ -26,7 +26,11 @@ class ItemPairs(NamedTuple):
 
 
 def cooccurring_pairs(
-    targets: IntArray, history: IntArray, history_rows: IntArray, num_items: int
+    targets: IntArray,
+    history: IntArray,
+    history_rows: IntArray,
+    num_items: int,
+    with_itself: bool = False,
 ) -> ItemPairs:
     """Count how often items occur together in training rows.
 
@@ -39,14 +43,15 @@ def cooccurring_pairs(
         history: The items of all histories, row by row.
         history_rows: The row of each of them.
         num_items: Items of the catalogue.
+        with_itself: Whether an item may occur together with itself, where users repeat items.
     """
     history_targets = targets[history_rows]
     items = np.concatenate([history_targets, history])
     neighbours = np.concatenate([history, history_targets])
     # A pair as one integer: sorting and counting those is many times faster than of rows of two.
     pair_codes = items * num_items + neighbours
-    is_pair = items != neighbours
-    pair_codes = pair_codes[is_pair]
+    if not with_itself:
+        pair_codes = pair_codes[items != neighbours]
     pair_codes, counts = np.unique(pair_codes, return_counts=True)
     divisor = max(num_items, 1)  # an empty catalogue has no pairs, but divides all the same
     items, neighbours = np.divmod(pair_codes, divisor)

@@ -19,9 +19,10 @@ from dynamicpo.negatives.weighted_sampler import RowBatch, WeightedSampler
 
 _CELLS_AT_ONCE = 1 << 19  # rows times candidates drawn at once, which bounds the memory
 _EXCLUSION_NAMES = {
-    "window": "its history",
-    "past": "its user's past",
-    "all": "its user's items",
+    "window": " and its history",
+    "past": " and its user's past",
+    "all": " and its user's items",
+    "target": "",
 }
 
 
@@ -216,11 +217,11 @@ def _check_catalogue_size(
     remedy = "Give more items"
     if least > 0:
         remedy = f"Lower num_candidates to {least + 1}"
-    if config.exclude != "window":
+    if config.exclude in ("past", "all"):
         remedy += ", or exclude less ('window')"
     exclusion = _EXCLUSION_NAMES[config.exclude]
     raise DataError(
         f"{rows.split} row {example_id!r}: needs {num_negatives} negatives, but a "
-        f"catalogue of {num_titles} titles offers {least} besides its target and "
-        f"{exclusion}. {remedy}."
+        f"catalogue of {num_titles} titles offers {least} besides its "
+        f"target{exclusion}. {remedy}."
     )

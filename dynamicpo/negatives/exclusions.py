@@ -1,5 +1,7 @@
 """Titles that a row's negatives must not be: its history, its user's past, or all its user's items.
 
+Where users repeat items, a row excludes nothing but its target, which is never a negative.
+
 Exclusions count from a logical timestamp on, which is twice a position: an item in the history of
 the row at position p is known from 2p - 1 on, the row's target from 2p on. A row at position p
 excludes what is known before 2p.
@@ -135,8 +137,8 @@ def make_exclusions(
     """Find out what is excluded for the rows of all splits.
 
     Args:
-        exclude: 'window', 'past' or 'all'. A user's past and all of a user's items are taken from
-            the rows of all splits.
+        exclude: 'window', 'past', 'all' or 'target'. A user's past and all of a user's items are
+            taken from the rows of all splits; 'target' excludes nothing here.
         splits: The rows of every split.
         catalogue: The items.
     """
@@ -174,6 +176,9 @@ def _index_items(
     history_rows: IntArray,
 ) -> Exclusions:
     """Collect the items that are excluded for each owner, with the timestamps they count from."""
+    if exclude == "target":
+        nothing = np.empty(0, dtype=np.int64)
+        return _index(nothing, nothing, nothing, catalogue.num_titles)
     items = np.concatenate([rows.history for rows in splits])
     item_owners = owners[history_rows]
     item_timestamps = timestamps[history_rows] - 1
@@ -190,7 +195,7 @@ def _index_items(
 
 def _owners(exclude: str, splits: Sequence[EncodedRows]) -> IntArray:
     """Number the rows of all splits, or their users where these own the exclusions."""
-    if exclude == "window":
+    if exclude in ("window", "target"):
         num_rows = sum(len(rows.targets) for rows in splits)
         return np.arange(num_rows, dtype=np.int64)
     users: list[str] = []

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import NegativesConfig
+from dynamicpo.core.config_inputs import check_exclusion
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows, write_items, write_rows
@@ -43,6 +44,7 @@ class SamplingProtocol(TypedDict):
     exclude: str
     num_candidates: int
     seed: int
+    repeats: NotRequired[str]
     hard_share: NotRequired[float]
     held_out_strategy: NotRequired[str]
     stratum: NotRequired[int]
@@ -59,10 +61,13 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
     Raises:
         CheckFailedError: Candidate lists of held-out rows give the answer away, and that is not
             allowed.
-        ConfigError: The strategy needs what the examples do not have.
+        ConfigError: The strategy needs what the examples do not have, or the exclusions do not go
+            with the repeats that they keep.
         DataError: The catalogue is too small, or published lists that can't be used.
     """
     source = read_input(examples, "prepare_data")
+    repeats = _repeats_of(source)
+    check_exclusion(config.exclude, repeats)
     manifest = Manifest("sample_negatives", config_dict(config), {"examples": source.fingerprint})
     if existing := finished(output, manifest):
         return existing
@@ -73,13 +78,20 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
         warnings = _check_audits(audits, config.allow_leak)
         manifest.counts |= _audit_counts(audits)
         manifest.extra |= source.extra
-        manifest.extra["protocol"] = sampling_protocol(config)
+        manifest.extra["protocol"] = sampling_protocol(config, repeats)
         manifest.extra["audit"] = audits
         if warnings:
             manifest.extra["warnings"] = warnings
     counts = [f"{name} {count}" for name, count in manifest.counts.items()]
     log.info("%s: %s", output, ", ".join(counts))
     return manifest
+
+
+def _repeats_of(source: Manifest) -> str:
+    """The repeats that examples keep; "" for published rows, which come as they are."""
+    if source.config.get("source") == "published":
+        return ""
+    return str(source.config.get("repeats", ""))
 
 
 def _write_preferences(
@@ -147,17 +159,28 @@ def _audit_counts(audits: Mapping[str, SplitAudit | SkippedAudit]) -> dict[str, 
             chance = audit["chance"]
             counts[f"{split}_audit_hit_ratio_at_1"] = hit_ratio
             counts[f"{split}_audit_chance"] = chance
+        if "by_history" in audit:
+            by_history = audit["by_history"]
+            counts[f"{split}_audit_by_history_hit_ratio_at_1"] = by_history["hit_ratio_at_1"]
+            counts[f"{split}_audit_by_history_chance"] = by_history["chance"]
     return counts
 
 
-def sampling_protocol(config: NegativesConfig) -> SamplingProtocol:
-    """State the settings that the strategy of a configuration uses."""
+def sampling_protocol(config: NegativesConfig, repeats: str = "") -> SamplingProtocol:
+    """State the settings that the strategy of a configuration uses.
+
+    Args:
+        config: Of negative sampling.
+        repeats: The repeats that the examples keep; "" where it is not known.
+    """
     protocol: SamplingProtocol = {
         "strategy": config.strategy,
         "exclude": config.exclude,
         "num_candidates": config.num_candidates,
         "seed": config.seed,
     }
+    if repeats:
+        protocol["repeats"] = repeats
     if config.strategy == "hard":
         protocol["hard_share"] = config.hard_share
         protocol["held_out_strategy"] = "uniform"

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
+from dynamicpo.core.choices import DATASETS
 from dynamicpo.core.config import RunConfig
 from dynamicpo.core.config_fields import LARGEST_EXACT, from_mapping
+from dynamicpo.core.config_inputs import check_exclusion
 from dynamicpo.core.errors import ConfigError, DynamicPOError, unknown_name
 from dynamicpo.core.json_values import JsonObject, JsonValue
 from dynamicpo.core.messages import quoted
@@ -199,6 +201,8 @@ class _Check:
         """Check what no stage can see alone, or sees only after the one before it has run."""
         with self.collected():
             _check_inputs(self.parameters, self._invalid)
+        with self.collected():
+            _check_exclusion(self.parameters, self._invalid)
         key = "preference_num_negatives"
         if key in self.parameters:
             with self.collected():
@@ -287,17 +291,25 @@ def _check_inputs(parameters: Mapping[str, object], invalid: set[str]) -> None:
         return
     source = parameters["data_source"]
     # `movielens` has a copy of its own, in the recbole wheel.
-    required_by_source = {"table": INPUT_PARAMETERS, "published": INPUT_PARAMETERS[:1]}
-    required = required_by_source.get(str(source), ())
+    required = {"table": INPUT_PARAMETERS, "movielens": ()}.get(str(source), INPUT_PARAMETERS[:1])
     missing = [key for key in required if not parameters[key]]
     if missing:
         raise ConfigError(f"{' and '.join(missing)}: must be given for data_source {source!r}.")
     # Its default is another source, which would leave the file unread.
-    if source != "table" and parameters["data_items"]:
+    if source not in ("table", *DATASETS) and parameters["data_items"]:
         raise ConfigError(
             f"data_items: must be empty for data_source {source!r}, got "
             f"{parameters['data_items']!r}. Give data_source=table as well, or leave it out."
         )
+
+
+def _check_exclusion(parameters: Mapping[str, object], invalid: set[str]) -> None:
+    """Check that negatives exclude what goes with the repeats that the data keep."""
+    keys = ("negatives_exclude", "data_repeats")
+    if not invalid & {*keys, "data_source"}:
+        exclude, repeats = (str(parameters[key]) for key in keys)
+        is_published = parameters["data_source"] == "published"
+        check_exclusion(exclude, "" if is_published else repeats, "negatives_exclude")
 
 
 def pipeline_arguments(name: str, parameters: Mapping[str, JsonValue]) -> JsonObject:

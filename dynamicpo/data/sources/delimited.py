@@ -61,7 +61,7 @@ def layout_of(part: Part, required: Sequence[str], has_header: bool = True) -> D
 
     Args:
         part: A CSV or TSV file.
-        required: Names of columns that must be there; they tell the delimiter.
+        required: Names of columns that may be there; they tell the delimiter.
         has_header: Whether the first line holds names. If not, names are "1", "2", ...
 
     Raises:
@@ -98,17 +98,17 @@ def _first_line(part: Part) -> tuple[str, int, str]:
 
 
 def _delimiter(line: str, part: Part, required: Sequence[str], has_header: bool) -> str:
-    """The delimiter that the format's name says, or another one if that alone gives the columns."""
+    """The delimiter that the format's name says, or another one that gives more of the columns."""
     usual = DELIMITERS[part.suffix]
-    if not has_header:
+    if not has_header or not required:
         counts = {delimiter: line.count(delimiter) for delimiter in _OTHER_DELIMITERS}
         return usual if counts[usual] else max(counts, key=lambda delimiter: counts[delimiter])
-    if {*required} <= {*_names(line, usual, part)}:
-        return usual
-    for delimiter in _OTHER_DELIMITERS:
-        if {*required} <= {*_names(line, delimiter, part)}:
-            return delimiter
-    return usual
+    found = {
+        delimiter: len({*required} & {*_names(line, delimiter, part)})
+        for delimiter in (usual, *_OTHER_DELIMITERS)
+    }
+    # The first of equals.
+    return max(found, key=lambda delimiter: found[delimiter])
 
 
 def _names(line: str, delimiter: str, part: Part) -> list[str]:

@@ -5,7 +5,7 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import ibis
 import pandas as pd
 
+from dynamicpo.core.config_inputs import ColumnMap
 from dynamicpo.core.errors import DataError
 from dynamicpo.data.sources.delimited import DelimitedLayout
 from dynamicpo.data.sources.options import ReadingOptions
@@ -50,7 +51,7 @@ class _Format(NamedTuple):
     layout: DelimitedLayout | None
     item_files: tuple[str, ...]
     read_movies: Callable[[dict[str, Path]], list[_Movie]]
-    columns: Mapping[str, str] = MappingProxyType({})
+    columns: ColumnMap = MappingProxyType({})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -278,6 +279,6 @@ _GROUPLENS_LATER = _Format(
     layout=None,
     item_files=("movies.csv",),
     read_movies=_read_later_movies,
-    columns=MappingProxyType({"user_id": "userId", "item_id": "movieId"}),
+    columns=MappingProxyType({"user_id": ("userId",), "item_id": ("movieId",)}),
 )
 _FORMATS = (_WHEEL_100K, _GROUPLENS_100K, _GROUPLENS_1M, _GROUPLENS_LATER)

@@ -9,6 +9,7 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
+from dynamicpo.core.config_inputs import ColumnMap
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.messages import quoted, shown
 from dynamicpo.data.sources.delimited import DelimitedLayout, insert_delimited, layout_of
@@ -44,12 +45,12 @@ class _Wanted:
     Attributes:
         required: Our names of those that must be there.
         optional: Our names of those that are null where they are absent.
-        sources: The file's names, by ours, where they differ.
+        sources: The files' names, by ours, where they differ; several where files do.
     """
 
     required: Sequence[str]
     optional: Sequence[str] = ()
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: ColumnMap = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -57,17 +58,23 @@ class _Wanted:
         return [*self.required, *self.optional]
 
     def source(self, name: str, found: Sequence[str] = ()) -> str:
-        """The file's name of a column; ours where the file has that one, but not the other.
+        """The file's name of a column; ours where the file has that one alone.
 
         One map serves interactions and items, which may name a column differently.
         """
-        theirs = self.sources.get(name, name)
-        return name if theirs not in found and name in found else theirs
+        theirs = self.sources.get(name, (name,))
+        present = [source for source in (*theirs, name) if source in found]
+        return present[0] if present else theirs[0]
 
     @property
     def required_sources(self) -> list[str]:
         """The file's names of the columns that must be there."""
         return [self.source(name) for name in self.required]
+
+    @property
+    def possible_sources(self) -> list[str]:
+        """All names by which the columns that must be there may go."""
+        return [source for name in self.required for source in (*self.sources.get(name, ()), name)]
 
 
 def read_text(
@@ -76,7 +83,7 @@ def read_text(
     required: Sequence[str],
     optional: Sequence[str] = (),
     layout: DelimitedLayout | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: ColumnMap | None = None,
 ) -> TextTable:
     """Read the named columns of a file, or of all parts of a folder or glob, as text.
 
@@ -90,7 +97,7 @@ def read_text(
         required: Columns that every part must have.
         optional: Columns that every part has, or none.
         layout: The file's layout, where it has no usual header.
-        columns: The file's names of columns, by ours, where they differ; positions from "1" on
+        columns: The files' names of columns, by ours, where they differ; positions from "1" on
             where a delimited file has no header.
 
     Raises:
@@ -164,7 +171,8 @@ class _PartReader:
 
     def _read_delimited(self, layout: DelimitedLayout | None, first: Part) -> set[str]:
         if layout is None:
-            layout = layout_of(self._part, self._wanted.required_sources, self._has_header())
+            names = self._wanted.possible_sources
+            layout = layout_of(self._part, names, self._has_header())
             if layout.delimiter != DELIMITERS[self._part.suffix]:
                 self.notes.append(
                     f"{self._part.path.name}: read with the delimiter {quoted(layout.delimiter)}"

@@ -105,7 +105,8 @@ def read_interactions(
     timed = replace(text, rows=connection.table(times.table))
     ids = clean_ids(timed, ["user_id", "item_id"], options.missing)
     kept, num_forgotten = options.users.kept(connection, ids.table)
-    numbers = kept.mutate(stars=kept.rating.try_cast("float64"))
+    timed_rows, num_early = _without_early_times(kept, options)
+    numbers = timed_rows.mutate(stars=timed_rows.rating.try_cast("float64"))
     checks = [
         *id_checks(numbers, "user_id"),
         *id_checks(numbers, "item_id"),
@@ -120,6 +121,10 @@ def read_interactions(
         counts["timestamps_converted"] = times.converted
     if options.users.forgotten:
         counts["forgotten_users"] = num_forgotten
+    early_note = ""
+    if num_early:
+        counts["dropped_early_times"] = num_early
+        early_note = f"timestamp: {num_early} rows of times before 1970 are left out"
     if options.keep_events:
         before = numbers.count().execute()
         numbers = numbers.filter(numbers.event.strip().isin(options.keep_events))
@@ -132,8 +137,17 @@ def read_interactions(
         timestamp=numbers.seconds,
         rating=numbers.stars,
     )
-    notes = (*text.notes, *ids.notes, times.note)
+    notes = (*text.notes, *ids.notes, times.note, early_note)
     return Interactions(table, counts, tuple(note for note in notes if note))
+
+
+def _without_early_times(table: ir.Table, options: ReadingOptions) -> tuple[ir.Table, int]:
+    """Leave out times before 1970 where a data set is known for them; returns their number, too."""
+    if not options.drops_early_times:
+        return table, 0
+    is_early = (table.seconds < 0).fill_null(False)
+    num_early = table.filter(is_early).count().execute()
+    return table.filter(~is_early), int(num_early)
 
 
 def _no_events(path: Path, table: ir.Table, options: ReadingOptions) -> DataError:
@@ -178,27 +192,59 @@ class Items(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_item_table(connection: ibis.BaseBackend, path: Path, options: ReadingOptions) -> Items:
+def read_item_table(
+    connection: ibis.BaseBackend,
+    path: Path,
+    options: ReadingOptions,
+    layout: DelimitedLayout | None = None,
+) -> Items:
     """Read the items of a file, with every row checked.
+
+    Args:
+        connection: An ibis connection to DuckDB.
+        path: The file, a folder of files of one format, or a glob.
+        options: Names of columns, and markers of missing values.
+        layout: The file's layout, where it has no usual header.
 
     Raises:
         DataError: Missing columns; ids or titles that are missing; an item with two titles.
     """
     required, optional = ["item_id", "title"], ["category", "year"]
-    text = read_text(connection, path, required, optional, columns=options.columns)
+    text = read_text(connection, path, required, optional, layout, options.columns)
     ids = clean_ids(text, ["item_id"], options.missing)
-    checks = [*id_checks(ids.table, "item_id"), *_title_checks(ids.table, options)]
-    run_row_checks(ids.table, text.files, checks)
-    items = ids.table.select(
-        item_id=ids.table.item_id,
-        title=ids.table.title,
-        category=ids.table.category.fill_null(""),
-        year=ids.table.year.fill_null(""),
+    table, unnamed = _without_unnamed(ids.table, options)
+    run_row_checks(
+        table, text.files, [*id_checks(table, "item_id"), *_title_checks(table, options)]
     )
+    items = table.select(
+        item_id=table.item_id,
+        title=table.title,
+        category=table.category.fill_null(""),
+        year=table.year.fill_null(""),
+    )
+    # Where plays are the items' table, too, each item stands there many times.
+    distinct = items.distinct()
     # In a fixed order, so that the order of the file's rows decides nothing.
-    ordered = items.order_by(["item_id", "title", "category", "year"])
+    ordered = distinct.order_by(["item_id", "title", "category", "year"])
     clean, counts = clean_items(ordered.to_pandas(), path)
-    return Items(clean, ids.counts | counts, text.notes + ids.notes)
+    counts["dropped_duplicate_items"] = int(items.count().execute()) - len(clean)
+    notes = [f"items: {unnamed['dropped_unnamed_items']} without an id or a title are left out"]
+    counts = ids.counts | counts | unnamed
+    return Items(clean, counts, (*text.notes, *ids.notes, *(notes if unnamed else ())))
+
+
+def _without_unnamed(table: ir.Table, options: ReadingOptions) -> tuple[ir.Table, dict[str, int]]:
+    """Leave out items without an id or a title where a data set is known for them.
+
+    Returns:
+        The others, and the number of those left out where there are some.
+    """
+    if not options.drops_unnamed_items:
+        return table, {}
+    is_unnamed = table.item_id.isnull() | (is_blank(table.title) & table.title_flaw.isnull())
+    num_unnamed = int(table.filter(is_unnamed).count().execute())
+    counts = {"dropped_unnamed_items": num_unnamed} if num_unnamed else {}
+    return table.filter(~is_unnamed), counts
 
 
 def _title_checks(table: ir.Table, options: ReadingOptions) -> list[RowCheck]:

@@ -20,13 +20,16 @@ Scorer = Callable[[pa.Table], FloatArray]  # rows with a `history` to scores of 
 _CELLS_AT_ONCE = 2**22  # rows times items scored at once, which bounds the memory
 
 
-def make_baseline(name: str, items: pd.DataFrame, train: pa.Table) -> Scorer:
+def make_baseline(
+    name: str, items: pd.DataFrame, train: pa.Table, has_repeats: bool = False
+) -> Scorer:
     """Make the scorer of a baseline; a higher score is better, ties count by expected value.
 
     Args:
         name: One of `SIMPLE_BASELINES`.
         items: The items table, whose popularity counts the training split only.
         train: The training rows, with `history` and `target`.
+        has_repeats: Whether a target may stand in its own history.
 
     Raises:
         ConfigError: An unknown name.
@@ -35,7 +38,7 @@ def make_baseline(name: str, items: pd.DataFrame, train: pa.Table) -> Scorer:
     if name not in SIMPLE_BASELINES:
         raise unknown_name("baseline", name, SIMPLE_BASELINES)
     make_scorer = SIMPLE_BASELINES[name]
-    return make_scorer(items, train)
+    return make_scorer(items, train, has_repeats)
 
 
 def score_blocks(scorer: Scorer, rows: pa.Table, num_items: int) -> Iterator[FloatArray]:
@@ -47,7 +50,7 @@ def score_blocks(scorer: Scorer, rows: pa.Table, num_items: int) -> Iterator[Flo
         yield scorer(block)
 
 
-def score_by_chance(items: pd.DataFrame, train: pa.Table) -> Scorer:
+def score_by_chance(items: pd.DataFrame, _train: pa.Table, _has_repeats: bool) -> Scorer:
     """Score all items alike.
 
     The expected value under ties is chance, 1 / A for HitRatio@1, without the noise of one draw.
@@ -55,19 +58,29 @@ def score_by_chance(items: pd.DataFrame, train: pa.Table) -> Scorer:
     return lambda rows: np.zeros((len(rows), len(items)))
 
 
-def score_by_popularity(items: pd.DataFrame, train: pa.Table) -> Scorer:
+def score_by_popularity(items: pd.DataFrame, _train: pa.Table, _has_repeats: bool) -> Scorer:
     """Score items by their interactions in the training split."""
     popularity = items["popularity"].to_numpy(np.float64)
     return lambda rows: np.broadcast_to(popularity, (len(rows), len(popularity)))
 
 
-def score_by_cooccurrence(items: pd.DataFrame, train: pa.Table) -> Scorer:
-    """Score items by the sum of their cosines to the items of the history."""
+def score_by_cooccurrence(items: pd.DataFrame, train: pa.Table, has_repeats: bool) -> Scorer:
+    """Score items by the sum of their cosines to the items of the history.
+
+    Where users repeat items, one of the history counts for itself, too, as often as it was repeated
+    in training.
+    """
     num_items = len(items)
     item_ids = item_id_array(items)
     history, history_rows = encode_items(train["history"], item_ids)
     targets, _ = encode_items(train["target"], item_ids)
-    paired_items, neighbours, cosines = cooccurring_pairs(targets, history, history_rows, num_items)
+    paired_items, neighbours, cosines = cooccurring_pairs(
+        targets,
+        history,
+        history_rows,
+        num_items,
+        with_itself=has_repeats,
+    )
     # The pairs are sorted by item, so an item's neighbours are the range between two bounds.
     codes = np.arange(num_items + 1)
     bounds = np.searchsorted(paired_items, codes)
@@ -93,7 +106,7 @@ def score_by_cooccurrence(items: pd.DataFrame, train: pa.Table) -> Scorer:
 
 
 # SASRec, which is trained, and the untrained base model have files of their own.
-SIMPLE_BASELINES: dict[str, Callable[[pd.DataFrame, pa.Table], Scorer]] = {
+SIMPLE_BASELINES: dict[str, Callable[[pd.DataFrame, pa.Table, bool], Scorer]] = {
     "random": score_by_chance,
     "popularity": score_by_popularity,
     "cooccurrence": score_by_cooccurrence,

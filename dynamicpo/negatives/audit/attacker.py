@@ -1,8 +1,8 @@
-"""A history-blind attacker on candidate lists.
+"""Attackers on candidate lists: one that is blind to the history, and one that sees nothing else.
 
-It learns from the lists of rows whose targets it knows: how often an item is the target and how
-often it is listed, at which position the target stands, which items are listed with it, and which
-list belongs to which target.
+The blind one learns from the lists of rows whose targets it knows: how often an item is the target
+and how often it is listed, at which position the target stands, which items are listed with it, and
+which list belongs to which target.
 """
 
 from collections.abc import Callable
@@ -46,6 +46,24 @@ def attack(known: CandidateLists, attacked: CandidateLists) -> float:
     scores = _features(known, attacked.candidates) @ weights
     best_scores = scores.max(axis=1, keepdims=True)
     return _hit_ratio(scores == best_scores, attacked.is_target)
+
+
+def attack_by_history(_known: CandidateLists, attacked: CandidateLists) -> float:
+    """Measure the hit ratio of an attacker who picks a candidate that the history holds.
+
+    Where negatives leave out the history and targets do not, it always wins.
+
+    Args:
+        _known: Nothing is learnt from other rows.
+        attacked: Rows to guess.
+
+    Returns:
+        The share of rows whose target is picked; one of several is picked at random, and any
+        candidate where the history holds none.
+    """
+    is_in_history = attacked.is_in_history
+    has_any = is_in_history.any(axis=1, keepdims=True)
+    return _hit_ratio(is_in_history | ~has_any, attacked.is_target)
 
 
 def _hit_ratio(is_best: BoolArray, is_target: BoolArray) -> float:

@@ -1,19 +1,24 @@
 """Audit of candidate lists, in published rows or in a preferences folder, for leaks.
 
-Lists leak when a history-blind attacker's hit ratio on them is above the 95 % interval that it has
-on lists drawn anew, see `leak_check`.
+Lists leak when an attacker's hit ratio on them is above the 95 % interval that it has on lists
+drawn anew, see `leak_check`.
 """
 
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from dynamicpo.core.errors import ConfigError
-from dynamicpo.negatives.audit.leak_check import MIN_REDRAWS, measure_leak
+from dynamicpo.negatives.audit.leak_check import (
+    MIN_REDRAWS,
+    Audit,
+    attackers_of,
+    measure_leaks,
+)
 from dynamicpo.negatives.audit.sources import encode_candidates, make_id_catalogue, read_source
 
 
-class CandidateAudit(TypedDict):
-    """The result of an audit.
+class AttackerFinding(TypedDict):
+    """The result of one attacker.
 
     Attributes:
         hit_ratio_at_1: The attacker's hit ratio on the lists as they are.
@@ -28,6 +33,17 @@ class CandidateAudit(TypedDict):
     low: float
     high: float
     leak: bool
+
+
+class CandidateAudit(AttackerFinding):
+    """The result of an audit: of the attacker who is blind to the history, and `leak` of both.
+
+    Attributes:
+        by_history: Of the one who picks the candidate that stands in the history, where negatives
+            exclude the target alone.
+    """
+
+    by_history: NotRequired[AttackerFinding]
 
 
 def audit_candidates(
@@ -62,7 +78,16 @@ def audit_candidates(
     first_rows = slice(rows or None)
     known = encode_candidates(train_source, catalogue, seed, first_rows)
     attacked = encode_candidates(test_source, catalogue, seed, first_rows)
-    audit = measure_leak(known, attacked, redraws)
+    audits = measure_leaks(known, attacked, redraws, attackers_of(test_source.exclude))
+    blind, *others = [_finding(audit) for audit in audits]
+    if not others:
+        return {**blind}  # type: ignore[typeddict-item]
+    (by_history,) = others
+    is_leak = blind["leak"] or by_history["leak"]
+    return {**blind, "leak": is_leak, "by_history": by_history}
+
+
+def _finding(audit: Audit) -> AttackerFinding:
     return {
         "hit_ratio_at_1": audit.hit_ratio_at_1,
         "chance": audit.chance,

@@ -1,6 +1,6 @@
 """Candidate lists as integers, and the same rows with lists drawn anew, uniformly."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class CandidateLists:
         candidates: Each row's candidates, its target among them. Shape (N, A).
         excluded: Items that a redraw may not list, as row * num_items + item, sorted.
         num_items: The size of the catalogue.
+        history: Items of each row's history, as row * num_items + item, sorted.
     """
 
     keys: KeyArray
@@ -29,6 +30,14 @@ class CandidateLists:
     candidates: IntArray
     excluded: IntArray
     num_items: int
+    history: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def is_in_history(self) -> BoolArray:
+        """Mark the candidates that stand in their row's history. Shape (N, A)."""
+        first_pairs = np.arange(len(self.targets)) * self.num_items
+        pairs = first_pairs[:, None] + self.candidates
+        return np.isin(pairs, self.history)
 
     @property
     def is_target(self) -> BoolArray:

@@ -4,6 +4,10 @@ A history-blind attacker learns from the training rows' lists and picks an item 
 the test rows. Popularity alone lifts it above 1 / A, so it is measured against itself, trained and
 tested anew on lists that are drawn uniformly, by row, for the same rows.
 
+Where users repeat items and negatives exclude the target alone, a second attacker picks the
+candidate that stands in the history. Repeats are a signal, so it is better than chance on any
+lists; it must be no better on these than on lists drawn anew.
+
 Negative sampling and evaluation audit some thousand rows of every run. A false alarm in forty clean
 runs, as with a 95 % interval, would be too often there: they refuse lists above the 99.9 %
 interval, whose spread is at least that of coin tosses. So few rows never raise an alarm by chance.
@@ -11,8 +15,8 @@ interval, whose spread is at least that of coin tosses. So few rows never raise 
 
 import logging
 import math
-from collections.abc import Mapping
-from typing import NamedTuple, TypedDict, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, NotRequired, TypedDict, final
 
 import numpy as np
 import pandas as pd
@@ -20,7 +24,7 @@ import pyarrow as pa
 from scipy import stats
 
 from dynamicpo.core.errors import CheckFailedError, DataError
-from dynamicpo.negatives.audit.attacker import attack
+from dynamicpo.negatives.audit.attacker import attack, attack_by_history
 from dynamicpo.negatives.audit.candidate_lists import CandidateLists, redraw
 from dynamicpo.negatives.audit.sources import RowSource, encode_candidates, make_id_catalogue
 
@@ -30,6 +34,11 @@ MIN_REDRAWS = 20
 STAGE_ROWS = 4000  # of each kind, which takes about 2 s
 _USUAL_LEVEL = 0.95
 _REFUSAL_LEVEL = 0.999
+_BLIND = "a lookup that ignores the history"
+_BY_HISTORY = "picking the candidate that stands in the history"
+
+# Rows to learn from and rows to guess, to a hit ratio.
+Attacker = Callable[[CandidateLists, CandidateLists], float]
 
 
 class Audit(NamedTuple):
@@ -52,8 +61,7 @@ class Audit(NamedTuple):
     rows: int
 
 
-@final
-class SplitAudit(TypedDict):
+class AttackResult(TypedDict):
     """The fields of `Audit`, and `leak`: True where the hit ratio is above the limit."""
 
     hit_ratio_at_1: float
@@ -63,6 +71,17 @@ class SplitAudit(TypedDict):
     limit: float
     rows: int
     leak: bool
+
+
+@final
+class SplitAudit(AttackResult):
+    """The result of the attacker who is blind to the history.
+
+    Attributes:
+        by_history: The result of the second attacker, where negatives exclude the target alone.
+    """
+
+    by_history: NotRequired[AttackResult]
 
 
 @final
@@ -81,7 +100,7 @@ def audit_split(
         tables: The rows of every split, those of `split` and of training with candidates.
         split: The split to attack; the training split with its own other half.
         items: The items table.
-        exclude: The rule by which the rows' negatives exclude items: window, past or all.
+        exclude: The rule by which the rows' negatives exclude items: window, past, all or target.
         seed: Seed of the redraws and of the random choice of rows.
     """
     min_rows = {split: 1, "train": 2 if split == "train" else 1}
@@ -96,9 +115,19 @@ def audit_split(
     known = encode_candidates(known_source, catalogue, seed, known_part)
     attacked = encode_candidates(attacked_source, catalogue, seed, attacked_part)
     try:
-        audit = measure_leak(known, attacked, MIN_REDRAWS)
+        audits = measure_leaks(known, attacked, MIN_REDRAWS, attackers_of(exclude))
     except DataError as error:  # a catalogue hardly larger than its lists
         return {"skipped": str(error)}
+    blind, *others = [_attack_result(audit) for audit in audits]
+    return {**blind, "by_history": others[0]} if others else {**blind}  # type: ignore[typeddict-item]
+
+
+def attackers_of(exclude: str) -> list[Attacker]:
+    """The attackers that lists of a rule of exclusion must withstand, the blind one first."""
+    return [attack, attack_by_history] if exclude == "target" else [attack]
+
+
+def _attack_result(audit: Audit) -> AttackResult:
     return {
         "hit_ratio_at_1": audit.hit_ratio_at_1,
         "chance": audit.chance,
@@ -139,42 +168,65 @@ def check_audit(audit: SplitAudit | SkippedAudit, where: str, allow: bool) -> li
     if "skipped" in audit:
         log.warning("%s: candidate lists not audited: %s", where, audit["skipped"])
         return []
+    warnings = _check_result(audit, _BLIND, where, allow)
+    if "by_history" in audit:
+        warnings += _check_result(audit["by_history"], _BY_HISTORY, where, allow)
+    return warnings
+
+
+def _check_result(result: AttackResult, attacker: str, where: str, allow: bool) -> list[str]:
     finding = (
-        f"a lookup that ignores the history reaches HitRatio@1 {audit['hit_ratio_at_1']:.3f} on "
-        f"{audit['rows']} rows, against {audit['chance']:.3f} "
-        f"[{audit['low']:.3f}, {audit['high']:.3f}] on lists drawn anew"
+        f"{attacker} reaches HitRatio@1 {result['hit_ratio_at_1']:.3f} on "
+        f"{result['rows']} rows, against {result['chance']:.3f} "
+        f"[{result['low']:.3f}, {result['high']:.3f}] on lists drawn anew"
     )
-    if audit["leak"] and not allow:
+    if result["leak"] and not allow:
         raise CheckFailedError(
             f"{where}: candidate lists must not give the answer away, but {finding}. Draw fresh "
             "negatives (strategy uniform), or accept it with --allow-leak (allow_leak: true), "
             "which marks every report."
         )
-    is_unusual = audit["hit_ratio_at_1"] > audit["high"]
+    is_unusual = result["hit_ratio_at_1"] > result["high"]
     log.log(logging.WARNING if is_unusual else logging.INFO, "%s: %s", where, finding)
-    if not audit["leak"]:
+    if not result["leak"]:
         return []
     return [f"LEAK: the candidate lists of the {where} give the answer away: {finding}."]
 
 
-def measure_leak(known: CandidateLists, attacked: CandidateLists, redraws: int) -> Audit:
+def measure_leaks(
+    known: CandidateLists, attacked: CandidateLists, redraws: int, attackers: Sequence[Attacker]
+) -> list[Audit]:
     """Attack lists as they are and as often as `redraws` says on lists drawn anew.
 
     Args:
         known: Rows to learn from.
         attacked: Rows to attack.
         redraws: Number of times that the lists of both are drawn anew, for the null distribution.
+        attackers: Each attacks the same lists.
+
+    Returns:
+        What each attacker finds.
     """
-    hit_ratio = attack(known, attacked)
-    null_hit_ratios = []
+    null_hit_ratios: list[list[float]] = [[] for _ in attackers]
     for number in range(redraws):
         known_again = redraw(known, number)
         attacked_again = redraw(attacked, number)
-        null_hit_ratios.append(attack(known_again, attacked_again))
+        for attacker, hit_ratios in zip(attackers, null_hit_ratios, strict=True):
+            hit_ratios.append(attacker(known_again, attacked_again))
+    num_rows = len(attacked.targets)
+    audits = []
+    for attacker, hit_ratios in zip(attackers, null_hit_ratios, strict=True):
+        hit_ratio = attacker(known, attacked)
+        audits.append(_against_null(hit_ratio, hit_ratios, num_rows))
+    return audits
+
+
+def _against_null(hit_ratio: float, null_hit_ratios: Sequence[float], num_rows: int) -> Audit:
+    """Compare a hit ratio with those on lists drawn anew."""
+    redraws = len(null_hit_ratios)
     chance = float(np.mean(null_hit_ratios))
     spread = float(np.std(null_hit_ratios, ddof=1))
     low, high = _prediction_interval(chance, spread, _USUAL_LEVEL, redraws)
-    num_rows = len(attacked.targets)
     # Redraws of few rows may all agree, by chance.
     safe_spread = max(spread, _coin_spread(chance, num_rows))
     _, limit = _prediction_interval(chance, safe_spread, _REFUSAL_LEVEL, redraws)

@@ -30,7 +30,7 @@ class RowSource(NamedTuple):
         split: The table that holds them.
         tables: The rows of every split: what users know is taken from all of them.
         item_ids: The items that candidates may come from.
-        exclude: The rule by which the rows' negatives exclude items: window, past or all.
+        exclude: The rule by which the rows' negatives exclude items: window, past, all or target.
     """
 
     where: str
@@ -76,12 +76,15 @@ def encode_candidates(
     rows = encode_rows(table, source.split, catalogue)
     keys = random_keys.keys(seed, purpose, rows.example_ids)
     candidates = _candidate_matrix(table, rows, source, catalogue)
+    num_items = len(catalogue.item_ids)
+    history_pairs = rows.history_rows * num_items + rows.history
     return CandidateLists(
         keys=keys,
         targets=rows.targets,
         candidates=candidates,
         excluded=_excluded_pairs(rows, source, catalogue),
-        num_items=len(catalogue.item_ids),
+        num_items=num_items,
+        history=np.unique(history_pairs),
     )
 
 
@@ -116,7 +119,7 @@ def _excluded_pairs(rows: EncodedRows, source: RowSource, catalogue: Catalogue) 
     num_items = len(catalogue.item_ids)
     all_rows = [rows]
     # A window is the row's own history; what a user knows takes the user's rows in all splits.
-    if source.exclude != "window":
+    if source.exclude in ("past", "all"):
         for split, table in source.tables.items():
             all_rows.append(encode_rows(table, split, catalogue))
     excluded, owners, timestamps = make_exclusions(source.exclude, all_rows, catalogue)
@@ -158,7 +161,7 @@ def _read_preferences(folder: Path, split: str) -> RowSource:
         raise DataError(
             f"{folder / split}: must hold at least one row, but it is empty. Choose another split."
         )
-    if exclude != "window":
+    if exclude in ("past", "all"):
         for other in SPLITS:
             if other != split:
                 tables[other] = read_rows(folder, other, EXAMPLES)
