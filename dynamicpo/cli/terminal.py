@@ -1,4 +1,4 @@
-"""Text on terminals: every character can be shown, and none gives the terminal an order."""
+"""Text on terminals: every character can be shown, none gives an order, no password is told."""
 
 import logging
 import os
@@ -6,14 +6,16 @@ import re
 import sys
 from io import TextIOWrapper
 
+from dynamicpo.core.messages import without_secrets
+
 # C0 and C1 but tabs and line ends, and marks that change the direction of writing. Titles and ids
 # come from files: an escape sequence in one could clear the screen or rename the window.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    r"""A text with control characters written as escapes such as `\u001b`, which JSON knows too."""
-    return _CONTROL.sub(_escape, text)
+    r"""A text with control characters as escapes such as `\u001b`, which JSON knows too."""
+    return _CONTROL.sub(_escape, without_secrets(text))
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -7,11 +7,17 @@ and ends with the class's `exit_code`.
 import difflib
 from collections.abc import Iterable
 
+from dynamicpo.core.messages import without_secrets
+
 
 class DynamicPOError(Exception):
     """Any failure that is explained by its message alone, without a traceback."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        """Take the message; the logs of a cluster's task show it, too."""
+        super().__init__(without_secrets(message))
 
 
 # These three are ValueErrors, too: a notebook may catch them without knowing our classes.

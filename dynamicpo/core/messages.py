@@ -1,10 +1,22 @@
-"""Texts of users in messages: short, on one line, and not too many."""
+"""Texts of users in messages: short, on one line, not too many, and without passwords."""
 
+import re
 from collections.abc import Sequence
 
 _SHOWN = 60
 LINE_LIMIT = 499
 LINES_LIMIT = 20
+# Of addresses, also with the one slash that pathlib leaves of two.
+_LOGIN = re.compile(r"(\w:/+)[^\s/'\"]*@")
+_SECRET = re.compile(
+    r"([?&#][^=&\s'\"]*(?:credential|key|password|secret|sig|signature|token)=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """A text whose addresses show no user, no password and no token."""
+    return _SECRET.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
 
 
 def shown(value: object) -> str:

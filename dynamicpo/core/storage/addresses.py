@@ -45,7 +45,7 @@ def parse_address(uri: str) -> Address:
     """The parts of an object store's URI.
 
     Raises:
-        DataError: The bucket is missing.
+        DataError: The bucket is missing, or a login is there.
     """
     scheme = next(scheme for scheme in SCHEMES if uri.startswith(scheme))
     bucket, _, name = uri.removeprefix(scheme).partition("/")
@@ -53,6 +53,11 @@ def parse_address(uri: str) -> Address:
         raise DataError(
             f"{uri}: must be {scheme}bucket/name, but the bucket is missing. "
             "Give the complete address."
+        )
+    if "@" in bucket:
+        raise DataError(
+            f"{uri}: must hold no user and no password, which would stand in records and logs. "
+            "Set them where the store's own tools look for them."
         )
     return Address(scheme, bucket, name)
 
