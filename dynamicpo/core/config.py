@@ -49,7 +49,8 @@ class DataConfig(InputSettings):
 
     source: str = setting(
         "table",
-        "what the input is: two tables, a data set's own files, or published rows",
+        "what the input is: two tables, the files of a data set as they were published, or published "
+        "rows",
         choices=DATA_SOURCES,
     )
     min_rating: float = setting(
@@ -87,12 +88,12 @@ class DataConfig(InputSettings):
                 f"max_history: must be >= min_history ({self.min_history}), got {self.max_history}."
             )
         check_inputs(self, self.split)
-
         if self.source == "published" and self.repeats == "all":
             raise ConfigError(
                 "repeats: 'all' must go with interactions, but published rows come with their "
                 "histories. Leave it out."
             )
+
 
 @dataclass(frozen=True, kw_only=True)
 class NegativesConfig(Checked):

@@ -14,8 +14,8 @@ from dynamicpo.core.records.rows import EXAMPLES
 from dynamicpo.data.filters import count_rows, filter_interactions
 from dynamicpo.data.prepared import PreparedData
 from dynamicpo.data.sequences import build_sequences, select_examples, training_popularity
-from dynamicpo.data.sources.movielens import read_movielens
 from dynamicpo.data.sources.datasets import read_dataset
+from dynamicpo.data.sources.movielens import read_movielens
 from dynamicpo.data.sources.options import ReadingOptions
 from dynamicpo.data.sources.tables import ImportedTables, read_tables
 from dynamicpo.data.sources.user_ids import UserIds
@@ -74,9 +74,6 @@ def examples_from_interactions(
     )
 
 
-def _examples_by_split(sequences: ir.Table, min_history: int) -> dict[str, pa.Table]:
-    splits = {}
-    for split in SPLITS:
 def _read(
     connection: ibis.BaseBackend, files: dict[str, Path], source: str, options: ReadingOptions
 ) -> ImportedTables:
@@ -87,6 +84,9 @@ def _read(
     return read_tables(connection, files, options)
 
 
+def _examples_by_split(sequences: ir.Table, min_history: int) -> dict[str, pa.Table]:
+    splits = {}
+    for split in SPLITS:
         selected = select_examples(sequences, split, min_history)
         splits[split] = selected.to_pyarrow().cast(EXAMPLES)
     return splits

@@ -51,10 +51,10 @@ _SPLIT_RULES = {
 _REPEATS = {
     "first": "the first interaction of a user with an item",
     "last": "the last interaction of a user with an item",
+    "all": "all interactions of a user with an item, so that histories may hold the target",
 }
 _DATES = ("data_from", "train_until", "validation_until", "data_until")
 
-    "all": "all interactions of a user with an item, so that histories may hold the target",
 
 def prepare_data(interactions: str, items: str, output: Path, config: DataConfig) -> Manifest:
     """Turn interactions into examples: `{train,validation,test}/part-*.parquet`, `items.parquet`.
@@ -119,6 +119,9 @@ def _local_files(interactions: str, items: str, work: Path, config: DataConfig) 
         return movielens_files(local, download_folder, limits)
     if config.source == "published":
         files = published_files(local)
+    elif config.source in DATASETS:
+        local_items = _fetch(items, work / "items") if items else None
+        files = dataset_files(config.source, local, local_items)
     else:
         files = {"interactions": local, "items": _fetch(items, work / "items")}
     for path in files.values():
@@ -129,9 +132,6 @@ def _local_files(interactions: str, items: str, work: Path, config: DataConfig) 
 def _fetch(uri: str, folder: Path) -> Path:
     # A glob of local files stays one: readers find what it matches.
     return Path(uri) if is_glob(uri) else storage.fetch(uri, folder)
-    elif config.source in DATASETS:
-        local_items = _fetch(items, work / "items") if items else None
-        files = dataset_files(config.source, local, local_items)
 
 
 @contextmanager
