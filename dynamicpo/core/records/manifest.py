@@ -11,8 +11,9 @@ from typing import Any
 from dynamicpo.core.config_fields import Checked
 from dynamicpo.core.errors import DataError
 
-# A stage looks at its inputs more than once. A file that was written to has another time.
-_checksums: dict[tuple[int, int, int, int], str] = {}
+# A stage looks at its inputs more than once. A file that was written to has another time of change,
+# which no program can set back as it can the time of modification.
+_checksums: dict[tuple[int, int, int, int, int], str] = {}
 # Written after the checksums: the manifest, and what differs from run to run.
 _UNLISTED = ("manifest.json", "run.json")
 
@@ -147,16 +148,26 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         if _remembered_checksum(path) != checksum:
             raise _not_as_made(folder, name, "has changed")
     # A shard too many would be read like all others.
-    for path in sorted(folder.rglob("*")):
+    for path in _entries(folder, manifest):
         name = str(path.relative_to(folder))
         is_ours = name in manifest.files or name in _UNLISTED or path.name.startswith(".")
         if path.is_file() and not is_ours:
             raise _not_as_made(folder, name, "is not one of them")
 
 
+def _entries(folder: Path, manifest: Manifest) -> list[Path]:
+    """All entries of an output, also those of its folders that are links."""
+    entries = set(folder.rglob("*"))
+    for name in manifest.files:
+        # `rglob` does not follow links, but readers do.
+        entries.update((folder / name).parent.glob("*"))
+    return sorted(entries)
+
+
 def _remembered_checksum(path: Path) -> str:
     status = path.stat()
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    key = (status.st_dev, status.st_ino, status.st_size, *times)
     if key not in _checksums:
         _checksums[key] = file_checksum(path)
     return _checksums[key]

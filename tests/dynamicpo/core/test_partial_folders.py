@@ -230,6 +230,31 @@ def test_everything_is_on_the_disk_before_the_rename(
 # Files of a finished output are those that were made.
 
 
+def test_edit_that_sets_the_time_back_is_found(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    file = tmp_path / "out" / "file"
+    read_input(tmp_path / "out")
+    before = file.stat()
+    file.write_text("CONTENT")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_mtime_ns, file.stat().st_size) == (before.st_mtime_ns, before.st_size)
+    with pytest.raises(DataError, match="out/file: .* has changed"):
+        read_input(tmp_path / "out")
+
+
+def test_shard_that_was_added_behind_a_link_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with stage_output(output, manifest()) as partial:
+        (partial / "train").mkdir()
+        (partial / "train" / "part-0").touch()
+    (output / "train").rename(tmp_path / "elsewhere")
+    (output / "train").symlink_to(tmp_path / "elsewhere")
+    read_input(output)
+    (tmp_path / "elsewhere" / "part-1").touch()
+    with pytest.raises(DataError, match="out/train/part-1: .* is not one of them"):
+        read_input(output)
+
+
 @pytest.mark.parametrize("change", ["edit", "edit and keep the size", "delete", "add"])
 def test_changed_input_is_refused(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "out"
