@@ -158,9 +158,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 def _entries(folder: Path, manifest: Manifest) -> list[Path]:
     """All entries of an output, also those of its folders that are links."""
     entries = set(folder.rglob("*"))
-    for name in manifest.files:
-        # `rglob` does not follow links, but readers do.
-        entries.update((folder / name).parent.glob("*"))
+    # `rglob` does not follow links, but readers do.
+    for parent in {(folder / name).parent for name in manifest.files}:
+        entries.update(parent.glob("*"))
     return sorted(entries)
 
 
