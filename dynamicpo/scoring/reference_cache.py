@@ -8,7 +8,7 @@ read.
 import hashlib
 import json
 import logging
-import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -125,10 +125,12 @@ def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
 
 
 def _write(path: Path, key: str, logps: Tensor) -> None:
-    # Readers see all of a file or none: it gets its name when it is complete.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # Readers see all of a file or none: it gets its name when it is complete. At random: without
+    # locks, two containers may write at once, and both are process 1.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         metadata = file_metadata(key, logps)
         save_file({"logps": logps.contiguous()}, str(partial), metadata=metadata)
         partial.replace(path)
@@ -136,3 +138,9 @@ def _write(path: Path, key: str, logps: Tensor) -> None:
         with suppress(OSError):
             partial.unlink()
         log.warning("%s: reference log-probabilities are not kept (%s)", path, error)
+
+
+def _remove_leftovers(path: Path) -> None:
+    # Of processes that were killed while they wrote: one at a time does.
+    for partial in path.parent.glob(f".{path.name}.*"):
+        partial.unlink(missing_ok=True)

@@ -144,3 +144,13 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path, caplog):
         logps = reference_logps(model, rows, tmp_path / "file", KEY)
     assert torch.equal(logps, score_rows(model, rows))
     assert "are not kept" in caplog.text
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    model, rows = tiny_model(), random_rows(5, 3)
+    cache = tmp_path / "cache"
+    reference_logps(model, rows, cache, KEY)
+    (path,) = cache.glob("*.safetensors")
+    path.rename(cache / f".{path.name}.12345678")
+    reference_logps(model, rows, cache, KEY)
+    assert suffixes_in(cache) == [".lock", ".safetensors"]
