@@ -16,7 +16,7 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dynamicpo.core.locks import locked
@@ -132,7 +132,8 @@ def _write(path: Path, key: str, logps: Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         metadata = file_metadata(key, logps)
-        save_file({"logps": logps.contiguous()}, str(partial), metadata=metadata)
+        # `save_file` would make a file for one user, and shared volumes are for many.
+        partial.write_bytes(save({"logps": logps.contiguous()}, metadata))
         partial.replace(path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):

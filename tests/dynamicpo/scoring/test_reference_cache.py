@@ -154,3 +154,10 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     path.rename(cache / f".{path.name}.12345678")
     reference_logps(model, rows, cache, KEY)
     assert suffixes_in(cache) == [".lock", ".safetensors"]
+
+
+def test_file_has_the_mode_of_new_files(tmp_path):
+    reference_logps(tiny_model(), random_rows(5, 3), tmp_path / "cache", KEY)
+    (tmp_path / "new").touch()
+    (path,) = (tmp_path / "cache").glob("*.safetensors")
+    assert path.stat().st_mode == (tmp_path / "new").stat().st_mode
