@@ -117,8 +117,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     with safe_open(str(weights), framework="pt") as file:
         found = set(file.keys())
-    # Saved along, where tokens were added to them: the base has the same.
-    embeddings = {name for name in found if name.endswith(".base_layer.weight")}
+    embeddings = _saved_embeddings(adapted, found)
     check_keys(
         folder,
         sorted(expected - found),
@@ -126,6 +125,22 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
         is_ours=True,
     )
     return adapted
+
+
+def _saved_embeddings(model: PeftModel, names: set[str]) -> set[str]:
+    """Of the names in an adapter's file, those of embeddings and head of the base.
+
+    PEFT saves them along where tokens were added to them: the base has the same.
+    """
+    inner = model.get_base_model()
+    matrices = [inner.get_input_embeddings(), inner.get_output_embeddings()]
+    prefixes = tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if any(module is matrix for matrix in matrices)
+    )
+    suffix = ".base_layer.weight"
+    return {name for name in names if name.startswith(prefixes) and name.endswith(suffix)}
 
 
 def has_adapter(model: LanguageModel) -> bool:

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from dynamicpo.core.errors import ConfigError, DataError
@@ -19,6 +20,18 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _NAMES_SHOWN = 5
 # A part of transformers' message where a model has attention code of its own only.
 _NO_SDPA = "scaled_dot_product_attention"
+
+
+# The name of a weight, its shape in the file, and its shape in the model.
+MismatchedKey: TypeAlias = tuple[str, tuple[int, ...], tuple[int, ...]]
+
+
+class LoadReport(TypedDict):
+    """The part of transformers' report on a loaded model that we look at."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+    mismatched_keys: list[MismatchedKey]
 
 
 class WeightSource(TypedDict, total=False):
@@ -41,7 +54,8 @@ def load_causal_lm(source: WeightSource, *, is_ours: bool) -> PreTrainedModel:
         is_ours: Written by us: weights without a place in the model are an error, not a warning.
 
     Raises:
-        DataError: Weights are missing, or only there as a pickle.
+        DataError: Weights are missing or have another shape, their file is damaged, or they are
+            only there as a pickle.
         OSError, ValueError: transformers can't load it.
     """
     where = source["pretrained_model_name_or_path"]
@@ -57,22 +71,33 @@ def load_causal_lm(source: WeightSource, *, is_ours: bool) -> PreTrainedModel:
             raise
         # The model's own attention computes what SDPA can't, such as capped scores.
         model, report = _load(source, "eager")
-    missing = report["missing_keys"]
-    unexpected = report["unexpected_keys"]
-    check_keys(where, missing, unexpected, is_ours=is_ours)
+    _check_shapes(where, report["mismatched_keys"])
+    check_keys(where, report["missing_keys"], report["unexpected_keys"], is_ours=is_ours)
     return model
 
 
-def _load(source: WeightSource, attention: str) -> tuple[PreTrainedModel, dict[str, list[str]]]:
-    loaded: tuple[PreTrainedModel, dict[str, list[str]]]
+def _load(source: WeightSource, attention: str) -> tuple[PreTrainedModel, LoadReport]:
+    loaded: tuple[PreTrainedModel, LoadReport]
     with _without_its_report():
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            **source,
-            attn_implementation=attention,
-            # Else transformers would unpickle a `pytorch_model.bin`, which can run any code.
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        try:
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                **source,
+                attn_implementation=attention,
+                # Else transformers would unpickle a `pytorch_model.bin`, which can run any code.
+                use_safetensors=True,
+                output_loading_info=True,
+                # They are in its report, by name, and refused by us.
+                ignore_mismatched_sizes=True,
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except (SafetensorError, RuntimeError) as error:
+            # Such as a file that was cut off, or experts that can't be put together.
+            raise DataError(
+                f"{source['pretrained_model_name_or_path']}: must hold whole weights that fit the "
+                f"model, but transformers can't read them ({str(error).splitlines()[0]}). "
+                "Get the whole model."
+            ) from error
     return loaded
 
 
@@ -86,6 +111,17 @@ def _without_its_report() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _check_shapes(where: str, mismatched: list[MismatchedKey]) -> None:
+    if not mismatched:
+        return
+    name, found, needed = min(mismatched)
+    raise DataError(
+        f"{where}: must hold weights of the shapes that its config.json says, but "
+        f"{len(mismatched)} have others ({name}: {tuple(found)}, must be {tuple(needed)}). "
+        "Get the config.json that belongs to them."
+    )
 
 
 def check_keys(

@@ -20,6 +20,7 @@ from tests.fixtures.architectures import tiny_architecture
 from tests.fixtures.folders import write_title_model
 from tests.fixtures.models import write_tiny_llm
 
+Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
 MARKER = "code of the model has run"
 
 
@@ -33,7 +34,7 @@ def change_weights(file: Path, *, drop: str = "", add: str = "") -> None:
     kept = {name: values for name, values in weights.items() if not drop or drop not in name}
     assert add or len(kept) < len(weights)
     if add:
-        kept[add] = torch.ones(2)
+        kept[add] = torch.ones(32, 32)
     save_file(kept, str(file), {"format": "pt"})
 
 
@@ -52,6 +53,29 @@ def rewrite_manifest(folder: Path, **base: object) -> None:
 def test_a_base_without_some_of_its_weights_is_refused(base: Path, lost: str) -> None:
     change_weights(base / "model.safetensors", drop=lost)
     with pytest.raises(DataError, match=rf"1 are missing \(.*{lost}"):
+        load_base_model(BaseModelSpec(str(base)))
+
+
+def test_a_base_whose_weights_have_other_shapes_is_refused(base: Path) -> None:
+    path = base / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "intermediate_size": 60}))
+    with pytest.raises(DataError, match=r"6 have others .*: \(32, 64\), must be \(32, 60\)"):
+        load_base_model(BaseModelSpec(str(base)))
+
+
+def test_a_base_whose_file_was_cut_off_is_refused(base: Path) -> None:
+    file = base / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(DataError, match="must hold whole weights.*file not fully covered"):
+        load_base_model(BaseModelSpec(str(base)))
+
+
+def test_a_base_that_lacks_an_expert_is_refused(base: Path) -> None:
+    """transformers puts experts together when it reads them."""
+    tiny_architecture("mixtral", vocab_size=300).save_pretrained(base)
+    change_weights(base / "model.safetensors", drop="layers.1.block_sparse_moe.experts.2.w1")
+    with pytest.raises(DataError, match="Get the whole model"):
         load_base_model(BaseModelSpec(str(base)))
 
 
@@ -114,6 +138,7 @@ def adapter(base: Path, tmp_path: Path) -> Path:
         ({"drop": "layers.0.self_attn.q_proj.lora_A"}, "1 are missing"),
         ({"drop": "lm_head.token_adapter.trainable_tokens_delta"}, "1 are missing"),
         ({"add": "base_model.model.other.lora_A.weight"}, "1 are of another"),
+        ({"add": f"{Q_PROJ}.base_layer.weight"}, "1 are of another"),
     ],
 )
 def test_an_adapter_holds_its_weights_and_no_others(
