@@ -29,6 +29,7 @@ from dynamicpo.core.records.manifest import (
     folder_checksum,
 )
 from dynamicpo.core.records.outputs import finished, stage_output
+from dynamicpo.core.records.partial_folders import check_apart
 from dynamicpo.core.records.rows import write_items, write_rows
 from dynamicpo.data.from_interactions import examples_from_interactions
 from dynamicpo.data.from_published import examples_from_published
@@ -73,6 +74,7 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
         DataError: An input can't be used, or the output exists from something else.
     """
     _check_inputs(interactions, items, config)
+    check_apart(output, interactions, items)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         with _original_names(work, interactions, items):

@@ -15,6 +15,7 @@ from dynamicpo.core.config import SFTConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest, config_dict, file_checksum, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
+from dynamicpo.core.records.partial_folders import check_apart
 from dynamicpo.core.records.rows import read_items, read_rows
 from dynamicpo.core.row_numbers import rows_taken
 from dynamicpo.models import backbones, checkpoints
@@ -68,6 +69,7 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
     settings = prompt_settings(config)
     data = read_input(preferences)
     backbones.check_backbone(config.backbone, config.quantization)
+    check_apart(output, config.backbone)
     version = backbones.resolve_version(config.backbone, config.revision)
     inputs = _input_checksums(data, config, version)
     manifest = Manifest("sft", config_dict(config), inputs)

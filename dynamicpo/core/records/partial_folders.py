@@ -127,6 +127,25 @@ def check_name(output: Path) -> None:
         ) from error
 
 
+def check_apart(output: Path, *inputs: str) -> None:
+    """Refuse an output within a folder that is an input, which would be another one with it.
+
+    Args:
+        output: The output.
+        *inputs: Paths of the inputs, or other texts; finished outputs need no such check.
+
+    Raises:
+        DataError: It lies in one of them.
+    """
+    for name in inputs:
+        folder = Path(name)
+        if name and folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{output}: must not lie in the input {folder}, which would change by it. "
+                "Choose another output."
+            )
+
+
 def check_place(output: Path) -> None:
     """Refuse, before any work, an output whose result could not be put in place at its end.
 

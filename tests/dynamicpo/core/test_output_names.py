@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,20 @@ import pyarrow as pa
 import pytest
 
 from dynamicpo.core import claims
+from dynamicpo.core.config import DataConfig, NegativesConfig, SFTConfig
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records import partial_folders
 from dynamicpo.core.records.manifest import Manifest, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_columns, write_rows
+from dynamicpo.data.prepare import prepare_data
+from dynamicpo.negatives.sampling import sample_negatives
 from dynamicpo.runs.local.run import run_pipeline
+from dynamicpo.training.sft import fine_tune
+from tests.conftest import ROOT
+from tests.fixtures.models import write_tiny_llm
+
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 def manifest() -> Manifest:
@@ -65,6 +74,27 @@ def test_run_within_a_finished_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must not lie in the finished output"):
         run_pipeline("training", {"data_source": "movielens"}, tmp_path / "first" / "run")
     assert read_input(tmp_path / "first") is not None
+
+
+def test_output_within_an_input_is_refused(tmp_path: Path, data: Path) -> None:
+    output = data / "out"
+    config = DataConfig(k_core=1)
+    with pytest.raises(DataError, match="out: must not lie in the input .*data, which would ch"):
+        prepare_data(str(data), str(FIXTURES / "items.csv"), output, config)
+    assert names(data) == ["interactions.csv"]
+    prepare_data(str(data), str(FIXTURES / "items.csv"), tmp_path / "examples", config)
+    sample_negatives(tmp_path / "examples", tmp_path / "rows", NegativesConfig(num_candidates=6))
+    base = write_tiny_llm(tmp_path / "base")
+    with pytest.raises(DataError, match="must not lie in the input .*base"):
+        fine_tune(tmp_path / "rows", base / "sft", SFTConfig(backbone=str(base)))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(FIXTURES / "interactions.csv", folder)
+    return folder
 
 
 def test_output_that_another_process_has_just_made_is_refused_before_the_work(
