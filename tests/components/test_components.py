@@ -138,7 +138,8 @@ def test_compare_evaluations_shows_all_models(
         run_id="run-1",
         pipeline="training",
         images=["registry.invalid/dynamicpo"],
-        parameters={"sft_seed": 0},
+        # As Kubeflow delivers them.
+        parameters={"sft_lora_rank": 40.0, "sft_epochs": 2.0, "sft_seed": "9007199254740993"},
     )
     for text in (Path(made.table.path).read_text(), Path(made.report.path).read_text()):
         assert all(name in text for name in ("random", "popularity", "sft", "again"))
@@ -155,7 +156,9 @@ def check_record(
     again: SimpleNamespace,
 ) -> None:
     record = json.loads((Path(made.record.path) / "record.json").read_text())
-    assert (record["run"], record["parameters"]) == ("run-1", {"sft_seed": 0})
+    parameters = {"sft_lora_rank": 40, "sft_epochs": 2.0, "sft_seed": 9007199254740993}
+    assert (record["run"], record["parameters"]) == ("run-1", parameters)
+    assert type(record["parameters"]["sft_lora_rank"]) is int
     assert record["rows"] == sampled.preferences.uri and record["report"] == made.report.uri
     rows = {"rows": manifest_of(tuned.model).counts["rows"]}
     assert record["training_rows"] == {"sft": rows, "again": rows}

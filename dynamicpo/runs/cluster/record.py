@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dynamicpo import __version__
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.json_values import JsonObject
+from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.records.manifest import Manifest, read_manifest, write_json
+from dynamicpo.runs.parameters import restored_parameters
 from dynamicpo.runs.run_records import KeptRun, evaluated_metrics
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class RunFacts(NamedTuple):
     run: str
     pipeline: str
     images: Sequence[str]
-    parameters: Mapping[str, object]
+    parameters: Mapping[str, JsonValue]
 
 
 class StageUris(NamedTuple):
@@ -101,7 +102,8 @@ def write_record(
     record: ClusterRecord = {
         "run": facts.run,
         "pipeline": facts.pipeline,
-        "parameters": _parameters(facts),
+        # Kubeflow delivers 40 as 40.0, and long seeds as text.
+        "parameters": restored_parameters(facts.parameters),
         "package_version": __version__,
         "images": list(facts.images),
         "metrics": evaluated_metrics(folders),
@@ -117,10 +119,6 @@ def write_record(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RECORD_FILE, record)
-
-
-def _parameters(facts: RunFacts) -> JsonObject:
-    return dict(facts.parameters)  # type: ignore[arg-type]  # KFP holds JSON values only
 
 
 def _model_name(evaluation: Path, manifest: Manifest) -> str:

@@ -287,6 +287,8 @@ def test_a_record_has_the_keys_of_a_summary(evaluations: Evaluations, tmp_path: 
         "images": ["registry/dynamicpo@sha256:1"],
         "report": f"{store}/training/{MONDAY}/compare-evaluations/0/report",
         "rows": f"{store}/rows",
+        # These models tell of no training.
+        "training_rows": {"sft": {}, "dynamicpo": {}},
         "models": {"sft": f"{store}/model-sft", "dynamicpo": f"{store}/model-dynamicpo"},
         "evaluations": uris,
         "reports": {"training": pages, "evaluation": pages},
