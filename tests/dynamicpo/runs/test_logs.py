@@ -151,11 +151,15 @@ def test_attempts_that_a_later_one_made_good_do_not_count(wait_for: Waiting, arc
     assert wait_for(run) == ["evaluate: RuntimeError: the last time", f"    log: {last}"]
 
 
-def test_a_run_that_was_tried_again_as_a_whole_is_told_by_its_last_attempt(wait_for: Waiting):
+# As text, 10 comes before 9.
+@pytest.mark.parametrize("attempts", [(0, 1), (9, 10)])
+def test_a_run_that_was_tried_again_as_a_whole_is_told_by_its_last_attempt(
+    wait_for: Waiting, attempts: tuple[int, int]
+):
     run = WorkflowRun()
-    run.task(run.start("FAILED", attempt=0), "prepare-data", "FAILED")
+    run.task(run.start("FAILED", attempt=attempts[0]), "prepare-data", "FAILED")
     run.last_parts.clear()
-    scope = run.start("FAILED", attempt=1)
+    scope = run.start("FAILED", attempt=attempts[1])
     run.task(scope, "prepare-data", "SUCCEEDED")
     run.task(scope, "fine-tune", "FAILED")
     failed = [line for line in wait_for(run) if ": failed" in line]
