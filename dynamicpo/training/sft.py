@@ -10,10 +10,16 @@ import pandas as pd
 import pyarrow as pa
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from dynamicpo.core import random_keys
+from dynamicpo.core import random_keys, storage
 from dynamicpo.core.config import SFTConfig
 from dynamicpo.core.errors import ConfigError, DataError
-from dynamicpo.core.records.manifest import Manifest, config_dict, file_checksum, read_input
+from dynamicpo.core.records.manifest import (
+    Manifest,
+    config_dict,
+    file_checksum,
+    fingerprint,
+    read_input,
+)
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.partial_folders import check_apart
 from dynamicpo.core.records.rows import read_items, read_rows
@@ -119,9 +125,10 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
 def _input_checksums(data: Manifest, config: SFTConfig, version: BackboneVersion) -> dict[str, str]:
     inputs = {"preferences": data.fingerprint}
     # Files that may change under the same name; the templates of ours change with our version.
-    template = Path(config.template)
-    if template.is_file():
-        inputs["template"] = file_checksum(template)
+    if storage.is_remote(config.template):
+        inputs["template"] = fingerprint(storage.remote_versions(config.template))
+    elif Path(config.template).is_file():
+        inputs["template"] = file_checksum(Path(config.template))
     if version.name:
         inputs["backbone"] = version.name
     return inputs

@@ -120,3 +120,21 @@ def test_a_base_in_an_object_store_is_named_by_its_content(
         load_model(tmp_path / "model", may_fetch)
     with pytest.raises(DataError, match="differs in backbone"):
         fine_tune(preferences, tmp_path / "model", config)
+
+
+def test_a_template_in_an_object_store_is_named_by_its_content(
+    object_store: str, tmp_path: Path
+) -> None:
+    uri = f"{object_store}/moved/template.yaml"
+    template = tmp_path / "template.yaml"
+    preferences = write_preferences(tmp_path / "preferences")
+    base = write_tiny_llm(tmp_path / "base")
+    config = SFTConfig(backbone=str(base), template=uri, **TRAINING)
+    for text in ("Seen: {history}Next: ", "{history}Next: "):
+        template.write_text(f"prompts: [{text!r}]")
+        storage.put(template, uri)
+        if (tmp_path / "model").exists():
+            with pytest.raises(DataError, match="differs in template"):
+                fine_tune(preferences, tmp_path / "model", config)
+        else:
+            fine_tune(preferences, tmp_path / "model", config)
