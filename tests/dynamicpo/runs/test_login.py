@@ -92,6 +92,16 @@ def test_what_is_no_answer_of_kubeflow_is_refused(
     assert "--header-file" in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("command", [["runs"], ["compare", "a", "b"], ["logs", "a"]], ids=str)
+def test_another_server_is_no_installation_without_runs(
+    kubeflow: Installation, capsys: Capture, command: list[str]
+):
+    kubeflow.page = (200, "application/json", '{"status": "ok"}')
+    assert main([*command, "--host", kubeflow.host]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "must be answered by the API of Kubeflow Pipelines" in err
+
+
 @pytest.mark.parametrize("page", [*PAGES[:3], (200, "application/json", "{}")])
 def test_a_run_is_not_called_started_when_a_login_answers_in_its_place(
     kubeflow: Installation, capsys: Capture, page: tuple[int, str, str]
