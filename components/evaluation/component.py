@@ -36,8 +36,8 @@ def evaluate(
         metrics: The model's metrics with their 95 % intervals.
         report: The evaluation's page.
         name: What the model is called in tables and charts.
-        candidates: What is ranked: a row's own list, or the whole catalogue but what is excluded
-            [listed, catalogue].
+        candidates: What is ranked: a row's own list, the whole catalogue but what is excluded, or
+            both [listed, catalogue, listed,catalogue].
         rows: Evaluate at most this many rows, chosen at random (0: all).
         base: Also evaluate the untrained base model.
         sasrec: Also train and evaluate SASRec, a sequential recommender without language.

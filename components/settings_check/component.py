@@ -92,8 +92,8 @@ def check_settings(
         preference_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for
             all weights).
         evaluation_rows: Evaluate at most this many rows, chosen at random (0: all).
-        evaluation_candidates: What is ranked: a row's own list, or the whole catalogue but what is
-            excluded [listed, catalogue].
+        evaluation_candidates: What is ranked: a row's own list, the whole catalogue but what is
+            excluded, or both [listed, catalogue, listed,catalogue].
         seed: Seed of every stage whose settings name none.
         grid_num_negatives: Numbers of negatives K, with commas.
         grid_objectives: Base objectives, with commas [dmpo, mppo, sdpo, simpo].

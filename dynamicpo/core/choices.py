@@ -35,7 +35,8 @@ Variant = Literal["none", "full", "selection", "beta"]
 
 # Scoring and evaluation.
 Backend = Literal["auto", "sdpa", "flex", "plain"]
-CandidateSet = Literal["listed", "catalogue"]
+# The first is what models are compared by; another one stands beside it.
+CandidateSet = Literal["listed", "catalogue", "listed,catalogue"]
 ItemScore = Literal["sum", "mean", "pmi"]
 Baseline = Literal["random", "popularity", "cooccurrence", "sasrec", "base"]
 

@@ -296,7 +296,7 @@ class EvaluationConfig(Checked):
     split: str = setting("test", "split to evaluate", choices=SPLITS)
     candidates: str = setting(
         "listed",
-        "what is ranked: a row's own list, or the whole catalogue but what is excluded",
+        "what is ranked: a row's own list, the whole catalogue but what is excluded, or both",
         choices=CANDIDATE_SETS,
     )
     score: str = setting(

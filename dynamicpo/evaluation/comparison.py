@@ -10,7 +10,8 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject, JsonValue
 from dynamicpo.core.records.manifest import Manifest, fingerprint, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.evaluation.paired_comparisons import paired_comparisons
+from dynamicpo.evaluation.paired_comparisons import catalogue_comparisons, paired_comparisons
+from dynamicpo.evaluation.result_files import CATALOGUE_COMPARISONS
 from dynamicpo.evaluation.row_examples import example_rows
 from dynamicpo.evaluation.saved import (
     SavedResult,
@@ -20,6 +21,7 @@ from dynamicpo.evaluation.saved import (
     warnings_of,
 )
 from dynamicpo.evaluation.scorecard import scorecard
+from dynamicpo.reports.pages.comparisons import PairedComparison
 from dynamicpo.reports.pages.evaluation import EvaluationReport, comparison_page
 from dynamicpo.reports.pages.metric_tables import metrics_table
 from dynamicpo.reports.pages.tables import markdown_table
@@ -58,7 +60,8 @@ def compare_evaluations(
     Args:
         folders: Outputs of `evaluate`; with names (a run's name for all that it made), these tell
             models of one name apart.
-        output: Folder to make: `comparison.json`, `table.md`, `report.html`.
+        output: Folder to make: `comparison.json`, `table.md`, `report.html`; and
+            `catalogue_comparisons.json` where every item was ranked beside the listed ones.
         runs: Details of each run: parameters, image, commit, ... Shown where they differ.
 
     Returns:
@@ -90,6 +93,9 @@ def compare_evaluations(
         # All evaluations are of the same rows, so the first one's show them.
         report = _report(results, paths[0], sources, settings, runs)
         _write_files(folder, report, protocol, [*runs])
+        if "catalogue" in protocol:
+            over_catalogue = _over_catalogue(results, settings)
+            write_json(folder / CATALOGUE_COMPARISONS, over_catalogue)
         manifest.counts = _counts(report)  # type: ignore[assignment]  # None: no interval
         warnings = list(report.warnings)
         manifest.extra = {
@@ -234,6 +240,20 @@ def _report(
         runs=_differences(runs),
         details=details,
         warnings=warnings_of(sources),
+    )
+
+
+def _over_catalogue(
+    compared: ComparedResults, settings: BootstrapSettings
+) -> list[PairedComparison]:
+    """Paired differences of rankings of every item, which stand beside those of lists."""
+    by_name, paired_runs = compared
+    results = {
+        name: saved.catalogue for name, saved in by_name.items() if saved.catalogue is not None
+    }
+    models = [name for name, saved in by_name.items() if saved.provenance]
+    return catalogue_comparisons(
+        results, models, settings["resamples"], settings["seed"], paired_runs
     )
 
 

@@ -26,11 +26,20 @@ from dynamicpo.evaluation.baselines.simple import (
     score_blocks,
 )
 from dynamicpo.evaluation.candidates import ModelRanking, rank_with_model
-from dynamicpo.evaluation.paired_comparisons import paired_comparisons
+from dynamicpo.evaluation.paired_comparisons import catalogue_comparisons, paired_comparisons
 from dynamicpo.evaluation.rankings import Ranking
-from dynamicpo.evaluation.result_files import write_result
+from dynamicpo.evaluation.result_files import (
+    CATALOGUE_COMPARISONS,
+    CATALOGUE_FOLDER,
+    write_result,
+)
 from dynamicpo.evaluation.results import GeneratedAnswers, ModelResult, RankedItems, make_result
-from dynamicpo.evaluation.rows import EvaluationData, SplitTables, read_data
+from dynamicpo.evaluation.rows import (
+    EvaluationData,
+    SplitTables,
+    read_catalogue_data,
+    read_data,
+)
 from dynamicpo.evaluation.saved import ModelProvenance
 from dynamicpo.models.backbones import permissions_of
 from dynamicpo.models.checkpoints import LoadedModel, load_base_of, load_model
@@ -60,7 +69,8 @@ def evaluate(
         models: Model folders by name; none for the baselines alone. The others are compared with
             the first.
         output: Folder to make: `NAME/metrics.json` and `NAME/ranks.parquet`, `comparisons.json`,
-            `report.html`.
+            `report.html`; the same files under `NAME/catalogue` and `catalogue_comparisons.json`
+            where every item is ranked beside the listed ones.
         config: Split, score, rows.
 
     Returns:
@@ -85,17 +95,24 @@ def evaluate(
     _check_models(models, model_manifests, config)
     tables = SplitTables(preferences)
     data = read_data(tables, source, config)
+    catalogue = read_catalogue_data(tables, source, config)
     audit = _audit(tables, source, data, config)
     warnings = _check_audit(audit, config)
     with stage_output(output, manifest) as folder:
         pq.write_table(data.table, folder / "rows.parquet", compression="zstd")
         write_items(folder, data.items)
-        evaluation = _Evaluation(data, config, folder)
+        evaluation = _Evaluation(data, catalogue, config, folder)
         evaluation.rank_baselines(tables)
         evaluation.rank_models(models)
         results = evaluation.results
         comparisons = paired_comparisons(results, [*models], config.resamples, config.seed)
         write_json(folder / "comparisons.json", comparisons)
+        if catalogue is not None:
+            over_catalogue = catalogue_comparisons(
+                evaluation.catalogue_results, [*models], config.resamples, config.seed
+            )
+            write_json(folder / CATALOGUE_COMPARISONS, over_catalogue)
+            data.protocol["catalogue"] = catalogue.protocol
         warnings += _result_warnings(results, evaluation.cut_items)
         # Ratios are defined for every model; only the intervals of a single user are None.
         manifest.counts = _counts(results, [*models])  # type: ignore[assignment]
@@ -134,9 +151,9 @@ def _check_models(
                 f"{models[name]}: must be a model folder, but it comes from {manifest.stage}. "
                 f"Correct {name}."
             )
-        if config.candidates == "catalogue" and manifest.extra["prompts"]["list_candidates"]:
+        if config.candidates != "listed" and manifest.extra["prompts"]["list_candidates"]:
             raise ConfigError(
-                "candidates: 'catalogue' needs prompts without candidates, but those of "
+                f"candidates: {config.candidates!r} needs prompts without candidates, but those of "
                 f"{name} list some, the right one among them. Rank the listed ones, or train "
                 "without list_candidates."
             )
@@ -168,13 +185,22 @@ class _Evaluation:
 
     Attributes:
         results: By name.
+        catalogue_results: The same, where every item is ranked beside the listed ones.
         cut_items: The history items that each model's prompts had no room for.
     """
 
-    def __init__(self, data: EvaluationData, config: EvaluationConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        data: EvaluationData,
+        catalogue: EvaluationData | None,
+        config: EvaluationConfig,
+        folder: Path,
+    ) -> None:
         self.results: dict[str, ModelResult] = {}
+        self.catalogue_results: dict[str, ModelResult] = {}
         self.cut_items: dict[str, int] = {}
         self._data = data
+        self._catalogue = catalogue
         self._config = config
         self._folder = folder
         items = data.items
@@ -198,6 +224,10 @@ class _Evaluation:
         for name, scorer in scorers.items():
             blocks = score_blocks(scorer, data.table, len(items))
             ranking = data.ranking(blocks)
+            if self._catalogue is not None:
+                # Scored again: the scores of every item for all rows are too many to keep.
+                blocks = score_blocks(scorer, data.table, len(items))
+                self._add_catalogue(name, self._catalogue.ranking(blocks))
             self._add(name, ranking)
 
     def rank_models(self, models: Mapping[str, Path]) -> None:
@@ -223,6 +253,9 @@ class _Evaluation:
 
     def _rank(self, loaded: LoadedModel, name: str) -> ModelRanking:
         ranked = rank_with_model(loaded, self._data, self._config, name)
+        if self._catalogue is not None:
+            beside = rank_with_model(loaded, self._catalogue, self._config, name)
+            self._add_catalogue(name, beside.ranking)
         # Models are large: one at a time, also in the cache of the GPU's memory.
         del loaded
         gc.collect()
@@ -240,8 +273,18 @@ class _Evaluation:
             config.seed,
             answers,
         )
+        if name in self.catalogue_results:
+            result = result.with_catalogue(self.catalogue_results[name])
         write_result(self._folder / name, result, answers)
         self.results[name] = result
+
+    def _add_catalogue(self, name: str, ranking: Ranking) -> None:
+        assert self._catalogue is not None
+        config = self._config
+        rows = self._catalogue.rows
+        result = make_result(rows, ranking, self._items, config.resamples, config.seed)
+        write_result(self._folder / name / CATALOGUE_FOLDER, result)
+        self.catalogue_results[name] = result
 
 
 def _counts(results: Mapping[str, ModelResult], models: Sequence[str]) -> dict[str, float | None]:

@@ -3,7 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from dynamicpo.core.choices import BASELINES
-from dynamicpo.evaluation.results import COMPARED_METRIC, ModelResult
+from dynamicpo.evaluation.results import (
+    CATALOGUE_METRICS,
+    CATALOGUE_PREFIX,
+    COMPARED_METRIC,
+    ModelResult,
+)
 from dynamicpo.metrics.intervals import holm, paired_difference
 from dynamicpo.reports.pages.comparisons import PairedComparison
 
@@ -16,6 +21,7 @@ def paired_comparisons(
     resamples: int,
     seed: int,
     first_pairs: Sequence[tuple[str, str]] = (),
+    metric: str = COMPARED_METRIC,
 ) -> list[PairedComparison]:
     """Compare every model with the first, with `sft` and with the baselines but chance.
 
@@ -26,6 +32,7 @@ def paired_comparisons(
             corrected p could be small (p is never below 2 / (resamples + 1)).
         seed: Seed of the bootstrap.
         first_pairs: Other pairs of models, which come first.
+        metric: The measure that is compared; of rankings of every item `catalogue_...`.
 
     Returns:
         The comparisons; `p_holm` is corrected for all of them.
@@ -35,7 +42,7 @@ def paired_comparisons(
     resamples = max(resamples, fewest_resamples)
     comparisons = []
     for a, b in pairs:
-        comparison = _compare(a, b, results, resamples, seed)
+        comparison = _compare(a, b, results, resamples, seed, metric)
         comparisons.append(comparison)
     # Rows of a single user have no p, and are no tests to correct for.
     tested = []
@@ -87,15 +94,37 @@ def _by_members(pairs: Iterable[tuple[str, str]]) -> dict[frozenset[str], tuple[
     return by_members
 
 
-def _compare(
-    a: str, b: str, results: Mapping[str, ModelResult], resamples: int, seed: int
+def catalogue_comparisons(
+    results: Mapping[str, ModelResult],
+    models: Sequence[str],
+    resamples: int,
+    seed: int,
+    first_pairs: Sequence[tuple[str, str]] = (),
+) -> list[PairedComparison]:
+    """Compare rankings of every item, by NDCG@10; none where some row has fewer than 10."""
+    metric = CATALOGUE_METRICS[-1]
+    if not all(result.has_cutoff(metric) for result in results.values()):
+        return []
+    return paired_comparisons(
+        results, models, resamples, seed, first_pairs, f"{CATALOGUE_PREFIX}{metric}"
+    )
+
+
+def _compare(  # noqa: PLR0913
+    a: str,
+    b: str,
+    results: Mapping[str, ModelResult],
+    resamples: int,
+    seed: int,
+    metric: str,
 ) -> PairedComparison:
     result_a = results[a]
     result_b = results[b]
     rows = result_a.rows
+    measure = metric.removeprefix(CATALOGUE_PREFIX)
     difference, low, high, p = paired_difference(
-        result_a.hits,
-        result_b.hits,
+        result_a.row_values(measure),
+        result_b.row_values(measure),
         rows.users,
         resamples,
         seed,
@@ -107,7 +136,7 @@ def _compare(
     return {
         "a": a,
         "b": b,
-        "metric": f"{rows.split}_{COMPARED_METRIC}",
+        "metric": f"{rows.split}_{metric}",
         "difference": difference,
         "low": low,
         "high": high,

@@ -14,6 +14,8 @@ from dynamicpo.core.records.rows import read_columns
 from dynamicpo.evaluation.results import EvaluatedRows, GeneratedAnswers, ModelResult
 from dynamicpo.metrics.generated_answers import INVALID
 
+CATALOGUE_FOLDER = "catalogue"  # in a model's folder: its ranking of every item, beside its lists
+CATALOGUE_COMPARISONS = "catalogue_comparisons.json"
 _STRING = pa.string()
 _INTEGER = pa.int64()
 _SCORES = pa.list_(pa.float64())
@@ -38,7 +40,7 @@ def write_result(
     folder: Path, result: ModelResult, answers: GeneratedAnswers | None = None
 ) -> None:
     """Write the files of a result into a folder, which is made."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", result.metrics)
     rows = result.rows
     scores = list(result.scores)

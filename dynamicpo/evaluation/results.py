@@ -1,7 +1,7 @@
 """Results of one model of an evaluation: its metrics and the rank of each row's target."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,9 @@ from dynamicpo.metrics.intervals import clustered_intervals
 from dynamicpo.metrics.ranking import KS, row_metrics
 
 COMPARED_METRIC = "hit_ratio_at_1"
+# Of a ranking of every item: the first place is rare, and a list of ten is what a page shows.
+CATALOGUE_METRICS = ("hit_ratio_at_10", "ndcg_at_10")
+CATALOGUE_PREFIX = "catalogue_"  # of their names beside those of listed candidates
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,33 @@ class ModelResult:
         """The target's rank, the mean over ties. Shape (N,)."""
         return np.asarray(1 + self.better + self.tied / 2)
 
+    def row_values(self, metric: str) -> FloatArray:
+        """A metric such as `ndcg_at_10` of each row, the expected value under ties. Shape (N,)."""
+        cutoff = _cutoff_of(metric)
+        # The number of candidates only limits K, see `has_cutoff`.
+        metrics = row_metrics(self.better, self.tied, num_candidates=cutoff, ks=[cutoff])
+        return np.asarray(metrics[metric])
+
+    def has_cutoff(self, metric: str) -> bool:
+        """Tell whether every row has as many candidates as a metric looks at."""
+        return bool(_cutoff_of(metric) <= self.num_candidates.min())
+
+    def with_catalogue(self, catalogue: "ModelResult") -> "ModelResult":
+        """The same with the main metrics of the model's ranking of every item beside its own."""
+        metrics = dict(self.metrics)
+        split = self.rows.split
+        for metric in CATALOGUE_METRICS:
+            for bound in ("", "_low", "_high"):
+                name = f"{split}_{metric}{bound}"
+                if name in catalogue.metrics:
+                    full_name = f"{split}_{CATALOGUE_PREFIX}{metric}{bound}"
+                    metrics[full_name] = catalogue.metrics[name]
+        return replace(self, metrics=metrics)
+
     @property
     def hits(self) -> FloatArray:
         """HitRatio@1 of each row, the expected value under ties. Shape (N,)."""
-        # The number of candidates only limits K, which is 1 here.
-        metrics = row_metrics(self.better, self.tied, num_candidates=1, ks=[1])
-        return np.asarray(metrics[COMPARED_METRIC])
+        return self.row_values(COMPARED_METRIC)
 
     def metric(self, name: str) -> float | None:
         """A metric by its name without the split."""
@@ -113,6 +137,12 @@ class ModelResult:
         np.add.at(steps, end, -shares)
         counts = np.cumsum(steps)
         return [float(count) for count in counts[:-1]]
+
+
+def _cutoff_of(metric: str) -> int:
+    """10 of `ndcg_at_10`."""
+    _, _, cutoff = metric.rpartition("_")
+    return int(cutoff)
 
 
 def make_result(

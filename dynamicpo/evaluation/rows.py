@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -47,6 +47,7 @@ class EvaluationProtocol(TypedDict):
         num_candidates: Candidates of a row; of the catalogue all, excluded ones too.
         num_rows: Number of rows.
         rows: A fingerprint of the rows with their candidates.
+        catalogue: The protocol by which every item is ranked, where that is done beside lists.
     """
 
     candidates: str
@@ -58,6 +59,7 @@ class EvaluationProtocol(TypedDict):
     num_candidates: int
     num_rows: int
     rows: str
+    catalogue: NotRequired["EvaluationProtocol"]
 
 
 class SplitTables(Mapping[str, pa.Table]):
@@ -182,6 +184,21 @@ def read_data(tables: SplitTables, source: Manifest, config: EvaluationConfig) -
         return _catalogue_data(table, items, tables, source, config)
     split_folder = folder / config.split
     return _listed_data(table, items, split_folder, source, config)
+
+
+def read_catalogue_data(
+    tables: SplitTables, source: Manifest, config: EvaluationConfig
+) -> EvaluationData | None:
+    """Read the same rows to rank every item beside the listed ones; None where that is not asked.
+
+    Raises:
+        ConfigError: More rows than there are.
+        DataError: No rows.
+    """
+    if config.candidates != "listed,catalogue":
+        return None
+    # Generated answers name listed candidates.
+    return read_data(tables, source, replace(config, candidates="catalogue", generate=False))
 
 
 def _choose_rows(tables: SplitTables, config: EvaluationConfig) -> pa.Table:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, read_input
-from dynamicpo.evaluation.result_files import read_result
+from dynamicpo.evaluation.result_files import CATALOGUE_FOLDER, read_result
 from dynamicpo.evaluation.results import ModelResult
 from dynamicpo.reports.training_log import read_training_log
 
@@ -32,9 +32,17 @@ class ModelProvenance(TypedDict, total=False):
 
 
 class SavedResult(NamedTuple):
-    """A model or baseline of a finished evaluation."""
+    """A model or baseline of a finished evaluation.
+
+    Attributes:
+        result: Its ranking of the evaluation's candidates.
+        catalogue: That of every item, where it stands beside.
+        training_log: Lines of its training; none for a baseline.
+        provenance: Its origin.
+    """
 
     result: ModelResult
+    catalogue: ModelResult | None
     training_log: list[dict[str, float]]
     provenance: ModelProvenance
 
@@ -107,8 +115,10 @@ def read_saved_result(folder: Path, source: Manifest) -> SavedResult:
     # Baselines are not among the models, and have no origin.
     models: dict[str, ModelProvenance] = source.extra["models"]
     provenance = models.get(folder.name, ModelProvenance())
+    has_catalogue = "catalogue" in source.extra["protocol"]
     return SavedResult(
         result=read_result(folder, split),
+        catalogue=read_result(folder / CATALOGUE_FOLDER, split) if has_catalogue else None,
         training_log=read_training_log(folder / "steps.jsonl"),
         provenance=provenance,
     )
