@@ -170,7 +170,7 @@ def _select_rows(preferences: Path, config: SFTConfig) -> pa.Table:
 
 
 def _num_passes(config: SFTConfig) -> int:
-    """How often sequences are cut into rows; 0 where the rows are learnt as they are."""
+    """Number of times that sequences are cut into rows; 0 where rows are learnt as they are."""
     return math.ceil(config.epochs) if config.sequences else 0
 
 
