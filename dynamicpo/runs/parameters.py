@@ -5,6 +5,7 @@ that are no parameter of their own stand in their stage's settings: `sft_lora_ra
 `lora_rank` of `sft_settings`.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,14 +117,18 @@ class _Check:
                 elif key in self.parameters:
                     given[key] = value
                 else:
-                    raise unknown_name(f"{self._name}: parameter", key, self._known_names())
+                    raise unknown_name(f"{self._name}: parameter", key, self._names_like(key))
         # The name of a single field says more than a dictionary: it may come from a flag, which
         # wins over a file.
         return {**settings, **given}
 
-    def _known_names(self) -> list[str]:
-        settings = [key for key in self._signature if settings_stage(key)]
-        return [*self.parameters, *settings]
+    def _names_like(self, key: str) -> list[str]:
+        """The names to choose from: those of the same stage, for all together nobody would read."""
+        names = sorted({*self.parameters, *self._signature})
+        stage, _, _ = key.partition("_")
+        of_stage = [name for name in names if name.startswith(f"{stage}_")]
+        similar = difflib.get_close_matches(key, names)
+        return of_stage or sorted({*self._signature, *similar})
 
     def _stage_settings(self, stage: str, key: str, value: object) -> dict[str, object]:
         settings = _parse_mapping(key, value)

@@ -111,6 +111,18 @@ def test_a_long_seed_of_a_cell_is_refused(seed: object):
         check_parameters("negative_scaling", {"grid_seeds": f"1,{seed}"})
 
 
+def test_an_unknown_parameter_is_told_with_the_names_of_its_stage():
+    """There are about a hundred names in all."""
+    with pytest.raises(ConfigError, match="Did you mean 'sft_lora_rank'") as caught:
+        check_parameters("training", {"sft_lora_rnk": 8})
+    assert "sft_rows" in str(caught.value) and "preference_" not in str(caught.value)
+    with pytest.raises(ConfigError, match="choose from data_interactions, .*, seed, ") as caught:
+        check_parameters("training", {"epochs": 8})
+    assert "sft_settings" in str(caught.value) and "lora" not in str(caught.value)
+    with pytest.raises(ConfigError, match="Did you mean 'sft_lora_rank'"):
+        check_parameters("training", {"lora_rank": 8})
+
+
 def test_an_objective_whose_name_is_a_number_is_refused():
     entry = {"objective": 3.0, "loss": "dmpo", "dynamic": "none"}
     with pytest.raises(ConfigError, match=r"^objectives: a name must be up to 64 .*, got 3\.0"):
