@@ -44,7 +44,9 @@ class LoadedModel:
 
 def save_model(folder: Path, model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the weights (an adapter's, or all) as safetensors, and the tokenizer."""
-    model.save_pretrained(str(folder), safe_serialization=True)
+    # PEFT would ask the hub for the base's vocabulary, and save embeddings along by the answer.
+    of_adapter = {"save_embedding_layers": False} if has_adapter(model) else {}
+    model.save_pretrained(str(folder), safe_serialization=True, **of_adapter)
     forget_local_files_only(tokenizer)
     tokenizer.save_pretrained(str(folder))
     # PEFT writes a model card with blanks to fill in.

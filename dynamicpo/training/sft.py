@@ -251,6 +251,9 @@ def _load_trainable_model(
     permissions = Permissions(config.trust_remote_code, fetch_base=True)
     model, tokenizer = load_base_model(base, permissions)
     check_causal(model, base.backbone)
+    if storage.is_remote(base.backbone):
+        # It was loaded from a copy, whose name would go into the adapter's file.
+        model.name_or_path = base.backbone
     if _tuning(config) == "lora":
         model = add_adapter(
             model,

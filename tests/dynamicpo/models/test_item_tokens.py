@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer
 
 from dynamicpo.models.backbones import BaseModelSpec
 from dynamicpo.models.base_models import item_token_ids, load_base_model
 from dynamicpo.models.checkpoints import save_model
-from dynamicpo.models.lora import add_adapter
+from dynamicpo.models.lora import add_adapter, load_adapter
 from tests.fixtures.architectures import tiny_architecture
 from tests.fixtures.models import write_tiny_llm
 
@@ -66,6 +67,23 @@ def test_items_of_an_older_model_keep_their_rows(tmp_path: Path) -> None:
     adapted = add_adapter(model, 2, 4, 0.0, token_ids)
     rows = adapted.peft_config["default"].trainable_token_indices
     assert rows == {"model.embed_tokens": token_ids, "lm_head": token_ids}
+
+
+def test_an_adapter_holds_the_rows_of_items_and_no_embeddings(tmp_path: Path) -> None:
+    """Else it would depend on whether the hub can be asked for the base's vocabulary."""
+    base = BaseModelSpec(str(write_tiny_llm(tmp_path / "base")), items=ITEMS)
+    model, tokenizer = load_base_model(base)
+    adapted = add_adapter(model, 2, 4, 0.0, item_token_ids(tokenizer, base))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "trainable_tokens" in name:
+                weight.add_(1)
+    save_model(tmp_path / "adapter", adapted, tokenizer)
+    names = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert not [name for name in names if "base_layer" in name]
+    again = load_adapter(load_base_model(base)[0], tmp_path / "adapter", trainable=False)
+    inputs = torch.tensor([[5, *item_token_ids(tokenizer, base)]])
+    torch.testing.assert_close(again(inputs).logits, adapted.eval()(inputs).logits)
 
 
 def test_rows_beyond_the_tokenizer_are_kept(tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def test_a_base_in_an_object_store_is_named_by_its_content(
     config = SFTConfig(backbone=uri, **TRAINING)
     manifest = fine_tune(preferences, tmp_path / "model", config)
     assert manifest.inputs["backbone"] == resolve_version(uri, "main").checksum != ""
+    adapter = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == uri
     may_fetch = Permissions(fetch_base=True)
     load_model(tmp_path / "model", may_fetch)
     with pytest.raises(ConfigError, match="allow_base_from_manifest"):
