@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from dynamicpo.cli.main import main
+from dynamicpo.core.config import DataConfig
+from dynamicpo.core.config_fields import choices_of
 from dynamicpo.core.records.manifest import read_manifest
 from dynamicpo.runs.compile import load_pipeline
 from dynamicpo.runs.parameters import check_parameters
@@ -82,7 +84,8 @@ def test_menus_are_in_the_file_unless_they_are_left_out(name: str, tmp_path: Pat
         return {key: item["literals"] for key, item in given.items() if "literals" in item}
 
     menus = literals()
-    assert menus["data_source"] == ["table", "movielens", "published"]
+    assert menus["data_source"] == [*choices_of(DataConfig.__dataclass_fields__["source"])]
+    assert menus["sft_loss_on"] == ["answer", "history"]
     assert all(pipeline_signature(name)[key] in values for key, values in menus.items())
     for preset in PRESETS[name]:
         values = yaml.safe_load(preset.read_text(encoding="utf-8"))

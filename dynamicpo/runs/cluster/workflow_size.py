@@ -30,6 +30,16 @@ LIMIT_BYTES = 1024 * 1024
 # and labels. Of the two factors it is the larger, 126/93.
 NODES_FACTOR = 1.35
 OTHER_BYTES = 26_000
+# Argo hands a pod its template in an environment variable. It would put a longer one into a
+# ConfigMap, which the controller of Kubeflow Pipelines has no right to make: the pod then fails.
+TEMPLATE_LIMIT_BYTES = 128 * 1024
+# What the specification of a pod has for each artifact beside its name and URI: its type, its name
+# once more, and how its store is reached; in text within text, so that quotes count fourfold.
+_ARTIFACT_BYTES = 500
+# A pipeline root that is longer than a stock installation's.
+_LONGER_ROOT_BYTES = 40
+# All parameters of a run, and what KFP adds to each pod.
+_OTHER_TEMPLATE_BYTES = 10_000
 # The values of a run that the compiled pipeline does not hold: text, and all settings of a stage.
 _TEXT = "a value, a name"
 _SETTINGS = {f"name_of_a_setting_{number}": 0.05 for number in range(24)}
@@ -105,16 +115,17 @@ def check_size(compiled: Path, name: str, parameters: JsonObject) -> None:
     if "objectives" in parameters:
         what, hint = "objectives", "Train them in several runs."
     count = _loop_count(parameters)
-    size = workflow.estimate_bytes(count)
-    if size <= LIMIT_BYTES:
+    if workflow.filled_share(count) <= 1:
         return
     # Sizes grow with the number: the first one that is too large ends those that fit.
-    num_within = bisect_right(range(count), LIMIT_BYTES, key=workflow.estimate_bytes)
+    num_within = bisect_right(range(count), 1.0, key=workflow.filled_share)
     fitting = max(num_within - 1, 0)
+    size, template = workflow.estimate_bytes(count), workflow.template_bytes(count)
     raise ConfigError(
-        f"{name}: a run must fit into one workflow of Argo ({LIMIT_BYTES // 1024} KiB), but one of "
-        f"{count} {what} comes to about {size // 1024} KiB. At most {fitting} {what} fit. "
-        f"{hint}"
+        f"{name}: a run must fit into one workflow of Argo ({LIMIT_BYTES // 1024} KiB), and what "
+        f"its last task gets into one variable ({TEMPLATE_LIMIT_BYTES // 1024} KiB), but those of "
+        f"{count} {what} come to about {size // 1024} and {template // 1024} KiB. "
+        f"At most {fitting} {what} fit. {hint}"
     )
 
 
@@ -150,6 +161,31 @@ class Workflow:
         """
         compressed = compressed_bytes(self.nodes(count))
         return self.specification_bytes() + OTHER_BYTES + round(NODES_FACTOR * compressed)
+
+    def template_bytes(self, count: int) -> int:
+        """The size of the longest template of a pod: that of the task that gets all of a loop.
+
+        Args:
+            count: How often its loop runs.
+        """
+        sizes = []
+        for name, component in self._pipeline["components"].items():
+            if "executorLabel" in component:
+                container = self._executors[component["executorLabel"]]["container"]
+                # A text within the template.
+                patch = _json(_pod_patch(name, component, container, count))
+                sizes.append(len(patch) + _bytes_of_references(component, count))
+        return max(sizes) + _OTHER_TEMPLATE_BYTES
+
+    def filled_share(self, count: int) -> float:
+        """The share of what Argo takes that a run needs, of the workflow or of a template.
+
+        Args:
+            count: How often its loop runs.
+        """
+        workflow = self.estimate_bytes(count) / LIMIT_BYTES
+        template = self.template_bytes(count) / TEMPLATE_LIMIT_BYTES
+        return max(workflow, template)
 
     def specification_bytes(self) -> int:
         """The size of what KFP's compiler makes of components, containers and tasks, each once."""
@@ -287,6 +323,21 @@ def _artifacts(task: str, definitions: _Definitions, count: int) -> JsonObject:
             for number in range(length)
         ]
     return artifacts
+
+
+def _bytes_of_references(component: _Component, count: int) -> int:
+    """What a real reference to an artifact or a place is longer than those that stand for it."""
+    num_artifacts, num_places = 0, 0
+    for definitions in (
+        component.get("inputDefinitions", {}),
+        component.get("outputDefinitions", {}),
+    ):
+        for item in definitions.get("artifacts", {}).values():
+            num_artifacts += count if item.get("isArtifactList") else 1
+        for item in definitions.get("parameters", {}).values():
+            num_places += count if item.get("parameterType") == "LIST" else 1
+    longer_roots = (num_artifacts + num_places) * _LONGER_ROOT_BYTES
+    return num_artifacts * _ARTIFACT_BYTES + longer_roots
 
 
 def _uri(task: str, key: str) -> str:

@@ -1,7 +1,9 @@
 """Size of a run's workflow: agrees with what was measured, and stops what Argo would not take."""
 
 import gzip
+import json
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ def test_forty_cells_fit_wherever_they_are_placed(tmp_path: Path, placement: Pat
     path = tmp_path / "study.yaml"
     fields = yaml.safe_load(placement.read_text())
     compile_pipeline("negative_scaling", path, IMAGE, fields)
-    assert Workflow(path).estimate_bytes(40) < 0.75 * LIMIT_BYTES
+    assert Workflow(path).filled_share(40) < 0.75
 
 
 def test_sizes_grow_with_the_number_and_are_the_same_each_time(study: Path):
@@ -112,8 +114,72 @@ def test_too_many_cells_are_refused_with_the_number_that_fits(study: Path):
     words = str(caught.value).split()
     fitting = int(words[words.index("most") + 1])
     workflow = Workflow(study)
-    assert workflow.estimate_bytes(fitting) <= LIMIT_BYTES < workflow.estimate_bytes(fitting + 1)
+    assert workflow.filled_share(fitting) <= 1 < workflow.filled_share(fitting + 1)
     assert "grid_seeds" in str(caught.value)
+
+
+def store_session() -> str:
+    """How the launcher reaches a stock installation's store, as each artifact carries it."""
+    parameters = {
+        **{"accessKeyKey": "accesskey", "secretKeyKey": "secretkey", "fromEnv": "false"},
+        **{"endpoint": "minio-service.kubeflow:9000", "disableSSL": "true", "region": "minio"},
+        "secretName": "mlpipeline-minio-artifact",
+    }
+    return json.dumps({"Provider": "minio", "Params": parameters})
+
+
+def template_of_the_last_task(study: Path, count: int) -> str:
+    """The template that Argo hands to the pod of `judge-collapse`, with all that KFP puts there."""
+    spec = next(yaml.safe_load_all(study.read_text()))
+    component = spec["components"]["comp-judge-collapse"]
+    container = spec["deploymentSpec"]["executors"]["exec-judge-collapse"]["container"]
+    run = f"minio://mlpipeline/v2/artifacts/negative-scaling/{uuid.uuid4()}"
+
+    def artifact(key: str, task: str) -> dict[str, Any]:
+        return {
+            "name": key,
+            "type": {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"},
+            "uri": f"{run}/{task}/{uuid.uuid4()}/{key}",
+            "metadata": {"display_name": key, "store_session_info": store_session()},
+        }
+
+    uris = [artifact("report", "train-preferences")["uri"] for _ in range(count)]
+    settings = check_parameters("negative_scaling", PARAMETERS, mounted=())
+    made = component["outputDefinitions"]["artifacts"]
+    executor_input = {
+        "inputs": {
+            "parameterValues": {
+                **{"model_uris": uris, "training_report_uris": uris},
+                **{"evaluation_report_uris": uris, "parameters": settings},
+            },
+            "artifacts": {
+                "baselines": {"artifacts": [artifact("evaluation", "evaluate")]},
+                "evaluations": {
+                    "artifacts": [artifact("evaluation", "evaluate-2") for _ in range(count)]
+                },
+            },
+        },
+        "outputs": {
+            "artifacts": {key: {"artifacts": [artifact(key, "judge-collapse")]} for key in made}
+        },
+    }
+    launcher = ["--executor_input", dumps(executor_input), "--component_spec", dumps(component)]
+    main = {**container, "args": [*launcher, "--", *container["command"], *container["args"]]}
+    return dumps({"podSpecPatch": dumps({"containers": [main]})})
+
+
+def dumps(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def test_what_the_last_task_gets_fits_into_its_pods_environment(study: Path):
+    """Longer, Argo needs a ConfigMap, which the controller of a stock KFP may not make."""
+    workflow = Workflow(study)
+    for count in (20, 40, 75):
+        real = len(template_of_the_last_task(study, count))
+        assert real < workflow.template_bytes(count) < 1.25 * real
+    assert workflow.filled_share(40) < 0.75 < 1 < workflow.filled_share(90)
+    assert workflow.estimate_bytes(90) < LIMIT_BYTES
 
 
 def test_too_many_objectives_are_refused_too(tmp_path: Path):
