@@ -212,7 +212,7 @@ def read_item_table(
     required, optional = ["item_id", "title"], ["category", "year"]
     text = read_text(connection, path, required, optional, layout, options.columns)
     ids = clean_ids(text, ["item_id"], options.missing)
-    table, unnamed = _without_unnamed(ids.table, options)
+    table, num_unnamed = _without_unnamed(ids.table, options)
     run_row_checks(
         table, text.files, [*id_checks(table, "item_id"), *_title_checks(table, options)]
     )
@@ -228,23 +228,24 @@ def read_item_table(
     ordered = distinct.order_by(["item_id", "title", "category", "year"])
     clean, counts = clean_items(ordered.to_pandas(), path)
     counts["dropped_duplicate_items"] = int(items.count().execute()) - len(clean)
-    notes = [f"items: {unnamed['dropped_unnamed_items']} without an id or a title are left out"]
-    counts = ids.counts | counts | unnamed
-    return Items(clean, counts, (*text.notes, *ids.notes, *(notes if unnamed else ())))
+    notes = (*text.notes, *ids.notes)
+    if num_unnamed:
+        counts["dropped_unnamed_items"] = num_unnamed
+        notes = (*notes, f"items: {num_unnamed} without an id or a title are left out")
+    return Items(clean, ids.counts | counts, notes)
 
 
-def _without_unnamed(table: ir.Table, options: ReadingOptions) -> tuple[ir.Table, dict[str, int]]:
+def _without_unnamed(table: ir.Table, options: ReadingOptions) -> tuple[ir.Table, int]:
     """Leave out items without an id or a title where a data set is known for them.
 
     Returns:
-        The others, and the number of those left out where there are some.
+        The others, and the number of those left out.
     """
     if not options.drops_unnamed_items:
-        return table, {}
+        return table, 0
     is_unnamed = table.item_id.isnull() | (is_blank(table.title) & table.title_flaw.isnull())
     num_unnamed = int(table.filter(is_unnamed).count().execute())
-    counts = {"dropped_unnamed_items": num_unnamed} if num_unnamed else {}
-    return table.filter(~is_unnamed), counts
+    return table.filter(~is_unnamed), num_unnamed
 
 
 def _title_checks(table: ir.Table, options: ReadingOptions) -> list[RowCheck]:

@@ -89,7 +89,9 @@ def check_unpacked(path: Path, limits: UnpackingLimits) -> None:
     Raises:
         DataError: They unpack to more.
     """
-    compressed = [part.path for part in find_parts(path) if part.is_compressed]
+    # A file's format is for its reader to judge: published data sets have names of any kind.
+    parts = find_parts(path, any_format=path.is_file())
+    compressed = [part.path for part in parts if part.is_compressed]
     unpacked = packed = 0
     for file in compressed:
         for unpacked_now, packed_now in _sizes(file):
