@@ -52,7 +52,8 @@ def claimed(path: Path, what: str) -> Iterator[None]:
 
 def _kernel_lock(path: Path, what: str) -> BaseFileLock | None:
     # `preserve_lock_file` also refuses filelock's own fallback, a file without a heartbeat.
-    lock = FileLock(path, preserve_lock_file=True)
+    # Anyone may open it: the one of a killed process must not keep the next user of the volume out.
+    lock = FileLock(path, preserve_lock_file=True, mode=0o666)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:

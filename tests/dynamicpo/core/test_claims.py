@@ -59,6 +59,19 @@ def test_claim_is_for_one_and_leaves_no_file(tmp_path: Path) -> None:
         pass
 
 
+def test_claim_of_a_killed_process_can_be_taken_by_another_user(tmp_path: Path) -> None:
+    path = tmp_path / "claim"
+    previous = os.umask(0o077)
+    try:
+        with start(HOLD, path) as holder:
+            assert lines_of(holder, 1) == ["holding"]
+    finally:
+        os.umask(previous)
+    assert oct(path.stat().st_mode & 0o777) == "0o666"
+    with claimed(path, "the output"):
+        pass
+
+
 def test_claim_holds_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
