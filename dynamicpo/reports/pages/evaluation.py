@@ -106,6 +106,7 @@ def evaluation_page(
 def comparison_page(report: EvaluationReport) -> str:
     """The page of several models or runs, with training curves, single rows and differences."""
     sections = [
+        *_overview_sections(report),
         *_accuracy_sections(report),
         *_comparison_sections(report.comparisons),
         *_setting_sections("What differs between the runs", report.runs),
@@ -126,6 +127,21 @@ def comparison_page(report: EvaluationReport) -> str:
     )
 
 
+def _overview_sections(report: EvaluationReport) -> list[Section]:
+    """The one picture: every model with its interval, and the differences beside it."""
+    names = accuracy_names(report.metrics)
+    if not names:
+        return []
+    name = _drawn_metrics(names)[0]
+    charts = [CaptionedChart(_metric_bars(report.metrics, name), _meaning(name))]
+    metrics = (name, without_split(name))
+    shown = [item for item in report.comparisons if item["metric"] in metrics]
+    if shown:
+        svg = _difference_bars(shown, shown[0]["metric"])
+        charts.append(CaptionedChart(svg, _DIFFERENCE_CAPTION))
+    return [Section("Every model", charts=charts)]
+
+
 def _accuracy_sections(report: EvaluationReport) -> list[Section]:
     names = accuracy_names(report.metrics)
     # With one right item NDCG@1 is the same number as HitRatio@1.
@@ -133,7 +149,8 @@ def _accuracy_sections(report: EvaluationReport) -> list[Section]:
     if not names:
         return []
     charts = []
-    for name in _drawn_metrics(names):
+    # The first of them stands in the overview.
+    for name in _drawn_metrics(names)[1:]:
         svg = _metric_bars(report.metrics, name)
         charts.append(CaptionedChart(svg, _meaning(name)))
     text = "Means over rows; 95 % intervals in brackets. The best of a column is set in bold."
@@ -182,18 +199,8 @@ def _meaning(name: str) -> str:
 def _comparison_sections(comparisons: Sequence[PairedComparison]) -> list[Section]:
     if not comparisons:
         return []
-    charts = []
-    for metric in dict.fromkeys(comparison["metric"] for comparison in comparisons):
-        if without_split(metric) == HEADLINE_METRICS[0]:
-            svg = _difference_bars(comparisons, metric)
-            charts.append(CaptionedChart(svg, _DIFFERENCE_CAPTION))
-    section = Section(
-        "Paired differences",
-        _DIFFERENCES_TEXT,
-        table=differences_table(comparisons),
-        charts=charts,
-    )
-    return [section]
+    table = differences_table(comparisons)
+    return [Section("Paired differences", _DIFFERENCES_TEXT, table=table)]
 
 
 def _difference_bars(comparisons: Sequence[PairedComparison], metric: str) -> str:

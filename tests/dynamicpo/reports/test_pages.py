@@ -217,10 +217,10 @@ def test_facts_are_flat_and_folded() -> None:
     }
 
 
-def test_headline_names_the_best_and_what_is_clear() -> None:
+def test_headline_says_what_to_ship_by_how_much_and_how_sure() -> None:
     assert evaluation_headline(METRICS, [CLEAR, UNCLEAR]) == [
-        "dynamicpo ranks best: HitRatio@1 .405 [.390, .420] on the test split.",
-        "It is clearly better than sft (+.119).",
+        "Ship dynamicpo: HitRatio@1 .405 [.390, .420] on the test split; "
+        "+.119 [.100, .138] above sft, the model in use.",
         "It can't be told apart from dmpo (+.004).",
     ]
 
@@ -233,8 +233,68 @@ def test_headline_counts_a_comparison_that_names_the_best_second() -> None:
         "difference": -0.119,
         "low": -0.138,
         "high": -0.1,
+        "p_holm": 0.0004,
     }
-    assert evaluation_headline(METRICS, [turned])[1] == "It is clearly better than sft (+.119)."
+    (sentence,) = evaluation_headline(METRICS, [turned])
+    assert sentence.endswith("; +.119 [.100, .138], p < .001 above sft, the model in use.")
+
+
+def hit_ratios(**values: float) -> dict[str, dict[str, float]]:
+    return {name: {"test_hit_ratio_at_1": value} for name, value in values.items()}
+
+
+def comparison(a: str, b: str, difference: float, low: float, high: float) -> dict[str, Any]:
+    bounds = {"difference": difference, "low": low, "high": high, "p_holm": 0.01}
+    return {**CLEAR, "a": a, "b": b, **bounds}
+
+
+def test_headline_compares_with_the_champion_and_the_best_simple_baseline() -> None:
+    metrics = hit_ratios(
+        random=0.05, popularity=0.2, cooccurrence=0.3, sft=0.31, champion=0.32, new=0.4
+    )
+    comparisons = [
+        comparison("new", "sft", 0.09, 0.05, 0.12),
+        comparison("new", "champion", 0.08, 0.04, 0.11),
+        comparison("new", "cooccurrence", 0.1, 0.06, 0.13),
+        comparison("new", "popularity", 0.2, 0.16, 0.23),
+    ]
+    assert evaluation_headline(metrics, comparisons) == [
+        "Ship new: HitRatio@1 .400 on the test split; "
+        "+.080 [.040, .110], p = .010 above champion, the model in use; "
+        "+.100 [.060, .130], p = .010 above cooccurrence, the best simple baseline.",
+        "It is clearly better than sft (+.090) and popularity (+.200).",
+    ]
+
+
+def test_headline_of_a_baseline_that_ranks_best_says_so() -> None:
+    metrics = hit_ratios(cooccurrence=0.43, sasrec=0.46, sft=0.28, dmpo=0.38)
+    comparisons = [
+        comparison("sft", "sasrec", -0.18, -0.2, -0.15),
+        comparison("dmpo", "sasrec", -0.08, -0.1, -0.05),
+    ]
+    assert evaluation_headline(metrics, comparisons) == [
+        "Ship sasrec, a baseline (no trained model ranks better): HitRatio@1 .460 on the test "
+        "split; +.080 [.050, .100], p = .010 above dmpo, the best of the trained models.",
+        "It is clearly better than sft (+.180).",
+    ]
+
+
+def test_headline_of_a_gain_that_may_be_noise_ships_nothing() -> None:
+    metrics = hit_ratios(sft=0.28, dmpo=0.29)
+    (sentence,) = evaluation_headline(metrics, [comparison("dmpo", "sft", 0.01, -0.02, 0.04)])
+    assert sentence == (
+        "dmpo ranks best, but can't be told apart from sft: HitRatio@1 .290 on the test split; "
+        "+.010 [−.020, .040], p = .010 from sft, the model in use."
+    )
+
+
+def test_headline_keeps_the_model_in_use_where_none_is_better() -> None:
+    metrics = hit_ratios(sft=0.3, dmpo=0.2)
+    sentences = evaluation_headline(metrics, [comparison("dmpo", "sft", -0.1, -0.12, -0.08)])
+    assert sentences == [
+        "Keep sft, the model in use (none ranks better): HitRatio@1 .300 on the test split.",
+        "It is clearly better than dmpo (+.100).",
+    ]
 
 
 def test_headline_without_usable_scores() -> None:
@@ -274,6 +334,7 @@ def test_evaluation_page_shows_protocol_beside_the_numbers() -> None:
 def test_comparison_page_has_all_parts_in_order() -> None:
     html = comparison_page(report())
     assert re.findall(r"<h2>(.*?)</h2>", html) == [
+        "Every model",
         "Ranking the right item",
         "Paired differences",
         "What differs between the runs",
