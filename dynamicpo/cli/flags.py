@@ -48,6 +48,8 @@ def make_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
 
     for name, command in STAGE_COMMANDS.items():
         _add_stage(add(name, command.help), command)
+    describe = add("describe-data", "what a file holds, and the settings that read it")
+    describe.add_argument("input", metavar="FILE", help="a file, a folder of parts, or a glob")
     _add_audit(
         add("audit-candidates", "whether candidate lists give the answer away (exit code 3 if so)")
     )

@@ -5,8 +5,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from dynamicpo.cli import output, version_output
+from dynamicpo.cli import description_output, output, version_output
 from dynamicpo.cli.commands import pipelines, versions
+from dynamicpo.cli.commands.description import describe
 from dynamicpo.cli.commands.stages import STAGE_COMMANDS, audit, run_stage
 
 # Any: each command has a result of its own, which JSON can hold, and its lines are made from that.
@@ -41,6 +42,7 @@ def _stage_command(name: str) -> Command:
 _STAGES = {name: _stage_command(name) for name in STAGE_COMMANDS}
 COMMANDS: Mapping[str, Command] = {
     **_STAGES,
+    "describe-data": Command(describe, description_output.description_lines),
     "audit-candidates": Command(audit, output.audit_lines),
     "compare": Command(pipelines.compare, output.comparison_lines),
     "run": Command(pipelines.run, output.run_lines),

@@ -144,7 +144,7 @@ _AMAZON_2023 = PublishedDataset(
     time_format="ms",
     drops_unnamed_items=True,
 )
-DATASETS: Mapping[str, PublishedDataset] = MappingProxyType(
+PUBLISHED_DATASETS: Mapping[str, PublishedDataset] = MappingProxyType(
     {
         "hetrec-lastfm": _HETREC,
         "lastfm-1k": _LASTFM_1K,
@@ -168,7 +168,7 @@ def dataset_files(name: str, interactions: Path, items: Path | None) -> dict[str
     Raises:
         DataError: One is not there, or is packed in a way that is not read.
     """
-    dataset = DATASETS[name]
+    dataset = PUBLISHED_DATASETS[name]
     folder = interactions if interactions.is_dir() else interactions.parent
     files = {
         "interactions": interactions,
@@ -209,7 +209,7 @@ def read_dataset(
 
     What the user says of columns and times comes before what is known of the data set.
     """
-    dataset = DATASETS[name]
+    dataset = PUBLISHED_DATASETS[name]
     known = replace(
         options,
         time_format=dataset.time_format if options.time_format == AUTO else options.time_format,
