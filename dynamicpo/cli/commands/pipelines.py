@@ -15,7 +15,8 @@ from dynamicpo.cli.results import (
     RunList,
     SubmitResult,
 )
-from dynamicpo.core.errors import ConfigError
+from dynamicpo.core import storage
+from dynamicpo.core.errors import ConfigError, RunFailedError
 
 if TYPE_CHECKING:
     from dynamicpo.runs.cluster.kubeflow import Kubeflow
@@ -31,21 +32,22 @@ _INSTALLATION_FLAGS = ("namespace", "token_file", "header_file", "ui")
 def compare(arguments: argparse.Namespace) -> ComparisonResult:
     """Compare runs, of this machine or of a Kubeflow installation, and evaluations."""
     _check_host(arguments, "store", *_INSTALLATION_FLAGS)
-    folder = Path(arguments.folder)
-    output = Path(arguments.output or folder / _comparison_name())
-    # For copies from the object store; a comparison takes over what it needs of them.
-    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
-        runs = _compared_runs(arguments, folder, Path(scratch))
+    uri = arguments.output or storage.join(arguments.folder, _comparison_name())
+    # Copies from the object store; a comparison takes over what it needs of them.
+    with storage.LocalCopies() as copies:
+        output = copies.output(uri)
+        runs = _compared_runs(arguments, copies)
         from dynamicpo.evaluation.comparison import compare_evaluations
 
         evaluations = {run.name: run.evaluations for run in runs}
         settings = {run.name: run.settings for run in runs}
         manifest = compare_evaluations(evaluations, output, settings)
-    content = _comparison_content(output)
+        content = _comparison_content(output)
+        copies.publish()
     return {
-        **stage_result(manifest, output),
+        **stage_result(manifest, uri),
         **content,
-        "report": str(output / "report.html"),
+        "report": storage.join(uri, "report.html"),
     }
 
 
@@ -67,15 +69,17 @@ def _comparison_content(output: Path) -> ComparisonContent:
 
 
 def _compared_runs(
-    arguments: argparse.Namespace, folder: Path, scratch: Path
+    arguments: argparse.Namespace, copies: storage.LocalCopies
 ) -> "Sequence[ComparedRun]":
     if not arguments.host:
         from dynamicpo.runs.local.run_finder import find_runs
+        from dynamicpo.runs.stored_runs import compared_folders
 
-        return find_runs(arguments.run, folder)
+        names = compared_folders(arguments.run, arguments.folder, copies)
+        return find_runs(names, Path(arguments.folder))
     from dynamicpo.runs.cluster.remote import fetch_runs
 
-    return fetch_runs(arguments.run, _kubeflow(arguments), arguments.store, scratch)
+    return fetch_runs(arguments.run, _kubeflow(arguments), arguments.store, copies)
 
 
 def _check_host(arguments: argparse.Namespace, *names: str) -> None:
@@ -113,16 +117,31 @@ def run(arguments: argparse.Namespace) -> "FinishedRun":
     from dynamicpo.runs.run_records import metrics_in_order
 
     parameters = settings_of(arguments.config, "--param", arguments.param)
-    output = Path(arguments.output) if arguments.output else None
-    finished = run_pipeline(
-        arguments.pipeline, parameters, output, arguments.workers, arguments.image
-    )
+    with storage.LocalCopies() as copies:
+        output = _run_folder(arguments.output, copies) if arguments.output else None
+        try:
+            finished = run_pipeline(
+                arguments.pipeline, parameters, output, arguments.workers, arguments.image
+            )
+        except RunFailedError:
+            copies.publish()
+            raise
+        copies.publish()
     # `summary.json` has its keys sorted; tables show baselines first.
     finished["metrics"] = metrics_in_order(finished)
     folder = Path(finished["folder"])
     for task in finished["tasks"]:
         _add_results(finished, task, folder)
     return finished
+
+
+def _run_folder(uri: str, copies: storage.LocalCopies) -> Path:
+    """The folder that a run works in; for one in an object store it is where runs are by default.
+
+    There its cache stays for the next run.
+    """
+    name = uri.rstrip("/").rpartition("/")[2]
+    return copies.output(uri, Path("runs") / name)
 
 
 def _add_results(finished: "FinishedRun", task: "TaskEntry", folder: Path) -> None:
@@ -145,8 +164,11 @@ def runs(arguments: argparse.Namespace) -> RunList:
 
         return {"runs": list_cluster_runs(_kubeflow(arguments), arguments.store)}
     from dynamicpo.runs.local.summary import list_local_runs
+    from dynamicpo.runs.stored_runs import LISTED_PARTS
 
-    return {"runs": list_local_runs(Path(arguments.folder))}
+    with storage.LocalCopies() as copies:
+        folder = copies.fetch(arguments.folder, LISTED_PARTS)
+        return {"runs": list_local_runs(folder)}
 
 
 def compile_pipeline(arguments: argparse.Namespace) -> CompileResult:
@@ -154,15 +176,20 @@ def compile_pipeline(arguments: argparse.Namespace) -> CompileResult:
     from dynamicpo.runs import compile as pipeline_compiler
 
     placement = settings_of(arguments.placement, "--place", arguments.place)
-    output = Path(arguments.output)
-    pipeline_compiler.compile_pipeline(
-        arguments.pipeline,
-        output,
-        arguments.image,
-        placement,
-        arguments.allow_tag,
-        arguments.menus,
-    )
+    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
+        is_stored = storage.is_remote(arguments.output)
+        name = arguments.output.rpartition("/")[2]
+        output = Path(scratch, name) if is_stored else Path(arguments.output)
+        pipeline_compiler.compile_pipeline(
+            arguments.pipeline,
+            output,
+            arguments.image,
+            placement,
+            arguments.allow_tag,
+            arguments.menus,
+        )
+        if is_stored:
+            storage.put(output, arguments.output)
     return {"output": arguments.output}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamicpo.cli.results import StageResult
+from dynamicpo.core import storage
 from dynamicpo.core.errors import ConfigError, unknown_name
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.records.manifest import Manifest
@@ -26,7 +27,9 @@ def read_yaml(path: str | None, known: Collection[str] | None = None) -> dict[st
     import yaml  # 20 ms, which a command without a file need not wait for
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        is_stored = storage.is_remote(path)
+        content = storage.read_bytes(path) if is_stored else Path(path).read_bytes()
+        values = yaml.safe_load(content.decode())
     # A file that is not text, such as an archive, fails before YAML is parsed.
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: must be YAML, but it can't be read: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from dynamicpo.core.config_fields import Checked
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.storage.partial_copies import is_incomplete
 
 # A stage looks at its inputs more than once. A file that was written to has another time of change,
 # which no program can set back as it can the time of modification.
@@ -143,6 +144,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     """
     for name, checksum in manifest.files.items():
         path = folder / name
+        if is_incomplete(path):
+            continue
         if not path.is_file():
             raise _not_as_made(folder, name, "is missing")
         if _remembered_checksum(path) != checksum:

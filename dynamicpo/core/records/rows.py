@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.storage.partial_copies import is_incomplete
 
 _ITEM_IDS = pa.list_(pa.string())
 
@@ -106,6 +107,9 @@ def read_columns(path: Path, schema: pa.Schema, nullable: Collection[str] = ()) 
         raise _not_as_written(path, f"it can't be read ({error})") from error
     for field in schema:
         if field.name not in table.column_names:
+            # A copy with the columns that are needed, and not all of them.
+            if is_incomplete(path):
+                continue
             raise _not_as_written(path, f"the column {field.name} is missing")
         column = table[field.name]
         if column.type != field.type:

@@ -17,16 +17,22 @@ from dynamicpo.core.storage.files import (
     read_bytes,
     remote_versions,
 )
+from dynamicpo.core.storage.local_copies import LocalCopies
+from dynamicpo.core.storage.partial_copies import Part, fetch_parts, is_incomplete
 from dynamicpo.core.storage.ranges import open_file
 
 __all__ = [
     "SCHEMES",
     "FoundFile",
+    "LocalCopies",
+    "Part",
     "crc32c",
     "delete",
     "exists",
     "fetch",
+    "fetch_parts",
     "find_files",
+    "is_incomplete",
     "is_remote",
     "join",
     "list_files",

@@ -1,7 +1,7 @@
 """Files and folders, here and in object stores, one interface."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from dynamicpo.core.storage.parts import PART_BYTES, in_threads
 from dynamicpo.core.storage.retries import retried
 from dynamicpo.core.storage.store import Store, StoredFile, find_object
 
-_MANIFEST = "manifest.json"
+# What means "complete", in the order in which it comes after all else: of stages, then of runs.
+_LAST_NAMES = ("manifest.json", "summary.json")
 
 
 class FoundFile(NamedTuple):
@@ -52,7 +53,7 @@ def find_files(uri: str) -> list[FoundFile]:
         DataError: Nothing is there.
     """
     if is_remote(uri):
-        objects = _existing_objects(uri)
+        objects = existing_objects(uri)
         found = [FoundFile(str(file.address), file.size, file.modified) for file in objects]
         return sorted(found)
     path = existing_path(uri)
@@ -75,7 +76,7 @@ def remote_versions(uri: str) -> dict[str, str]:
     """
     prefix = parse_address(uri).name
     versions = {}
-    for file in _existing_objects(uri):
+    for file in existing_objects(uri):
         name = file.address.name.removeprefix(prefix).lstrip("/")
         versions[name] = file.crc32c or file.version
     return versions
@@ -98,28 +99,45 @@ def fetch(uri: str, folder: Path) -> Path:
     """
     if not is_remote(uri):
         return existing_path(uri)
-    address = parse_address(uri)
-    prefix = address.name.rstrip("/")
-    local = folder / (prefix.rpartition("/")[2] or "bucket")
-    transfers = []
-    for file in _existing_objects(uri):
-        # Empty where the URI names this very object.
-        relative_name = file.address.name[len(prefix) :].lstrip("/")
-        transfers.append((file, path_below(local, relative_name, uri)))
-    _download(store_of(address.scheme), transfers)
+    local, transfers = planned_copies(uri, folder)
+    download(store_of(parse_address(uri).scheme), transfers)
     return local
 
 
-def _download(store: Store, transfers: list[tuple[StoredFile, Path]]) -> None:
+Transfer = tuple[StoredFile, Path]
+
+
+def planned_copies(uri: str, folder: Path) -> tuple[Path, list[Transfer]]:
+    """The local path of a copy of a URI, and each of its objects with the path of its own copy.
+
+    Raises:
+        DataError: Nothing is there, or a name would leave the folder.
+    """
+    prefix = parse_address(uri).name.rstrip("/")
+    local = folder / (prefix.rpartition("/")[2] or "bucket")
+    transfers = []
+    for file in existing_objects(uri):
+        # Empty where the URI names this very object.
+        relative_name = file.address.name[len(prefix) :].lstrip("/")
+        transfers.append((file, path_below(local, relative_name, uri)))
+    return local, transfers
+
+
+def download(store: Store, transfers: Sequence[Transfer]) -> None:
+    """Copy objects to their paths, each under another name until its checksum is right.
+
+    Raises:
+        DataError: One can't be read, or its checksum is wrong after the transfer.
+    """
     small = [pair for pair in transfers if pair[0].size <= PART_BYTES]
     large = [pair for pair in transfers if pair[0].size > PART_BYTES]
 
-    def download(pair: tuple[StoredFile, Path]) -> None:
+    def download_one(pair: Transfer) -> None:
         file, path = pair
         with explained(str(file.address), store):
             download_small(store, file, path)
 
-    in_threads(download, small)
+    in_threads(download_one, small)
     # One after another, each with all threads: so the memory has a bound.
     for file, path in large:
         with explained(str(file.address), store):
@@ -145,22 +163,29 @@ def read_bytes(uri: str) -> bytes:
     return content
 
 
-def put(local: Path, uri: str) -> None:
+def put(local: Path, uri: str, before_last: Callable[[], None] | None = None) -> None:
     """Copy a file, or a folder with all that is in it, to a URI; `manifest.json` goes last.
 
     Args:
         local: The file or folder.
         uri: The object's or the prefix's URI; or a local path.
+        before_last: Called when all but manifests and summaries is there.
 
     Raises:
         DataError: It can't be read or written, or the store holds another checksum than the file.
     """
     transfers = _uploads(existing_path(str(local)), uri)
-    # A manifest means "complete": whoever sees it may read the rest.
-    manifests = [pair for pair in transfers if pair[0].name == _MANIFEST]
-    others = [pair for pair in transfers if pair[0].name != _MANIFEST]
-    for pairs in (others, manifests):
-        _upload(pairs) if is_remote(uri) else in_threads(_copy, pairs)
+    copy = _upload if is_remote(uri) else _copy_all
+    copy([pair for pair in transfers if pair[0].name not in _LAST_NAMES])
+    if before_last is not None:
+        before_last()
+    # Whoever sees one of these may read the rest.
+    for name in _LAST_NAMES:
+        copy([pair for pair in transfers if pair[0].name == name])
+
+
+def _copy_all(pairs: list[tuple[Path, str]]) -> None:
+    in_threads(_copy, pairs)
 
 
 def _upload(pairs: list[tuple[Path, str]]) -> None:
@@ -258,7 +283,12 @@ def _files(store: Store, prefix: Address, limit: int | None) -> Iterator[StoredF
             yield file
 
 
-def _existing_objects(uri: str) -> list[StoredFile]:
+def existing_objects(uri: str) -> list[StoredFile]:
+    """The object of that very name, or those below it as a prefix.
+
+    Raises:
+        DataError: There are none.
+    """
     objects = _find_objects(uri)
     if not objects:
         raise DataError(

@@ -22,11 +22,10 @@ from dynamicpo.core.locks import locked
 from dynamicpo.core.storage.addresses import is_remote, join, parse_address
 from dynamicpo.core.storage.checksums import sha256, sha256_of
 from dynamicpo.core.storage.clients import explained, store_of
-from dynamicpo.core.storage.download import read_whole
-from dynamicpo.core.storage.failures import FailureKind, LostRaceError
+from dynamicpo.core.storage.conditional_writes import create_object, replace_object
+from dynamicpo.core.storage.failures import LostRaceError
 from dynamicpo.core.storage.files import delete, exists, fetch, list_files, put, read_bytes
-from dynamicpo.core.storage.retries import retried
-from dynamicpo.core.storage.store import NO_VERSION, Store
+from dynamicpo.core.storage.store import Store
 
 # The list of a published folder's files: written last, so that its presence means "whole".
 _CONTENTS = "contents.json"
@@ -71,7 +70,7 @@ def publish_folder(folder: Path, root: str) -> str:
         return uri
     if is_remote(root):
         put(folder, uri)
-        _create_or_replace(join(uri, _CONTENTS), contents)
+        replace_object(join(uri, _CONTENTS), contents)
     else:
         _publish_here(folder, Path(uri), contents)
     return uri
@@ -148,7 +147,7 @@ def move_pointer(
     content = json.dumps(state).encode()
     if is_remote(uri):
         check_preconditions(uri)
-        _create(step, content)
+        create_object(step, content)
     else:
         _create_here(Path(step), content)
     return Pointer(number, target, note)
@@ -169,8 +168,8 @@ def check_preconditions(uri: str) -> None:
         return
     probe = join(uri, f".probe-{uuid.uuid4().hex}")
     try:
-        _create(probe, b"first")
-        _create(probe, b"second")
+        create_object(probe, b"first")
+        create_object(probe, b"second")
     except LostRaceError:
         _honouring.add(proven)
     else:
@@ -230,38 +229,6 @@ def _read_step(uri: str, number: int) -> Pointer:
             f"{step}: must be a pointer's JSON with a target, but {error!r}. "
             "Restore it, or delete it to go back to the state before."
         ) from error
-
-
-def _create_or_replace(uri: str, content: bytes) -> None:
-    address = parse_address(uri)
-    store = store_of(address.scheme)
-    with explained(uri, store):
-        retried(store, lambda: store.write(address, content))
-
-
-def _create(uri: str, content: bytes) -> None:
-    """Create an object that must not exist yet.
-
-    Raises:
-        LostRaceError: It exists.
-    """
-    address = parse_address(uri)
-    store = store_of(address.scheme)
-
-    def create() -> bool:
-        try:
-            store.write(address, content, NO_VERSION)
-        except Exception as error:
-            if store.kind(error) is not FailureKind.LOST_PRECONDITION:
-                raise
-            # An earlier try may have arrived although its answer did not.
-            return read_whole(store, address) == content
-        return True
-
-    with explained(uri, store):
-        is_ours = retried(store, create)
-    if not is_ours:
-        raise LostRaceError(uri)
 
 
 def _create_here(path: Path, content: bytes) -> None:

@@ -31,6 +31,11 @@ def open_file(uri: str) -> BinaryIO:
         file = retried(store, lambda: find_object(store, address))
     if file is None:
         raise DataError(f"{uri}: must be an object, but nothing is there. Check the name.")
+    return open_object(store, file)
+
+
+def open_object(store: Store, file: StoredFile) -> BinaryIO:
+    """An object, open for reading at the version that was found."""
     return io.BufferedReader(_Ranges(store, file), _BUFFER_BYTES)
 
 

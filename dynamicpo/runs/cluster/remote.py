@@ -30,6 +30,7 @@ from dynamicpo.runs.run_records import (
     hit_ratios,
     number_equal_names,
 )
+from dynamicpo.runs.stored_runs import COMPARED_PARTS
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
@@ -55,7 +56,7 @@ class Figures(NamedTuple):
 
 
 def fetch_runs(
-    names: Sequence[str], kubeflow: Kubeflow, store: str, scratch: Path
+    names: Sequence[str], kubeflow: Kubeflow, store: str, copies: storage.LocalCopies
 ) -> list[ComparedRun]:
     """Runs of an installation, with their evaluations copied to this machine.
 
@@ -63,7 +64,7 @@ def fetch_runs(
         names: Ids or names of runs; of several runs of one name the newest.
         kubeflow: The installation.
         store: The prefix below which pipelines write, for runs of which the API does not tell it.
-        scratch: Folder for the copies.
+        copies: What keeps the copies.
 
     Raises:
         ConfigError: No such installation or run; the message has the nearest.
@@ -73,15 +74,17 @@ def fetch_runs(
     runs = [kubeflow.find_run(name, "compare: run") for name in names]
     # The same run may be named twice, by its id and by its name.
     unique = {run.run_id: run for run in runs}
-    compared = [_fetch_run(run, kubeflow, store, scratch) for run in unique.values()]
+    compared = [_fetch_run(run, kubeflow, store, copies) for run in unique.values()]
     return number_equal_names(compared)
 
 
-def _fetch_run(run: "V2beta1Run", kubeflow: Kubeflow, store: str, scratch: Path) -> ComparedRun:
+def _fetch_run(
+    run: "V2beta1Run", kubeflow: Kubeflow, store: str, copies: storage.LocalCopies
+) -> ComparedRun:
     stored = stored_run(run, store)
     check_succeeded(stored.name, str(run.state))
     record = read_stored_record(stored)
-    evaluations = _fetch_evaluations(record, scratch / stored.run_id)
+    evaluations = _fetch_evaluations(record, copies)
     log.info("%s: %d evaluations in the store", stored.name, len(evaluations))
     check_evaluations(stored.name, evaluations)
     settings = {
@@ -94,15 +97,11 @@ def _fetch_run(run: "V2beta1Run", kubeflow: Kubeflow, store: str, scratch: Path)
     return ComparedRun(stored.name, evaluations, settings)
 
 
-def _fetch_evaluations(record: ClusterRecord, scratch: Path) -> list[Path]:
+def _fetch_evaluations(record: ClusterRecord, copies: storage.LocalCopies) -> list[Path]:
     """Copies of a run's evaluations, that of SFT, which holds the baselines, first."""
     # The record's keys are sorted, so that its bytes don't depend on the order of writing.
     by_model = sorted(record["evaluations"].items(), key=lambda entry: (entry[0] != "sft", entry))
-    evaluations = []
-    # All of them are called `evaluation`: each copy needs a folder of its own.
-    for number, (_, uri) in enumerate(by_model):
-        evaluations.append(storage.fetch(uri, scratch / str(number)))
-    return evaluations
+    return [copies.fetch(uri, COMPARED_PARTS) for _, uri in by_model]
 
 
 def _version_name(run: "V2beta1Run", kubeflow: Kubeflow) -> str | None:
