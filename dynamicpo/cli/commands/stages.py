@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
+from dynamicpo.cli.commands.remote_paths import audited_rows, local_paths
 from dynamicpo.cli.commands.values import read_json, read_yaml, stage_result
 from dynamicpo.cli.results import EvaluationResult, StageResult, StudyResult
 from dynamicpo.core.config import (
@@ -27,6 +28,7 @@ from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.model_names import check_model_names
 from dynamicpo.core.records.manifest import Manifest
+from dynamicpo.core.storage import LocalCopies
 from dynamicpo.prompts.loader import load_template
 
 if TYPE_CHECKING:
@@ -121,8 +123,7 @@ def _evaluate(paths: Paths, config: EvaluationConfig) -> EvaluationResult:
     for path in sorted(output.glob("*/metrics.json")):
         model = path.parent.name
         metrics[model] = read_json(path)
-    result = _result(manifest, paths)
-    return {**result, "metrics": metrics}
+    return {**_result(manifest, paths), "metrics": metrics}
 
 
 def _monitor_drift(paths: Paths, config: DriftConfig) -> StageResult:
@@ -152,7 +153,6 @@ def _judge_collapse(paths: Paths, config: StudyConfig) -> StudyResult:
 
 
 def _result(manifest: Manifest, paths: Paths) -> StageResult:
-    # The folder as the user wrote it: scripts compare it with what they gave.
     return stage_result(manifest, str(paths["output"]))
 
 
@@ -302,7 +302,12 @@ def run_stage(name: str, arguments: argparse.Namespace) -> StageResult:
         flags = ", ".join(missing)
         raise ConfigError(f"{name}: {flags} must be given. See `dynamicpo {name} --help`.")
     paths = _selected(values, path_names)
-    return command.run(paths, config)
+    with LocalCopies() as copies:
+        result = command.run(local_paths(paths, config, copies), config)
+        copies.publish()
+    # The folder as the user wrote it: scripts compare it with what they gave.
+    result["output"] = str(paths["output"])
+    return result
 
 
 def _selected(values: Mapping[str, JsonValue], names: Collection[str]) -> dict[str, JsonValue]:
@@ -314,4 +319,7 @@ def audit(arguments: argparse.Namespace) -> "CandidateAudit":
     """Audit the test rows' candidate lists for leaks."""
     from dynamicpo.negatives.audit.audit import audit_candidates
 
-    return audit_candidates(Path(arguments.train), Path(arguments.test))
+    with LocalCopies() as copies:
+        train = audited_rows(arguments.train, "train", copies)
+        test = audited_rows(arguments.test, "test", copies)
+        return audit_candidates(train, test)
