@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 
 _MAX_CHARACTERS = 600
-_MAX_LINES = 12
+# Of an error of ours: the first task names every mistake in a run's parameters, a line each.
+_MAX_OWN_CHARACTERS = 6000
+_MAX_LINES = 40
 # The last line of a traceback: an exception's name at the begin of the line.
 _EXCEPTION = re.compile(
     r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure)(?::\s|$)"
@@ -42,7 +44,10 @@ def _exception(lines: Sequence[str]) -> str:
         if not line.strip() or _NEW_ENTRY.match(line):
             break
         message.append(line)
-    return _OWN_ERROR.sub("", "\n".join(message))[:_MAX_CHARACTERS]
+    text = "\n".join(message)
+    if _OWN_ERROR.match(text):
+        return _OWN_ERROR.sub("", text, count=1)[:_MAX_OWN_CHARACTERS]
+    return text[:_MAX_CHARACTERS]
 
 
 def _klog_error(lines: Sequence[str]) -> str:

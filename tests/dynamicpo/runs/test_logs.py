@@ -412,6 +412,14 @@ def test_a_telling_line_is_short():
     assert last_line("one\ntime=now level=info\n") == "one"
 
 
+def test_every_mistake_that_the_first_task_names_is_told():
+    mistakes = [f"sft_{number}: must be one of {'many, ' * 30}got 1." for number in range(20)]
+    own = "dynamicpo.core.errors.ConfigError: " + "\n".join(mistakes)
+    assert error_in(f"{own}\nF1126 23:12:33.502030 14 main.go:58] exit status 1\n") == "\n".join(
+        mistakes
+    )
+
+
 def test_the_stages_of_a_loop_say_what_they_are_about(caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO", logger="dynamicpo")
     stage_subjects.announce("DynamicPO-DMPO, 15 negatives, seed 0")
