@@ -77,11 +77,10 @@ def examples_from_interactions(
 def _read(
     connection: ibis.BaseBackend, files: dict[str, Path], source: str, options: ReadingOptions
 ) -> ImportedTables:
-    if source == "movielens":
-        return read_movielens(connection, files, options)
     if source in DATASETS:
         return read_dataset(source, connection, files, options)
-    return read_tables(connection, files, options)
+    readers = {"movielens": read_movielens, "table": read_tables}
+    return readers[source](connection, files, options)
 
 
 def _examples_by_split(sequences: ir.Table, min_history: int) -> dict[str, pa.Table]:
