@@ -32,8 +32,9 @@ def prepare_data(
             JSONL or Parquet, local or in an object store. For 'movielens' a GroupLens zip or folder
             (empty: the copy in the recbole wheel); for 'published' a file or folder of rows.
         items: File of items: item_id, title, optional category. Only for 'table'.
-        source: What the input is: two tables, MovieLens' own files, or published rows [table,
-            movielens, published].
+        source: What the input is: two tables, the files of a data set as they were published, or
+            published rows [table, movielens, hetrec-lastfm, lastfm-1k, lfm-1b, lfm-2b, steam,
+            goodreads, amazon-2023, published].
         k_core: Drop users and items with fewer interactions, until none is left (1: keep all).
         settings: Other settings by name; those above win.
 
