@@ -45,4 +45,6 @@ def _looks_ahead(model: PreTrainedModel) -> bool:
         hook.remove()
         model.train(was_training)
     # A row for each token, whether the batch is the first axis or the second.
-    return bool(gradient.reshape(_NUM_TOKENS, -1)[1:].any())
+    of_later_tokens = gradient.reshape(_NUM_TOKENS, -1)[1:]
+    # The square root of a padding token's zeros has no slope: times 0 that is NaN, not a look.
+    return bool(of_later_tokens.nan_to_num().any())

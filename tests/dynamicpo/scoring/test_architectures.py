@@ -14,11 +14,18 @@ from dynamicpo.models.lora import add_adapter
 from dynamicpo.scoring.generation import generate_answers
 from dynamicpo.scoring.positions import position_limit
 from dynamicpo.scoring.shared_prefix import answer_logps
-from tests.fixtures.architectures import tiny_architecture
+from tests.fixtures.architectures import VOCABULARY, tiny_architecture
 from tests.fixtures.scoring import defined_logps, random_rows
 
 END = 1
 MOST_TOKENS = 5
+LINEAR_AND_FULL = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 # Recurrent ones have an attention layer, too, without which their cache has no length.
 CHANGES = {
     "bamba": {"attn_layer_indices": [1]},
@@ -26,6 +33,27 @@ CHANGES = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "phimoe": {"router_jitter_noise": 0.1},
     "olmo": {"clip_qkv": 0.5},
+    "deepseek_v3": {"num_key_value_heads": 4},
+    "falcon_h1": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64},
+    "gemma3n_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "laurel_rank": 8,
+        "activation_sparsity_pattern": [0.95, 0.0],
+        "intermediate_size": [48, 48],
+    },
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 64},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2, "n_groups": 1, "chunk_size": 8},
+    "qwen3_next": LINEAR_AND_FULL,
+    "qwen3_5_text": LINEAR_AND_FULL,
+    "recurrent_gemma": {
+        "block_types": ["recurrent", "attention"],
+        "lru_width": 32,
+        "attention_window_size": 64,
+    },
 }
 # They look positions up in a table of 64 rows.
 WITH_TABLES = (
@@ -35,6 +63,7 @@ WITH_TABLES = (
     "ctrl",
     "gpt2",
     "gpt_bigcode",
+    "gpt_neo",
     "gptj",
     "mbart",
     "mpt",
@@ -51,18 +80,22 @@ OTHERS = (
     "bloom",
     "cohere",
     "cohere2",
+    "deepseek_v3",
     "diffllama",
     "doge",
     "dots1",
     "ernie4_5",
     "exaone4",
     "falcon",
+    "falcon_h1",
     "falcon_mamba",
     "flex_olmo",
     "gemma",
     "gemma2",
     "gemma3_text",
+    "gemma3n_text",
     "glm",
+    "glm4",
     "glm4_moe",
     "gpt_neox",
     "gpt_oss",
@@ -74,9 +107,11 @@ OTHERS = (
     "jamba",
     "jetmoe",
     "lfm2",
+    "lfm2_moe",
     "llama",
     "llama4_text",
     "mamba",
+    "mamba2",
     "minimax_m2",
     "ministral",
     "mistral",
@@ -84,8 +119,10 @@ OTHERS = (
     "modernbert-decoder",
     "nanochat",
     "nemotron",
+    "nemotron_h",
     "olmo",
     "olmo2",
+    "olmo3",
     "olmoe",
     "persimmon",
     "phi",
@@ -94,7 +131,10 @@ OTHERS = (
     "qwen2",
     "qwen2_moe",
     "qwen3",
+    "qwen3_5_text",
     "qwen3_moe",
+    "qwen3_next",
+    "recurrent_gemma",
     "rwkv",
     "seed_oss",
     "smollm3",
