@@ -26,6 +26,7 @@ from dynamicpo.reports.pages.evaluation import (
     comparison_page,
     evaluation_page,
 )
+from dynamicpo.reports.pages.quality import quality_page
 from dynamicpo.reports.pages.study import study_page
 from dynamicpo.reports.pages.training import training_page
 from dynamicpo.study.grid import plan_cells
@@ -34,6 +35,7 @@ from dynamicpo.study.report import make_report
 from dynamicpo.study.verdict import judge_all
 from tests.fixtures.cells import study_cells, users
 from tests.fixtures.folders import NUM_ITEMS, write_preferences
+from tests.fixtures.quality import quality_report
 
 pytestmark = pytest.mark.browser
 CHROMIUM = (
@@ -316,6 +318,9 @@ CASES: dict[str, Callable[[], str]] = {
     "one step": lambda: training_page(log(1, 0), "Preference training", {}),
     "evaluation": lambda: evaluation_page({"a": {"mrr": 0.5}}, {"a": [*range(1682)]}, [], {}),
     "nothing": lambda: comparison_page(EvaluationReport(metrics={})),
+    "quality": lambda: quality_page(quality_report(HOSTILE)),
+    "quality of years": lambda: quality_page(quality_report("x" * 300, days=9000)),
+    "quality of hours": lambda: quality_page(quality_report("映画" * 30, days=0.3)),
     "study": lambda: study(GridConfig()),
     "whole study": lambda: study(WHOLE),
     "study of one K": lambda: study(GridConfig(num_negatives="5", objectives="dmpo")),
@@ -351,12 +356,13 @@ def test_a_page_fits_its_window_and_asks_no_host(browser: Browser, case: Path, w
         assert np.asarray(image.convert("L")).std() > 3  # not a blank page
 
 
-@pytest.mark.parametrize("name", ["comparison", "whole study"])
+@pytest.mark.parametrize("name", ["comparison", "quality", "whole study"])
 def test_scripts_in_titles_stay_text(browser: Browser, tmp_path: Path, name: str) -> None:
     path = tmp_path / "page.html"
     path.write_text(html(name), encoding="utf-8")
     assert browser.open(path, 1400) == []
-    assert browser.run("document.title") == (HOSTILE if name == "comparison" else "Collapse study")
+    titles = {"comparison": HOSTILE, "quality": "Data quality", "whole study": "Collapse study"}
+    assert browser.run("document.title") == titles[name]
     assert browser.run("document.querySelectorAll('script, img').length") == 0
     assert HOSTILE in browser.run("document.body.textContent")
 
@@ -442,7 +448,7 @@ def test_lines_are_told_apart_without_colour(
     assert len(patterns) == lines
 
 
-@pytest.mark.parametrize("name", ["comparison", "whole study"])
+@pytest.mark.parametrize("name", ["comparison", "quality", "whole study"])
 def test_text_is_dark_enough_to_read(browser: Browser, tmp_path: Path, name: str) -> None:
     """Every text stands out from its background by 4.5 to 1 (WCAG AA), in charts too."""
     path = tmp_path / "page.html"

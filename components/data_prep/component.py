@@ -11,6 +11,7 @@ from dynamicpo_components.image import IMAGE
 def prepare_data(
     examples: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
     interactions: str = "",
     items: str = "",
     # Written by dynamicpo_pipelines.signatures
@@ -28,13 +29,14 @@ def prepare_data(
         examples: Folder of the examples: {train,validation,test}/part-*.parquet, items.parquet,
             manifest.json.
         metrics: Numbers of rows read, selected and dropped, by reason.
+        report: Quality of the data: numbers, times, titles, each beside its limit.
         interactions: File of interactions: user_id, item_id, timestamp, optional rating; CSV, TSV,
             JSONL or Parquet, local or in an object store. For 'movielens' a GroupLens zip or folder
             (empty: the copy in the recbole wheel); for 'published' a file or folder of rows.
         items: File of items: item_id, title, optional category. Only for 'table'.
-        source: What the input is: two tables, the files of a data set as they were published, or
-            published rows [table, movielens, hetrec-lastfm, lastfm-1k, lfm-1b, lfm-2b, steam,
-            goodreads, amazon-2023, published].
+        source: What the input is: two tables, a data set's own files, or published rows [table,
+            movielens, hetrec-lastfm, lastfm-1k, lfm-1b, lfm-2b, steam, goodreads, amazon-2023,
+            published].
         k_core: Drop users and items with fewer interactions, until none is left (1: keep all).
         settings: Other settings by name; those above win.
 
@@ -45,7 +47,7 @@ def prepare_data(
 
     from dynamicpo.core.config import DataConfig
     from dynamicpo.data.prepare import prepare_data as run
-    from dynamicpo.runs.component_artifacts import config_of, log_stage_metrics
+    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
 
     manifest = run(
         interactions,
@@ -54,4 +56,5 @@ def prepare_data(
         config_of(DataConfig, settings, source=source, k_core=k_core),
     )
     log_stage_metrics(metrics, manifest)
+    copy_report(Path(examples.path), report)
     return (examples.uri,)

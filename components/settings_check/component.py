@@ -66,9 +66,9 @@ def check_settings(
 
     Args:
         pipeline: Name of the pipeline.
-        data_source: What the input is: two tables, the files of a data set as they were published,
-            or published rows [table, movielens, hetrec-lastfm, lastfm-1k, lfm-1b, lfm-2b, steam,
-            goodreads, amazon-2023, published].
+        data_source: What the input is: two tables, a data set's own files, or published rows
+            [table, movielens, hetrec-lastfm, lastfm-1k, lfm-1b, lfm-2b, steam, goodreads,
+            amazon-2023, published].
         data_interactions: File of interactions: user_id, item_id, timestamp, optional rating; CSV,
             TSV, JSONL or Parquet, local or in an object store. For 'movielens' a GroupLens zip or
             folder (empty: the copy in the recbole wheel); for 'published' a file or folder of rows.

@@ -31,6 +31,7 @@ from dynamicpo.core.choices import (
 from dynamicpo.core.config_fields import Checked, check_fields, setting
 from dynamicpo.core.config_inputs import InputSettings, check_inputs
 from dynamicpo.core.config_lists import entries_of, list_problem
+from dynamicpo.core.config_quality import QualitySettings, check_quality
 from dynamicpo.core.errors import ConfigError
 
 
@@ -44,13 +45,12 @@ class RunConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(InputSettings):
+class DataConfig(InputSettings, QualitySettings):
     """Interactions to examples."""
 
     source: str = setting(
         "table",
-        "what the input is: two tables, the files of a data set as they were published, or published "
-        "rows",
+        "what the input is: two tables, a data set's own files, or published rows",
         choices=DATA_SOURCES,
     )
     min_rating: float = setting(
@@ -88,6 +88,7 @@ class DataConfig(InputSettings):
                 f"max_history: must be >= min_history ({self.min_history}), got {self.max_history}."
             )
         check_inputs(self, self.split)
+        check_quality(self)
         if self.source == "published" and self.repeats == "all":
             raise ConfigError(
                 "repeats: 'all' must go with interactions, but published rows come with their "

@@ -13,6 +13,7 @@ from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import EXAMPLES
 from dynamicpo.data.filters import count_rows, filter_interactions
 from dynamicpo.data.prepared import PreparedData
+from dynamicpo.data.quality.report import checked_events
 from dynamicpo.data.sequences import build_sequences, select_examples, training_popularity
 from dynamicpo.data.sources.datasets import read_dataset
 from dynamicpo.data.sources.movielens import read_movielens
@@ -42,6 +43,7 @@ def examples_from_interactions(
     """
     options = ReadingOptions.of(config, users)
     imported = _read(connection, files, config.source, options)
+    events = checked_events(imported.interactions, config)
     progress.advance(note="files read and checked")
     filtered = filter_interactions(
         connection,
@@ -71,6 +73,7 @@ def examples_from_interactions(
         splits=splits,
         counts=counts,
         notes=imported.notes,
+        events=events,
     )
 
 

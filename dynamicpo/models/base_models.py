@@ -2,6 +2,8 @@
 
 import importlib.util
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -107,18 +109,38 @@ def _compact_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedToke
     return LlamaForCausalLM(config), tokenizer
 
 
+def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a backbone that the user of this command names; no code of it runs.
+
+    Raises:
+        ConfigError: It can't be loaded.
+    """
+    with _found_source(BaseModelSpec(backbone), Permissions(fetch_base=True)) as source:
+        return transformers.AutoTokenizer.from_pretrained(**source)
+
+
 def _pretrained_model(
     base: BaseModelSpec, permissions: Permissions
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM of transformers; a remote one is copied to this machine first."""
+    with _found_source(base, permissions) as source:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+        # Of weights; products are in bfloat16 where `execution_context` says so.
+        dtype = torch.bfloat16 if base.weights == "bfloat16" else torch.float32
+        weights: WeightSource = {**source, "dtype": dtype, **_quantization(base)}
+        model = load_causal_lm(weights, is_ours=False)
+    if base.backbone == SMOLLM2:
+        forget_gguf_format(model)
+    return model, tokenizer
+
+
+@contextmanager
+def _found_source(base: BaseModelSpec, permissions: Permissions) -> Iterator[WeightSource]:
+    """The arguments of transformers for a model's files, while they are there."""
     with tempfile.TemporaryDirectory() as scratch:
         source = _find_source(base, Path(scratch), permissions)
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-            # Of weights; products are in bfloat16 where `execution_context` says so.
-            dtype = torch.bfloat16 if base.weights == "bfloat16" else torch.float32
-            weights: WeightSource = {**source, "dtype": dtype, **_quantization(base)}
-            model = load_causal_lm(weights, is_ours=False)
+            yield source
         except DataError:
             raise
         except (OSError, ValueError) as error:
@@ -128,9 +150,6 @@ def _pretrained_model(
             if source.get("local_files_only"):
                 raise _not_here(base) from error
             raise cannot_load(base.backbone, error) from error
-    if base.backbone == SMOLLM2:
-        forget_gguf_format(model)
-    return model, tokenizer
 
 
 def _find_source(base: BaseModelSpec, scratch: Path, permissions: Permissions) -> WeightSource:

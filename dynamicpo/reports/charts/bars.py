@@ -27,6 +27,7 @@ _BAR_ROW_HEIGHT = 40
 _BAR_TEXT_WIDTH = CHART_WIDTH - RIGHT_MARGIN - 20
 # Letters that fit beside each other under a histogram.
 _LABEL_ROOM = 48
+SHARES_HEIGHT = 130
 
 
 class Estimate(NamedTuple):
@@ -143,7 +144,7 @@ def histogram(
     y_max: float | None = None,
     references: Mapping[str, float] | None = None,
 ) -> str:
-    """Vertical bars of shares.
+    """Vertical bars of shares of rows.
 
     Args:
         counts: Number in each class. Drawn as shares of their sum.
@@ -154,6 +155,19 @@ def histogram(
         y_max: Upper limit of y, to compare charts; None for the data's own.
         references: Horizontal lines to compare with.
     """
+    frame = Frame(title, y_label="share of rows", x_label=x_label, height=SHARES_HEIGHT)
+    return class_shares(counts, labels, frame, series_index, y_max, references)
+
+
+def class_shares(
+    counts: Numbers,
+    labels: Sequence[str],
+    frame: Frame,
+    series_index: int = 0,
+    y_max: float | None = None,
+    references: Mapping[str, float] | None = None,
+) -> str:
+    """Vertical bars of shares of whatever the frame says; the rest is as in `histogram`."""
     heights = np.nan_to_num(finite_or_nan(counts))
     num_classes = len(heights)
     total = heights.sum()
@@ -173,7 +187,6 @@ def histogram(
         _label_classes(axes, labels)
         axes.grid(visible=False, axis="x")
 
-    frame = Frame(title, y_label="share of rows", x_label=x_label, height=130)
     return draw_chart(paint, frame)
 
 
