@@ -47,6 +47,12 @@ CHANGES = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 64},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2, "n_groups": 1, "chunk_size": 8},
+    "nemotron_h": {
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 2,
+        "chunk_size": 8,
+    },
     "qwen3_next": LINEAR_AND_FULL,
     "qwen3_5_text": LINEAR_AND_FULL,
     "recurrent_gemma": {
