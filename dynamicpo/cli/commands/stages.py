@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 from dynamicpo.cli.commands.remote_paths import audited_rows, local_paths
 from dynamicpo.cli.commands.values import read_json, read_yaml, stage_result
-from dynamicpo.cli.results import EvaluationResult, StageResult, StudyResult
+from dynamicpo.cli.results import EvaluationResult, GateOutcome, StageResult, StudyResult
 from dynamicpo.core.config import (
     DataConfig,
     DriftConfig,
@@ -24,6 +24,7 @@ from dynamicpo.core.config import (
     StudyConfig,
 )
 from dynamicpo.core.config_fields import Checked, from_mapping
+from dynamicpo.core.config_gate import GateConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.model_names import check_model_names
@@ -199,6 +200,17 @@ def _split_pair(text: str) -> tuple[str, str]:
     return name, folder
 
 
+def _judge_challenger(paths: Paths, config: GateConfig) -> GateOutcome:
+    from dynamicpo.promotion.gate import judge_challenger
+
+    fresh_evaluation = _path(paths, "fresh_evaluation")
+    preferences = _path(paths, "preferences")
+    output = _path(paths, "output")
+    manifest = judge_challenger(fresh_evaluation, preferences, output, config)
+    decision = read_json(output / "decision.json")
+    return {**_result(manifest, paths), "reasons": decision["reasons"]}
+
+
 _OUTPUT = {"output": "folder to make"}
 _PREFERENCES = {"preferences": "preferences folder, from sample-negatives"}
 _PREPARE_DATA = StageCommand(
@@ -265,6 +277,18 @@ _JUDGE_COLLAPSE = StageCommand(
     optional={},
     run=_judge_collapse,
 )
+_JUDGE_CHALLENGER = StageCommand(
+    "whether a challenger may replace the champion",
+    GateConfig,
+    required={
+        "fresh_evaluation": "evaluation of challenger and champion on rows that neither has seen",
+        "preferences": "preferences folder of that evaluation, whose training rows the challenger "
+        "was trained on",
+        **_OUTPUT,
+    },
+    optional={},
+    run=_judge_challenger,
+)
 # Any: each command has a configuration of its own.
 STAGE_COMMANDS: Mapping[str, StageCommand[Any]] = {
     "prepare-data": _PREPARE_DATA,
@@ -274,6 +298,7 @@ STAGE_COMMANDS: Mapping[str, StageCommand[Any]] = {
     "evaluate": _EVALUATE,
     "monitor-drift": _MONITOR_DRIFT,
     "judge-collapse": _JUDGE_COLLAPSE,
+    "judge-challenger": _JUDGE_CHALLENGER,
 }
 # Required paths that may be given several times.
 REPEATED_PATHS: Mapping[str, ArgumentOptions] = {
