@@ -25,7 +25,7 @@ def negative_scaling(
     sft_backbone: str = "compact",
     sft_loss_on: str = "history",
     sft_rows: int = 5000,
-    sft_max_steps: int = 60,
+    sft_max_steps: int = 80,
     sft_learning_rate: float = 0.0,
     grid_num_negatives: str = "1,5,19",
     grid_objectives: str = "dmpo,sdpo",
