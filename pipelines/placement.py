@@ -74,20 +74,20 @@ class Placement(Checked):
     gpu_memory_limit: str = setting("32Gi", "most memory of a GPU task")
     shared_memory: str = setting("8Gi", "size of /dev/shm of a GPU task; it counts as its memory")
     gpu_timeout_hours: int = setting(
-        24, "longest time of one attempt at a GPU task, once it has a node", low=1
+        24, "longest time of one attempt at a GPU task, once it has a node", low=1, high=8760
     )
     task_cpu: str = setting("1", "processors that a CPU task requests")
     task_cpu_limit: str = setting("4", "most processors of a CPU task")
     task_memory: str = setting("4Gi", "memory that a CPU task requests")
     task_memory_limit: str = setting("16Gi", "most memory of a CPU task")
     task_timeout_hours: int = setting(
-        4, "longest time of one attempt at a CPU task, once it has a node", low=1
+        4, "longest time of one attempt at a CPU task, once it has a node", low=1, high=8760
     )
     scratch: str = setting("50Gi", "most temporary files of a task (/tmp, on the node's disk)")
     retries: int = setting(
         3, "how often a task that failed, or whose node gave notice, is tried again", low=0, high=20
     )
-    retry_seconds: int = setting(60, "wait before the first retry", low=1)
+    retry_seconds: int = setting(60, "wait before the first retry", low=1, high=86_400)
     retry_factor: int = setting(1, "each later wait is longer by this whole factor", low=1, high=10)
     node_wait_hours: int = setting(
         24, "allowance for each attempt's wait for a node or in a queue", low=1, high=720

@@ -14,7 +14,8 @@ from dynamicpo.cli.commands.table import COMMANDS, Command
 from dynamicpo.cli.flags import make_parser
 from dynamicpo.cli.output import as_json
 from dynamicpo.cli.terminal import PrintableFormatter, prepare_streams, printable
-from dynamicpo.core.errors import ConfigError, DynamicPOError, unknown_name
+from dynamicpo.core.errors import ConfigError, DynamicPOError, RunFailedError, unknown_name
+from dynamicpo.core.messages import limited
 
 # Exit codes, beside those of the errors' classes; scripts and workflows go by them. A signal that
 # ends a command gives 128 and its number, as shells have it.
@@ -44,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as leave:  # argparse's --help and --version
         return int(leave.code or 0)
     except DynamicPOError as error:
-        return _fail(str(error), error.exit_code)
+        # Of a failed run: the end of a task's own log.
+        is_log = isinstance(error, RunFailedError)
+        message = str(error) if is_log else limited(str(error))
+        return _fail(message, error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
     except _StoppedError as stopped:

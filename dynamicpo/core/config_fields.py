@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dynamicpo.core.errors import ConfigError, unknown_name
+from dynamicpo.core.messages import shown
 
 Value = TypeVar("Value")
 ConfigClass = TypeVar("ConfigClass")
@@ -23,6 +24,8 @@ _TYPE_NAMES: Mapping[object, str] = {
 }
 # Kubeflow passes numbers as floats of 64 bits, which hold whole numbers up to here exactly.
 LARGEST_EXACT = 2**53 - 1
+# torch, NumPy and Parquet hold no larger ones.
+_LARGEST = 2**63 - 1
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -143,6 +146,8 @@ def _problem(value: object, item: Field) -> str:
         return str(unknown_name(item.name, str(value), choices))
     if not _has_type(value, item.type):
         return f"{item.name}: must be {_type_name(item.type)}, got {value!r}."
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return f"{item.name}: must be below 2^63, got {shown(value)}."
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         violated = limits_of(item).problem(value)
         if violated:
@@ -154,7 +159,9 @@ def _has_type(value: object, kind: object) -> bool:
     # bool is a subclass of int in Python, but `--seed true` is a mistake.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float:
-        return is_number and math.isfinite(value)  # type: ignore[arg-type]
+        # A whole number of hundreds of digits is no float; `_problem` refuses it as too large.
+        is_whole = isinstance(value, int)
+        return is_number and (is_whole or math.isfinite(value))  # type: ignore[arg-type]
     if kind is int:
         return is_number and isinstance(value, int)
     return isinstance(kind, type) and isinstance(value, kind)
@@ -200,7 +207,7 @@ def from_mapping(kind: type[ConfigClass], values: Mapping[str, object], where: s
 def _convert(value: object, item: Field, where: str) -> object:
     kind = item.type
     # YAML reads `beta: 1` as a whole number; in a manifest it must be the same 1.0 as the default.
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= _LARGEST:
         return float(value)
     # Kubeflow delivers 40 as 40.0 in dictionaries.
     if kind is int and isinstance(value, float) and value.is_integer():

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 _SHOWN = 60
+_REASON = 250
 LINE_LIMIT = 499
 LINES_LIMIT = 20
 # Of addresses, also with the one slash that pathlib leaves of two.
@@ -26,6 +27,13 @@ def shown(value: object) -> str:
         text = text[: _SHOWN - 1] + "…"
     # Not repr of all: a name of letters reads better without quotes.
     return text if text.isprintable() else ascii(text)
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason that an exception of a library gives: its first line, or the name of its class."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= _REASON else text[: _REASON - 1] + "…"
 
 
 def quoted(value: object) -> str:

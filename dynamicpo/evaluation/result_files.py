@@ -6,16 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import write_json
 from dynamicpo.core.records.rows import read_columns
-from dynamicpo.evaluation.results import EvaluatedRows, GeneratedAnswers, ModelResult
+from dynamicpo.evaluation.results import (
+    COMPARED_METRIC,
+    EvaluatedRows,
+    GeneratedAnswers,
+    ModelResult,
+)
 from dynamicpo.metrics.generated_answers import INVALID
 
 CATALOGUE_FOLDER = "catalogue"  # in a model's folder: its ranking of every item, beside its lists
 CATALOGUE_COMPARISONS = "catalogue_comparisons.json"
+# An array of this length is made for the chart of ranks.
+_MOST_CANDIDATES = 10_000_000
 _STRING = pa.string()
 _INTEGER = pa.int64()
 _SCORES = pa.list_(pa.float64())
@@ -80,7 +88,7 @@ def read_result(folder: Path, split: str) -> ModelResult:
     try:
         metrics_text = (folder / "metrics.json").read_text(encoding="utf-8")
         metrics = json.loads(metrics_text)
-        _check_metrics(metrics)
+        _check_metrics(metrics, f"{split}_{COMPARED_METRIC}")
     # A RecursionError: brackets within brackets, thousands of them.
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
@@ -88,6 +96,7 @@ def read_result(folder: Path, split: str) -> ModelResult:
             "Evaluate again."
         ) from error
     table = read_columns(folder / "ranks.parquet", _RANKS_SCHEMA, nullable=("generated", "valid"))
+    _check_ranks(folder / "ranks.parquet", table)
     rows = EvaluatedRows(
         split=split,
         example_ids=table["example_id"].to_pylist(),
@@ -113,9 +122,32 @@ def read_result(folder: Path, split: str) -> ModelResult:
     )
 
 
-def _check_metrics(metrics: object) -> None:
+def _check_ranks(path: Path, table: pa.Table) -> None:
+    """Refuse ranks that no ranking gives: they index arrays.
+
+    Raises:
+        DataError: There is no row, or one that can't be.
+    """
+    better = table["better"].to_numpy()
+    tied = table["tied"].to_numpy()
+    num_candidates = table["num_candidates"].to_numpy()
+    lengths = pc.list_value_length(table["scores"]).unique()
+    is_possible = (better >= 0) & (tied >= 0) & (num_candidates <= _MOST_CANDIDATES)
+    # Not the sum of both, which may be too large for their type.
+    is_possible &= better < num_candidates - tied
+    if len(table) and is_possible.all() and len(lengths) == 1:
+        return
+    raise DataError(
+        f"{path}: must hold the ranks of rows, but they are none that a ranking gives. "
+        "Evaluate again."
+    )
+
+
+def _check_metrics(metrics: object, needed: str) -> None:
     if not isinstance(metrics, dict):
         raise TypeError("metrics.json holds no mapping")
+    if needed not in metrics:
+        raise TypeError(f"metrics.json has no {needed}")
     for name, value in metrics.items():
         # Null: a metric of nothing, such as the mean over no rows.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

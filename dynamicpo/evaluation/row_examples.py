@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from dynamicpo.core.records.rows import read_items
+from dynamicpo.core.errors import DataError
+from dynamicpo.core.records.rows import EXAMPLES, read_columns, read_items
 from dynamicpo.evaluation.results import COMPARED_METRIC, ModelResult
 from dynamicpo.reports.pages.example_rows import ExampleRow, Outcome
 
+_ROWS_SCHEMA = pa.schema([EXAMPLES.field(name) for name in ("example_id", "history", "target")])
 _MAX_EXAMPLES = 5  # rows won, and as many lost, that the page shows
 
 
@@ -26,6 +28,9 @@ def example_rows(
         models: The names of the models among them.
         paired_runs: Models of one name from two runs: the later one, then the earlier.
         folder: An evaluation of these rows.
+
+    Raises:
+        DataError: Its rows or items can't be read, or do not fit the results.
     """
     opponents = _opponents(results, models, paired_runs)
     if opponents is None:
@@ -34,14 +39,34 @@ def example_rows(
     result_a = results[a]
     result_b = results[b]
     chosen = _most_won_and_lost(result_a, result_b)
-    table = pq.read_table(folder / "rows.parquet")
+    table = read_columns(folder / "rows.parquet", _ROWS_SCHEMA)
     items = read_items(folder)
     titles = dict(zip(items["item_id"], items["title"], strict=True))
+    _check_rows(folder, table, titles, (result_a, result_b))
     examples = []
     for outcome, row in chosen:
         example = _example(outcome, row, opponents, results, table, titles)
         examples.append(example)
     return examples
+
+
+def _check_rows(
+    folder: Path, table: pa.Table, titles: Mapping[str, str], results: Sequence[ModelResult]
+) -> None:
+    """Check that an evaluation's rows, items and ranks belong together.
+
+    Raises:
+        DataError: There are more rows in one than in another, or items that have no title.
+    """
+    named = {*table["target"].to_pylist(), *pc.list_flatten(table["history"]).to_pylist()}
+    for result in results:
+        named.update(result.best)
+    lengths = {len(table), *(len(result.best) for result in results)}
+    if len(lengths) > 1 or not named <= titles.keys():
+        raise DataError(
+            f"{folder}: must hold rows, items and ranks of one evaluation, but they do not fit "
+            "each other. Evaluate again."
+        )
 
 
 def _most_won_and_lost(result_a: ModelResult, result_b: ModelResult) -> list[tuple[Outcome, int]]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, read_input
+from dynamicpo.core.records.shapes import as_shape
 from dynamicpo.evaluation.result_files import CATALOGUE_FOLDER, read_result
 from dynamicpo.evaluation.results import ModelResult
 from dynamicpo.reports.training_log import read_training_log
@@ -29,6 +30,21 @@ class ModelProvenance(TypedDict, total=False):
     inputs: dict[str, str]
     backbone: str
     rows: dict[str, float]
+
+
+class _Entries(TypedDict):
+    models: dict[str, ModelProvenance]
+    protocol: dict[str, Any]  # texts and numbers; a later version may have others
+    warnings: list[str]
+
+
+class _Inputs(TypedDict):
+    models: str
+    preferences: str
+
+
+class _Config(TypedDict):
+    split: str
 
 
 class SavedResult(NamedTuple):
@@ -66,6 +82,7 @@ def read_sources(paths: Sequence[Path], where: str) -> list[Manifest]:
                 f"{path}: must say {', '.join(missing)}, but an earlier version of dynamicpo made "
                 "it. Evaluate again."
             )
+        _check_entries(path, source)
         differences = _protocol_differences(sources[0], source)
         if differences:
             raise DataError(
@@ -73,6 +90,13 @@ def read_sources(paths: Sequence[Path], where: str) -> list[Manifest]:
                 f"differ in {', '.join(differences)}. Evaluate both in the same way."
             )
     return sources
+
+
+def _check_entries(folder: Path, source: Manifest) -> None:
+    path = folder / "manifest.json"
+    as_shape(path, source.extra, _Entries)
+    as_shape(path, source.inputs, _Inputs)
+    as_shape(path, source.config, _Config)
 
 
 def _protocol_differences(first: Manifest, other: Manifest) -> list[str]:

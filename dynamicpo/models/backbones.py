@@ -13,6 +13,7 @@ from typing import NamedTuple
 from dynamicpo.core import storage
 from dynamicpo.core.config import DriftConfig, EvaluationConfig, PreferenceConfig
 from dynamicpo.core.errors import ConfigError
+from dynamicpo.core.messages import reason_of
 from dynamicpo.core.records.manifest import fingerprint, folder_checksum
 
 COMPACT = "compact"
@@ -169,7 +170,7 @@ def _commit(backbone: str, revision: str) -> str:
 
 def cannot_load(backbone: str, error: Exception) -> ConfigError:
     """The error for a backbone that isn't there, or isn't what it should be."""
-    reason = str(error).strip().splitlines()[0]
+    reason = reason_of(error)
     return ConfigError(
         f"backbone: {backbone} must be a causal LM of transformers, but it can't be "
         f"loaded ({reason}). Give 'compact', 'smollm2-135m', a folder or a Hugging Face id."

@@ -141,13 +141,15 @@ def _found_source(base: BaseModelSpec, permissions: Permissions) -> Iterator[Wei
         source = _find_source(base, Path(scratch), permissions)
         try:
             yield source
-        except DataError:
+        except (DataError, MemoryError, torch.OutOfMemoryError):
             raise
-        except (OSError, ValueError) as error:
+        # Damaged files give almost any: tokenizers has a bare Exception, transformers its own.
+        except Exception as error:
             explained = explain_remote_code(base.backbone, error)
             if isinstance(explained, ConfigError):
                 raise explained from error
-            if source.get("local_files_only"):
+            # A file of the cache that is damaged is one of the others.
+            if source.get("local_files_only") and isinstance(error, (OSError, ValueError)):
                 raise _not_here(base) from error
             raise cannot_load(base.backbone, error) from error
 

@@ -5,9 +5,9 @@ manifest whose `extra` says kind, base model and prompt settings. Weights are ne
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 import transformers
@@ -15,16 +15,31 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynamicpo.core.errors import DataError, DynamicPOError
+from dynamicpo.core.messages import reason_of
 from dynamicpo.core.records.manifest import Manifest, read_input
+from dynamicpo.core.records.shapes import as_shape
 from dynamicpo.models.backbones import NOTHING_PERMITTED, BaseModelSpec, Permissions
 from dynamicpo.models.base_models import load_base_model
 from dynamicpo.models.execution import device, execution_context
 from dynamicpo.models.lora import LanguageModel, has_adapter, load_adapter, sort_adapter_config
 from dynamicpo.models.weights import WeightSource, explain_remote_code, load_causal_lm
 from dynamicpo.prompts.encoding import PromptSettings
+from dynamicpo.prompts.template import check_template
 from dynamicpo.scoring.transformers_internals import forget_local_files_only
 
-_BASE_FIELDS = tuple(field.name for field in fields(BaseModelSpec))
+
+class ModelEntries(TypedDict):
+    """Entries of a model folder's manifest, from which the model is made again.
+
+    Attributes:
+        kind: What the folder holds: an adapter, or all weights.
+        base: The untrained model.
+        prompts: Prompt settings.
+    """
+
+    kind: Literal["adapter", "full"]
+    base: BaseModelSpec
+    prompts: PromptSettings
 
 
 @dataclass
@@ -44,6 +59,8 @@ class LoadedModel:
 
 def save_model(folder: Path, model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the weights (an adapter's, or all) as safetensors, and the tokenizer."""
+    # Its bar of written weights would break into our lines of progress.
+    transformers.utils.logging.disable_progress_bar()
     # PEFT would ask the hub for the base's vocabulary, and save embeddings along by the answer.
     of_adapter = {"save_embedding_layers": False} if has_adapter(model) else {}
     model.save_pretrained(str(folder), safe_serialization=True, **of_adapter)
@@ -88,13 +105,13 @@ def load_model(
             model = load_adapter(base_model, folder, trainable=trainable)
         else:
             model, tokenizer = _load_all_weights(folder, permissions)
-    except DynamicPOError:
+    except (DynamicPOError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    # Damaged files give almost any: tokenizers has a bare Exception, transformers its own.
+    except Exception as error:
         raise DataError(
-            f"{folder}: must hold the {description.kind} weights its manifest names: {reason}. "
-            "Train again."
+            f"{folder}: must hold the {description.kind} weights its manifest names, with their "
+            f"configuration and tokenizer: {reason_of(error)}. Train again."
         ) from error
     model = model.to(device()).train(trainable)
     return _with_description(model, tokenizer, description)
@@ -150,14 +167,16 @@ def _read_description(folder: Path) -> _Description:
         raise DataError(
             f"{folder}: must be the output of sft or train-preferences, not of {manifest.stage}."
         )
+    path = folder / "manifest.json"
     # Older manifests say whether the model's code was trusted: that is for each command to say.
-    base = {name: manifest.extra["base"][name] for name in _BASE_FIELDS}
-    items = tuple(base["items"])
+    entries = as_shape(path, manifest.extra, ModelEntries)
+    settings = entries["prompts"]
+    check_template(str(path), settings.template, list_candidates=settings.list_candidates)
     return _Description(
         manifest,
-        kind=manifest.extra["kind"],
-        base=BaseModelSpec(**{**base, "items": items}),
-        settings=PromptSettings(**manifest.extra["prompts"]),
+        kind=entries["kind"],
+        base=entries["base"],
+        settings=settings,
     )
 
 

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from dynamicpo.core.errors import DataError
+from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.messages import reason_of
 from dynamicpo.core.records.manifest import write_json
 from dynamicpo.models.weights import check_format, check_keys
 
@@ -39,6 +40,9 @@ def add_adapter(
         item_token_ids: Tokens of items. Their embeddings, and their rows of the head, are trained
             themselves, not by an adapter.
         seed: Seed of its weights.
+
+    Raises:
+        ConfigError: The model has no layer that it can be added to.
     """
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -51,7 +55,13 @@ def add_adapter(
         trainable_token_indices=_trainable_rows(model, item_token_ids),
     )
     torch.manual_seed(seed)
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(
+            f"tuning: lora needs linear layers, which the backbone must have ({reason_of(error)}). "
+            "Choose another backbone, or tuning 'full'."
+        ) from error
 
 
 def _trainable_rows(

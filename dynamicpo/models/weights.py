@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.messages import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _load(source: WeightSource, attention: str) -> tuple[PreTrainedModel, LoadRe
             # Such as a file that was cut off, or experts that can't be put together.
             raise DataError(
                 f"{source['pretrained_model_name_or_path']}: must hold whole weights that fit the "
-                f"model, but transformers can't read them ({str(error).splitlines()[0]}). "
+                f"model, but transformers can't read them ({reason_of(error)}). "
                 "Get the whole model."
             ) from error
     return loaded

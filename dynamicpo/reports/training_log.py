@@ -4,6 +4,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
+
+from dynamicpo.core.errors import DataError
+from dynamicpo.core.messages import reason_of
+from dynamicpo.core.records.shapes import as_shape
 
 # Measures of one step by name; one that was not logged is missing or None.
 StepRecord = Mapping[str, float | None]
@@ -17,11 +22,26 @@ NUM_END_STEPS = 10
 
 
 def read_training_log(path: Path) -> list[dict[str, float]]:
-    """The records of a `steps.jsonl`; none where there is no such file."""
+    """The records of a `steps.jsonl`; none where there is no such file.
+
+    Raises:
+        DataError: It can't be read, or holds something else.
+    """
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    records = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            # `int` as well, or msgspec would make a float of each number of a step.
+            records.append(as_shape(path, json.loads(line), dict[str, float | int | None]))
+    # A RecursionError: brackets within brackets, thousands of them.
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataError(
+            f"{path}: must hold a JSON object a line, but it can't be read ({reason_of(error)}). "
+            "Train again."
+        ) from error
+    # Readers look for None by `get`, as for what was not logged.
+    return cast(list[dict[str, float]], records)
 
 
 def mean_of_last_steps(log: TrainingLog, key: str) -> float:

@@ -313,7 +313,8 @@ def _training_arguments(schedule: Schedule, num_steps: int, scratch: str) -> Tra
         max_steps=num_steps,
         learning_rate=schedule.learning_rate,
         max_grad_norm=schedule.max_grad_norm,
-        seed=schedule.seed,
+        # It seeds NumPy's old generator as well, which takes 32 bits.
+        seed=schedule.seed % 2**32,
         use_cpu=not torch.cuda.is_available(),
         **{_CHECKPOINTING_ARGUMENT: schedule.gradient_checkpointing},
         **_FIXED_ARGUMENTS,

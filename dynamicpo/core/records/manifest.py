@@ -99,6 +99,8 @@ def read_manifest(folder: Path, stage: str = "") -> Manifest:
     try:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
         _check_types(manifest)
+        # JSON may spell half of a surrogate pair, which is no text and has no checksum.
+        canonical(dataclasses.asdict(manifest)).encode()
     # A TypeError: JSON that is no mapping, or one with other keys or values than the fields'. A
     # RecursionError: brackets within brackets, thousands of them.
     except (ValueError, TypeError, RecursionError) as error:
@@ -119,6 +121,14 @@ def _check_types(manifest: Manifest) -> None:
     for name in ("config", "inputs", "counts", "extra", "files"):
         if not isinstance(getattr(manifest, name), dict):
             raise TypeError(f"{name} is no mapping")
+    for name in ("inputs", "files"):
+        for key, value in getattr(manifest, name).items():
+            if not isinstance(value, str):
+                raise TypeError(f"{name}: {key} is no text")
+    for key, value in manifest.counts.items():
+        # None: a metric of nothing, such as the mean over no rows.
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise TypeError(f"counts: {key} is no number")
 
 
 def read_input(folder: Path, stage: str = "") -> Manifest:

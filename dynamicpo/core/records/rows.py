@@ -103,6 +103,8 @@ def read_columns(path: Path, schema: pa.Schema, nullable: Collection[str] = ()) 
         # No partitions: a folder above named `user_id=7` is no column. Absolute: a relative path
         # such as `run:1/part.parquet` is taken for an address.
         table = pq.read_table(path.absolute(), partitioning=None)
+        # Texts that are no UTF-8 too, which would fail far from here.
+        table.validate(full=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _not_as_written(path, f"it can't be read ({error})") from error
     for field in schema:
