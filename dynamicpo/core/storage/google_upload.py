@@ -3,15 +3,17 @@
 The protocol: https://cloud.google.com/storage/docs/performing-resumable-uploads
 """
 
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynamicpo.core.storage.addresses import Address
 from dynamicpo.core.storage.checksums import check_equal, crc32c
 from dynamicpo.core.storage.failures import CorruptionError
 from dynamicpo.core.storage.parts import read_part
 from dynamicpo.core.storage.retries import retried
-from dynamicpo.core.storage.store import Store
+from dynamicpo.core.storage.store import Store, find_object
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
@@ -35,6 +37,9 @@ def upload_resumable(store: Store, client: "Client", path: Path, blob: "Blob") -
     checksum = crc32c(path)
     # The store compares it at the end, and refuses other content before anybody sees it.
     blob.crc32c = checksum
+    # By an earlier try at the same folder.
+    if _is_there(store, blob, path.stat().st_size, checksum):
+        return
 
     def whole_upload() -> None:
         try:
@@ -44,6 +49,14 @@ def upload_resumable(store: Store, client: "Client", path: Path, blob: "Blob") -
         check_equal(stored, checksum)
 
     retried(store, whole_upload)
+
+
+def _is_there(store: Store, blob: "Blob", size: int, checksum: str) -> bool:
+    # To look is another right than to write; where the store refuses, the file is sent.
+    with contextlib.suppress(Exception):
+        found = find_object(store, Address("gs://", blob.bucket.name, blob.name))
+        return found is not None and (found.size, found.crc32c) == (size, checksum)
+    return False
 
 
 class _SessionEndedError(Exception):

@@ -72,6 +72,9 @@ def upload_in_parts(store: Store, client: "S3Client", path: Path, address: Addre
         etags: dict[int, str] = {}
         if attempt == 0:
             upload_id, etags = retried(store, lambda: _unfinished(store, client, file))
+            # By an earlier try at the same folder.
+            if not etags and _is_there(client, file):
+                return
         try:
             _send(store, client, file, upload_id, etags)
         # The upload is gone: another process has finished it, or has taken it for abandoned.
@@ -136,6 +139,13 @@ def _has_arrived(client: "S3Client", file: _File) -> bool:
         raise
     stored = answer["Metadata"].get(CRC32C_KEY)
     return bool(answer["ContentLength"] == file.size and stored == file.crc32c)
+
+
+def _is_there(client: "S3Client", file: _File) -> bool:
+    # To look is another right than to write; where the store refuses, the file is sent.
+    with contextlib.suppress(Exception):
+        return _has_arrived(client, file)
+    return False
 
 
 def _abort(client: "S3Client", file: _File, upload_id: str) -> None:

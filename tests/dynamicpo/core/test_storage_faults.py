@@ -277,6 +277,36 @@ def test_upload_of_a_killed_process_is_gone_on_with(
     assert not client.list_multipart_uploads(Bucket="bucket", Prefix=key).get("Uploads")
 
 
+@STORES
+def test_folder_whose_upload_broke_off_is_not_sent_from_its_beginning(
+    proxy: FaultProxy, large: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(name.encode() + large.read_bytes())
+
+    def is_second_file(request: Request) -> bool:
+        # A part's own request, or the beginning of a resumable upload.
+        is_part = "partNumber" in request.query and "/b?" in request.path
+        return is_part or (request.method == "POST" and b'/b"' in request.body)
+
+    proxy.answer = lambda request: Answer(403) if is_second_file(request) else None
+    with pytest.raises(DataError, match="must be open to this account"):
+        put(folder, f"{proxy.root}/folder")
+    assert len(sent_parts(proxy)) >= 4
+    proxy.answer = lambda request: None
+    proxy.requests.clear()
+    put(folder, f"{proxy.root}/folder")
+    assert len(sent_parts(proxy)) == 4
+    back = fetch(f"{proxy.root}/folder", tmp_path / "back")
+    assert (back / "b").read_bytes() == (folder / "b").read_bytes()
+    (folder / "a").write_bytes(b"c" + large.read_bytes())
+    proxy.requests.clear()
+    put(folder, f"{proxy.root}/folder")
+    assert len(sent_parts(proxy)) == 4
+
+
 def test_upload_of_other_content_is_not_gone_on_with(
     proxy: FaultProxy, large: Path, tmp_path: Path
 ) -> None:
