@@ -20,7 +20,7 @@ def description_lines(result: "DataDescription", _: argparse.Namespace) -> list[
         )
     lines.append("")
     counts = [f"{name} {count}" for name, count in result["counts"].items()]
-    if result["holds"]:
+    if counts:
         lines.append(f"{result['holds']}: {', '.join(counts)}")
     if result["times"]:
         first, last, unit = result["times"]

@@ -87,6 +87,9 @@ def guessed_roles(columns: Sequence[ColumnFacts]) -> dict[str, str]:
 
 
 def _by_name(ours: str, columns: Sequence[ColumnFacts]) -> str:
+    # `Title` may stand beside `title`, which is the name that is read without settings.
+    if any(column.name == ours for column in columns):
+        return ours
     # RecBole writes a type behind a colon, as in `user_id:token`.
     plain = {_plain(column.name.partition(":")[0]): column.name for column in reversed(columns)}
     return next((plain[name] for name in _NAMES[ours] if name in plain), "")

@@ -58,11 +58,32 @@ def published_files(path: Path) -> dict[str, Path]:
         if matching:
             files[split] = matching[0]
     if "train" not in files:
+        _check_no_pickles(path)
         raise DataError(
             f"{path}: must hold a .json or .jsonl file with 'train' in its name, got none. "
             "Rename it."
         )
     return files
+
+
+def _check_no_pickles(folder: Path) -> None:
+    pickles = [file for file in sorted(folder.iterdir()) if format_of(file) in _PICKLES]
+    if pickles:
+        raise DataError(
+            f"{pickles[0]}: must be a .json or .jsonl file, got {pickles[0].suffix!r}. "
+            f"{_PICKLE_ADVICE}"
+        )
+
+
+def _check_no_numbers(path: Path, names: list[str]) -> None:
+    """Refuse LLaRA's frames, which hold numbers of items and no candidate lists."""
+    if {"seq", "next"} <= {*names}:
+        raise DataError(
+            f"{path}: must have the columns {', '.join(_COLUMNS)}, but has seq and next, as the "
+            "frames of LLaRA have. Write the titles of seq as historyList, that of next as "
+            "trueSelection, and it among others as itemList; id2name.txt beside the frames has the "
+            "titles."
+        )
 
 
 def _check_suffix(path: Path) -> None:
@@ -124,7 +145,9 @@ def _read_objects(connection: ibis.BaseBackend, split: str, path: Path) -> ir.Ta
     (part,) = find_parts(path)
     name = f"published_objects_{split}"
     engine = connection.con
-    check_required(part, object_names(engine, part), _COLUMNS)
+    names = object_names(engine, part)
+    _check_no_numbers(path, names)
+    check_required(part, names, _COLUMNS)
     user_id = of_json("json", pointer("user_id"))
     columns = ["row", "json", user_id.text, user_id.flaw, *(_is_nested(name) for name in _COLUMNS)]
     engine.execute(

@@ -165,7 +165,11 @@ CONFIG = {"k_core": 1, "min_history": 1}
 
 def prepared(folder: Path, name: str, **config: object) -> Manifest:
     settings = DataConfig(source=name, **{**CONFIG, **config})
-    return prepare_data(str(folder), "", folder / "examples", settings)
+    return prepare_data(str(folder), "", examples_of(folder), settings)
+
+
+def examples_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-examples")
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -176,10 +180,10 @@ def test_it_is_read_as_it_was_published(tmp_path: Path, name: str) -> None:
     assert manifest.counts["interactions_read"] == num_rows - (name == "hetrec-lastfm")
     assert manifest.counts["users"] == USERS
     assert manifest.counts["interactions"] == len(events())
-    items = read_items(tmp_path / "examples").set_index("item_id")["title"]
+    items = read_items(examples_of(tmp_path)).set_index("item_id")["title"]
     assert len(items) == 10
     assert titles.items() <= dict(items).items()
-    rows = [read_rows(tmp_path / "examples", split, EXAMPLES).to_pandas() for split in SPLITS]
+    rows = [read_rows(examples_of(tmp_path), split, EXAMPLES).to_pandas() for split in SPLITS]
     times = pd.concat(rows).groupby("user_id")["timestamp"].agg(["min", "max"])
     # The first play is a history; dates without a time begin their day.
     assert times["min"].between(START, START + 86_400 + USERS).all()
@@ -256,7 +260,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "steam_games.json.gz").unlink()
     with pytest.raises(DataError, match=r"must hold steam_games\.json\* of steam.*Give both"):
         prepared(tmp_path, "steam")
-    assert not (tmp_path / "examples").exists()
+    assert not (examples_of(tmp_path)).exists()
 
 
 def test_two_files_of_one_kind_are_refused(tmp_path: Path) -> None:

@@ -211,3 +211,12 @@ def test_bad_files_end_in_one_line(
     assert main(["describe-data", str(tmp_path / name)]) == 2
     message = capsys.readouterr().err.splitlines()
     assert len(message) == 1 and name in message[0] and len(message[0]) < 512
+
+
+def test_our_own_name_comes_before_one_that_differs_in_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"Title": "MR", "item_id": str(item), "title": f"Film {item}"} for item in range(3)]
+    (tmp_path / "items.json").write_text(json.dumps(rows))
+    content = described(tmp_path / "items.json", capsys)
+    assert (content["counts"], content["settings"]) == ({"items": 3}, {})

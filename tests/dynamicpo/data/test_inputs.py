@@ -513,6 +513,18 @@ def test_pickled_rows_are_refused_with_the_way_to_convert_them(tmp_path: Path) -
         )
 
 
+def test_frames_of_llara_are_refused_with_what_helps(tmp_path: Path) -> None:
+    folder = tmp_path / "llara"
+    folder.mkdir()
+    (folder / "train_data.df").write_bytes(b"\x80\x04never read")
+    with pytest.raises(DataError, match=r"train_data\.df.*runs code.*read_pickle"):
+        prepare_data(str(folder), "", tmp_path / "o", DataConfig(source="published"))
+    row = '{"seq": [[1, 5.0], [2, 4.0]], "len_seq": 2, "next": [3, 5.0]}\n'
+    (folder / "train.jsonl").write_text(row, encoding="utf-8")
+    with pytest.raises(DataError, match=r"has seq and next.*historyList.*id2name\.txt"):
+        prepare_data(str(folder), "", tmp_path / "o", DataConfig(source="published"))
+
+
 def test_messages_are_short_and_few() -> None:
     lines = limited("\n".join(f"{number}: {'x' * 10_000}. Do this." for number in range(30)))
     first, *_, last = lines.split("\n")
