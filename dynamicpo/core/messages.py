@@ -1,12 +1,28 @@
 """Texts of users in messages: short, on one line, not too many, and without passwords."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _SHOWN = 60
 _REASON = 250
 LINE_LIMIT = 499
 LINES_LIMIT = 20
+_HIDDEN = "(hidden)"
+_hides_values: ContextVar[bool] = ContextVar("hides_values", default=False)
+
+
+@contextmanager
+def hidden_values() -> Iterator[None]:
+    """Keep values of a user's files out of messages: any of them may be the id of a person."""
+    token = _hides_values.set(True)
+    try:
+        yield
+    finally:
+        _hides_values.reset(token)
+
+
 # Of addresses, also with the one slash that pathlib leaves of two.
 _LOGIN = re.compile(r"(\w:/+)[^\s/'\"]*@")
 _SECRET = re.compile(
@@ -22,6 +38,8 @@ def without_secrets(text: str) -> str:
 
 def shown(value: object) -> str:
     """A value of a user's file as one short text: cut where it is long, escaped where it is odd."""
+    if _hides_values.get():
+        return _HIDDEN
     text = value if isinstance(value, str) else repr(value)
     if len(text) > _SHOWN:
         text = text[: _SHOWN - 1] + "…"
@@ -38,6 +56,8 @@ def reason_of(error: BaseException) -> str:
 
 def quoted(value: object) -> str:
     """A value in quotes, cut where it is long."""
+    if _hides_values.get():
+        return _HIDDEN
     text = value if isinstance(value, str) else str(value)
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 

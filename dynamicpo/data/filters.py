@@ -9,6 +9,7 @@ import pandas as pd
 from dynamicpo.core import random_keys
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.messages import quoted
 from dynamicpo.data.windows import AFTER, BEFORE, window_of
 
 _PRIME = 2**31 - 1
@@ -170,7 +171,7 @@ def _some_ids(table: ir.Table) -> str:
     distinct = table.select("item_id").distinct()
     ordered = distinct.order_by("item_id")
     frame = ordered.limit(_SHOWN_IDS).to_pandas()
-    return ", ".join(repr(item_id) for item_id in frame["item_id"])
+    return ", ".join(quoted(item_id) for item_id in frame["item_id"])
 
 
 def k_core(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,7 +20,7 @@ from dynamicpo.core.choices import DATASETS
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonObject
-from dynamicpo.core.messages import limited
+from dynamicpo.core.messages import hidden_values, limited
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.manifest import (
     Manifest,
@@ -85,7 +86,7 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
         check_tokenizer(config.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        with _original_names(work, interactions, items):
+        with _without_ids(config), _original_names(work, interactions, items):
             files = _local_files(interactions, items, work, config)
             manifest = Manifest(
                 stage="prepare_data",
@@ -162,6 +163,28 @@ def _original_names(work: Path, interactions: str, items: str) -> Iterator[None]
         raise DataError(limited(message)) from error
 
 
+@contextmanager
+def _without_ids(config: DataConfig) -> Iterator[None]:
+    """Keep values of files, which may be ids, out of messages and tracebacks where ids are hashed.
+
+    Before an id is hashed it may be anywhere: in another column, in a header, in a broken line.
+    """
+    if not config.hash_users:
+        yield
+        return
+    with hidden_values():
+        try:
+            yield
+        except DataError as error:
+            # A traceback would show what DuckDB said of the row.
+            raise DataError(str(error)) from None
+        except duckdb.Error as error:
+            raise DataError(
+                "interactions: must be readable by DuckDB, but it failed "
+                f"({type(error).__name__}); its message may hold user ids. Look at the files."
+            ) from None
+
+
 def _user_ids(config: DataConfig, work: Path) -> UserIds:
     """Read the key of the hashes and the users to forget."""
     forgotten: frozenset[str] = frozenset()
@@ -178,7 +201,7 @@ def _user_inputs(config: DataConfig, users: UserIds) -> dict[str, str]:
         inputs["user_hash_key"] = users.key_label
     if config.forget:
         # Not a checksum, of which a few ids could be guessed.
-        inputs["forget"] = forget_label(Path(config.forget))
+        inputs["forget"] = forget_label(Path(config.forget), len(users.forgotten))
     return inputs
 
 

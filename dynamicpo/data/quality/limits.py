@@ -1,10 +1,10 @@
-"""What is measured against a limit, and the error where a limit is exceeded."""
+"""Measures with their limits, and the error where a limit is exceeded."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.data.quality.events import EventQuality
+from dynamicpo.data.quality.events import DAY, EventQuality
 from dynamicpo.data.quality.near_titles import NearDuplicates
 from dynamicpo.data.quality.title_tokens import TitleTokens
 
@@ -50,9 +50,10 @@ def event_checks(quality: EventQuality, limits: Mapping[str, float]) -> list[Qua
         QualityCheck(
             name="gap",
             meaning="longest time without any interaction, as a share of all time",
-            value=gap / quality.seconds if quality.seconds else 0.0,
+            # Numbers of a series, or the times of one day, are no calendar that could have a hole.
+            value=gap / quality.seconds if quality.seconds > DAY else 0.0,
             limit=limits["gap"],
-            counted=f"{gap / 86_400:,.1f} of {quality.seconds / 86_400:,.1f} days",
+            counted=f"{gap / DAY:,.1f} of {quality.seconds / DAY:,.1f} days",
             remedy="Look for times that are zero or wrong, or for a part that is missing.",
         ),
         QualityCheck(

@@ -7,6 +7,7 @@ import ibis
 import ibis.expr.types as ir
 
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.messages import quoted
 from dynamicpo.data.sources.reading import TextTable
 from dynamicpo.data.sources.row_checks import RowCheck
 from dynamicpo.data.sources.text_values import HIDDEN_RE2, MISSING, null_if_missing, trimmed
@@ -81,7 +82,8 @@ def _two_ways(text: TextTable, name: str) -> DataError:
     part, row, value = record["part"], record["row"], record[name]
     return DataError(
         f"{text.files[part]}: every {name} must be written in one way, but data row {row} has "
-        f"{value!r} and others are whole numbers without a point. Write all as text or integers."
+        f"{quoted(value)} and others are whole numbers without a point. "
+        "Write all as text or integers."
     )
 
 

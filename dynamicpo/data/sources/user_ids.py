@@ -6,6 +6,7 @@ Both happen at the first read and in this process: DuckDB gets the result of a h
 import hashlib
 import hmac
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dynamicpo.data.sources.text_values import trim
 _LABEL = b"dynamicpo: which key"
 
 
+_POINT = re.compile(r"(?<=\d)[.]0+$")
 _MIN_KEY = 16  # bytes; a shorter key could be found by trying
 _KEY_VARIABLE = "DYNAMICPO_HASH_KEY"
 
@@ -56,15 +58,17 @@ def read_forgotten(path: Path) -> frozenset[str]:
             "forget: must be a file of ids, one a line, in UTF-8, but reading it failed "
             f"({reason}). Check it."
         ) from error
-    return frozenset(filter(None, (trim(line) for line in lines)))
+    written = frozenset(filter(None, (trim(line) for line in lines)))
+    # Ids lose the point of floats when they are read, so that 7.0 names the user 7.
+    return written | {_POINT.sub("", user_id) for user_id in written}
 
 
-def forget_label(path: Path) -> str:
-    """A name of a version of a file of ids that says nothing of them: its size and time."""
+def forget_label(path: Path, num_ids: int) -> str:
+    """A name of a version of a file of ids that says nothing of them: their number, its time."""
+    # Not its size, which would tell how long the id of a single user is.
     if not path.exists():
-        return "remote"
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
+        return f"{num_ids} remote"
+    return f"{num_ids} {path.stat().st_mtime_ns}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Names of columns, events, windows between dates, and user ids that are hashed or forgotten."""
 
 import json
+import traceback
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest
 from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows
 from dynamicpo.data.prepare import prepare_data
+from dynamicpo.data.sources.engine import open_engine
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 INTERACTIONS, ITEMS = FIXTURES / "interactions.csv", FIXTURES / "items.csv"
@@ -180,15 +182,108 @@ def test_users_are_hashed_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert again.astype(str).equals(rows.astype(str))
 
 
-def test_messages_hold_hashes_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SECRETS = ("7349117", "zelda.quimby@example.org", "se\u200bcret-Ωmega")
+
+
+def _write(path: Path, frame: pd.DataFrame) -> Path:
+    frame.to_csv(path, index=False)
+    return path
+
+
+def planted(folder: Path, secret: str) -> dict[str, Path]:
+    """Files with a user's id and every kind of error, the id in every column and in the header."""
+    frame = FRAME.assign(user_id=secret)
+    half = FRAME["user_id"].where(FRAME.index % 2 == 0, secret)
+    files = {
+        f"{column}.csv": frame.assign(**{column: value})
+        for column, value in {
+            "item_id": secret,
+            "timestamp": secret,
+            "rating": secret,
+            "user_id": f"{secret}\0",
+        }.items()
+    }
+    files["two ways.csv"] = FRAME.assign(user_id=half.where(half == secret, "8") + ".0")
+    files["mixed.csv"] = FRAME.assign(
+        user_id=[secret if row % 2 else "7349117.0" for row in FRAME.index]
+    )
+    files["no item.csv"] = frame.assign(item_id="")
+    files["no time.csv"] = frame.assign(timestamp="soon")
+    files["two units.csv"] = frame.assign(
+        timestamp=[time * 1000 if row == 3 else time for row, time in enumerate(frame["timestamp"])]
+    )
+    files["names.csv"] = frame.rename(columns={"item_id": secret})
+    files["twice.csv"] = frame.rename(columns={"item_id": secret, "rating": secret})
+    paths = {name: _write(folder / name, rows) for name, rows in files.items()}
+    text = frame.to_csv(index=False)
+    raw = {
+        "no header.csv": text.partition("\n")[2],
+        "long line.csv": text + f"{secret},a,b,c,d,e,f,g\n",
+        "open quote.csv": text + f'"{secret},m1,1\n',
+        "bytes.csv": text.encode() + b"\xff" + secret.encode() + b",m1,1\n",
+        "cut.jsonl": json.dumps({"user_id": secret})[:-1],
+        "list.jsonl": json.dumps({"user_id": [secret], "item_id": "m1", "timestamp": 1}),
+        "no object.jsonl": json.dumps([secret]),
+        "odd.parquet": f"PAR1{secret}PAR1",
+    }
+    for name, content in raw.items():
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / name).write_bytes(data)
+        paths[name] = folder / name
+    return paths
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_messages_hold_hashes_only(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    secret: str,
+) -> None:
     monkeypatch.setenv("DYNAMICPO_HASH_KEY", "x" * 32)
-    FRAME.assign(user_id="se\0cret").to_csv(tmp_path / "i.csv", index=False)
-    FRAME.assign(user_id="secret", item_id="").to_csv(tmp_path / "j.csv", index=False)
-    for name in ("i.csv", "j.csv"):
+    num_errors = 0
+    for name, path in planted(tmp_path, secret).items():
         try:
-            prepare(tmp_path / "out", tmp_path / name, hash_users=True)
+            prepare(tmp_path / "out" / name, path, hash_users=True, min_rating=1)
         except DataError as error:
-            assert "cret" not in str(error)
+            num_errors += 1
+            # As a pod's log shows it, with everything that led to it.
+            shown = "".join(traceback.format_exception(error))
+            ids = (secret, "7349117", *(part for part in secret.split("\u200b") if len(part) > 4))
+            assert not [text for text in ids if text in shown], (name, shown)
+    assert num_errors >= 15
+    assert secret not in caplog.text
+    for path in (tmp_path / "out").rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
+def test_no_query_holds_an_id_or_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "not-to-be-found-0123456789abcdef"
+    monkeypatch.setenv("DYNAMICPO_HASH_KEY", key)
+    engines = []
+
+    def logged_engine(spill: Path | None = None):
+        engine = open_engine(spill)
+        engine.con.execute("CALL enable_logging('QueryLog', storage = 'memory')")
+        engines.append(engine)
+        return engine
+
+    monkeypatch.setattr("dynamicpo.data.prepare.open_engine", logged_engine)
+    FRAME.assign(user_id="person-" + FRAME["user_id"]).to_csv(tmp_path / "i.csv", index=False)
+    (tmp_path / "forget.txt").write_text("person-u00\n")
+    prepare(
+        tmp_path / "out", tmp_path / "i.csv", hash_users=True, forget=str(tmp_path / "forget.txt")
+    )
+    (engine,) = engines
+    queries = " ".join(
+        row[0] for row in engine.con.execute("SELECT message FROM duckdb_logs").fetchall()
+    )
+    assert "read_csv" in queries
+    assert "person-" not in queries
+    assert key not in queries
+    for path in (tmp_path / "out").rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"person-" not in content and key.encode() not in content
 
 
 @pytest.mark.parametrize("key", ["", "short"])
@@ -206,3 +301,16 @@ def test_forgotten_users_leave_their_number_only(tmp_path: Path) -> None:
     assert manifest.counts["forgotten_users"] == 2
     text = json.dumps(manifest.counts | manifest.extra | manifest.inputs)
     assert users[0] not in text
+
+
+def test_a_forgotten_id_may_be_written_as_a_float(tmp_path: Path) -> None:
+    numbers = FRAME["user_id"].str[1:].astype(int) + 100
+    FRAME.assign(user_id=numbers.astype(float)).to_csv(tmp_path / "i.csv", index=False)
+    (tmp_path / "forget.txt").write_text("100.0\n")
+    forget = str(tmp_path / "forget.txt")
+    manifest, rows = prepare(tmp_path / "out", tmp_path / "i.csv", forget=forget)
+    assert manifest.counts["forgotten_users"] == 1
+    assert "100" not in {*rows["user_id"]}
+    # The size of the file would tell how long a single id is.
+    assert manifest.inputs["forget"].split()[0] == "2"
+    assert str(len("100.0\n")) not in manifest.inputs["forget"].split()
