@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynamicpo.core.errors import unknown_name
-from dynamicpo.core.storage import LocalCopies, Part, exists, is_remote, join, list_files
+from dynamicpo.core.storage import FolderPart, LocalCopies, exists, is_remote, join, list_files
 
 _EVALUATION_FILES = (
     "manifest.json",
@@ -20,9 +20,9 @@ _MODEL_FILES = ("*/metrics.json", "*/ranks.parquet", "*/steps.jsonl")
 _IN_RUNS = tuple(f"artifacts/*/evaluation/{name}" for name in _EVALUATION_FILES)
 
 # Of an evaluation, or of all evaluations of a run: what is compared, and no pages or weights.
-COMPARED_PARTS = (Part(("summary.json", *_EVALUATION_FILES, *_IN_RUNS, *_MODEL_FILES)),)
+COMPARED_PARTS = (FolderPart(("summary.json", *_EVALUATION_FILES, *_IN_RUNS, *_MODEL_FILES)),)
 # Of a folder of runs.
-LISTED_PARTS = (Part(("*/summary.json",)),)
+LISTED_PARTS = (FolderPart(("*/summary.json",)),)
 
 
 def compared_folders(names: Sequence[str], folder: str, copies: LocalCopies) -> list[str]:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import DriftConfig
-from dynamicpo.core.storage import LocalCopies, Part, exists, is_remote, join, read_bytes
+from dynamicpo.core.storage import FolderPart, LocalCopies, exists, is_remote, join, read_bytes
 from dynamicpo.core.storage.partial_copies import WHOLE
 
 # Prepared data comes in files of other people, which `prepare-data` fetches by itself.
 _FETCHED_BY_STAGES = ("interactions", "items")
 _MANIFEST = "manifest.json"
-_RECORDS = Part((_MANIFEST, "run.json", "items.parquet"))
+_RECORDS = FolderPart((_MANIFEST, "run.json", "items.parquet"))
 
 
 def local_paths(
@@ -37,7 +37,7 @@ def local_paths(
     return local
 
 
-def _fetched(value: object, copies: LocalCopies, parts: Sequence[Part]) -> object:
+def _fetched(value: object, copies: LocalCopies, parts: Sequence[FolderPart]) -> object:
     """A path, or several, which may have names: `NAME=PATH`."""
     if isinstance(value, dict):
         return {name: _fetched(path, copies, parts) for name, path in value.items()}
@@ -50,8 +50,8 @@ def _fetched(value: object, copies: LocalCopies, parts: Sequence[Part]) -> objec
     return str(copies.fetch_output(str(value), parts))
 
 
-def _needed_parts(name: str, paths: Mapping[str, object], config: object) -> Sequence[Part]:
-    """What a stage reads of an input."""
+def _needed_parts(name: str, paths: Mapping[str, object], config: object) -> Sequence[FolderPart]:
+    """The parts of an input that a stage reads."""
     if not isinstance(config, DriftConfig) or name not in ("reference", "current"):
         return WHOLE
     # Its own windows only, and candidates for a model's scores alone.
@@ -73,8 +73,8 @@ def audited_rows(uri: str, split: str, copies: LocalCopies) -> Path:
     return copies.fetch(uri, _audited_parts(uri, split))
 
 
-def _audited_parts(uri: str, split: str) -> Sequence[Part]:
-    """What an audit reads of preferences: its split, and others if what users know matters."""
+def _audited_parts(uri: str, split: str) -> Sequence[FolderPart]:
+    """The parts of preferences that an audit reads: its split, others where users count."""
     own = _split_parts([split], with_candidates=True)
     if not _excludes_other_splits(uri):
         return own
@@ -92,7 +92,7 @@ def _excludes_other_splits(uri: str) -> bool:
         return True
 
 
-def _split_parts(splits: Sequence[str], *, with_candidates: bool) -> list[Part]:
+def _split_parts(splits: Sequence[str], *, with_candidates: bool) -> list[FolderPart]:
     """Some splits of a preferences folder, without the columns that only training reads."""
     # Heavy: pyarrow and pandas.
     from dynamicpo.core.records.rows import CANDIDATES_FIELD, EXAMPLES
@@ -101,4 +101,4 @@ def _split_parts(splits: Sequence[str], *, with_candidates: bool) -> list[Part]:
     if with_candidates:
         columns.append(CANDIDATES_FIELD.name)
     names = tuple(f"{split}/*" for split in splits)
-    return [_RECORDS, Part(names, tuple(columns))]
+    return [_RECORDS, FolderPart(names, tuple(columns))]

@@ -18,14 +18,14 @@ from dynamicpo.core.storage.files import (
     remote_versions,
 )
 from dynamicpo.core.storage.local_copies import LocalCopies
-from dynamicpo.core.storage.partial_copies import Part, fetch_parts, is_incomplete
+from dynamicpo.core.storage.partial_copies import FolderPart, fetch_parts, is_incomplete
 from dynamicpo.core.storage.ranges import open_file
 
 __all__ = [
     "SCHEMES",
     "FoundFile",
     "LocalCopies",
-    "Part",
+    "FolderPart",
     "crc32c",
     "delete",
     "exists",

@@ -16,14 +16,14 @@ from typing import NamedTuple
 from dynamicpo.core.errors import DataError, DynamicPOError
 from dynamicpo.core.storage.addresses import is_remote, join
 from dynamicpo.core.storage.files import delete, exists, list_files, put
-from dynamicpo.core.storage.partial_copies import WHOLE, Part, fetch_parts
+from dynamicpo.core.storage.partial_copies import WHOLE, FolderPart, fetch_parts
 from dynamicpo.core.storage.prefix_claims import CLAIM_NAME, PrefixClaim
 
 log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 # Of a finished output: what its stage says of it again, and no weights or rows.
-_RECORDS = (Part(("*.json",)),)
+_RECORDS = (FolderPart(("*.json",)),)
 
 
 class _Output(NamedTuple):
@@ -61,7 +61,7 @@ class LocalCopies:
         if isinstance(error, DynamicPOError):
             error.args = (self._renamed(str(error)),)
 
-    def fetch(self, uri: str, parts: Sequence[Part] = WHOLE) -> Path:
+    def fetch(self, uri: str, parts: Sequence[FolderPart] = WHOLE) -> Path:
         """A local path with (parts of) the content of a URI.
 
         Raises:
@@ -73,7 +73,7 @@ class LocalCopies:
         self._uris[str(local)] = uri.rstrip("/")
         return local
 
-    def fetch_output(self, uri: str, parts: Sequence[Part] = WHOLE) -> Path:
+    def fetch_output(self, uri: str, parts: Sequence[FolderPart] = WHOLE) -> Path:
         """A local path with (parts of) the finished output of a stage.
 
         Raises:

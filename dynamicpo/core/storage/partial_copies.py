@@ -24,7 +24,7 @@ _SMALL_BYTES = 1 << 20
 _incomplete: set[Path] = set()
 
 
-class Part(NamedTuple):
+class FolderPart(NamedTuple):
     """Files of a folder that a reader needs.
 
     Attributes:
@@ -36,10 +36,10 @@ class Part(NamedTuple):
     columns: tuple[str, ...] = ()
 
 
-WHOLE = (Part(("*",)),)
+WHOLE = (FolderPart(("*",)),)
 
 
-def fetch_parts(uri: str, folder: Path, parts: Sequence[Part]) -> Path:
+def fetch_parts(uri: str, folder: Path, parts: Sequence[FolderPart]) -> Path:
     """A local path with some content of a URI: the path itself, or a copy in `folder`.
 
     Args:
@@ -76,7 +76,7 @@ def is_incomplete(path: Path) -> bool:
     return path in _incomplete
 
 
-def _part_of(name: str, parts: Sequence[Part]) -> Part | None:
+def _part_of(name: str, parts: Sequence[FolderPart]) -> FolderPart | None:
     for part in parts:
         # "." is the object that the URI itself names.
         if name == "." or any(fnmatchcase(name, pattern) for pattern in part.names):
