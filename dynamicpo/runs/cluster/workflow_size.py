@@ -326,7 +326,7 @@ def _artifacts(task: str, definitions: _Definitions, count: int) -> JsonObject:
 
 
 def _bytes_of_references(component: _Component, count: int) -> int:
-    """What a real reference to an artifact or a place is longer than those that stand for it."""
+    """Characters by which a reference to an artifact or a place is longer than its stand-in."""
     num_artifacts, num_places = 0, 0
     for definitions in (
         component.get("inputDefinitions", {}),
