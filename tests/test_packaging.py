@@ -26,6 +26,7 @@ INSTALLED_NAMES = {
 }
 # Declared, and loaded by name inside another library.
 NOT_IMPORTED = {
+    "accelerate": "the trainer of transformers needs it",
     "gguf": "transformers reads GGUF checkpoints with it",
 }
 DISTRIBUTIONS = metadata.packages_distributions()

@@ -166,7 +166,7 @@ def _first_sentence(best: str, figure: str, leads: dict[str, _Lead], named: dict
 
 
 def _advice(best: str, leads: dict[str, _Lead], named: dict[str, str]) -> str:
-    """What to do, and how sure it is."""
+    """The advice, and how sure it is."""
     if best in _IN_USE:
         return f"Keep {best}, the model in use (none ranks better)"
     unclear = [other for other in named if not leads[other].is_clear]

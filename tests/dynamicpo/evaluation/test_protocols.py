@@ -130,5 +130,5 @@ def test_prompts_that_list_the_answer_are_refused(root: Path, tmp_path: Path) ->
 
 
 def test_an_order_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="candidates: unknown name .catalogue,listed.; choose from"):
+    with pytest.raises(ConfigError, match="candidates: unknown name .catalogue,listed.; choose"):
         config("catalogue,listed")
