@@ -143,28 +143,21 @@ def _counts_section(report: QualityReport) -> Section:
 
 
 def _time_section(time: TimeReport) -> Section:
-    length = (time.last - time.first) / len(time.by_period)
-    starts = [time.first + length * number for number in range(len(time.by_period))]
-    labels = [_short_moment(start, length) for start in starts]
-    chart = histogram(time.by_period, labels, "Interactions over time", "begin of each part (UTC)")
+    num_parts = len(time.by_period)
+    # Dates are wider than bars.
+    labels = [str(number) for number in range(1, num_parts + 1)]
+    chart = histogram(time.by_period, labels, "Interactions over time", "part of the time")
+    days = (time.last - time.first) / _DAY / num_parts
+    caption = (
+        f"{num_parts} equal parts of {format_number(days)} days, from the first interaction on."
+    )
     rows = [_gap_cells(start, end) for start, end in time.gaps]
     return Section(
         "Time",
         f"The most interactions of one user in one day (UTC): {time.most_in_a_day:,}.",
         ReportTable(["longest times without any", "until", "days"], rows, text_columns=(0, 1)),
-        [CaptionedChart(chart, "Equal parts of the time from the first interaction to the last.")],
+        [CaptionedChart(chart, caption)],
     )
-
-
-def _short_moment(seconds: float, length: float) -> str:
-    """A date as short as tells the parts of a time apart, so that it fits under its bar."""
-    if not 0 <= seconds < _LAST_MOMENT:
-        return format_number(seconds)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    for least_days, form in ((365, "%Y"), (28, "%Y-%m"), (1, "%m-%d")):
-        if length >= least_days * _DAY:
-            return moment.strftime(form)
-    return moment.strftime("%H:%M")
 
 
 def _gap_cells(start: float, end: float) -> list[TableCell]:
