@@ -201,7 +201,7 @@ def _user_inputs(config: DataConfig, users: UserIds) -> dict[str, str]:
         inputs["user_hash_key"] = users.key_label
     if config.forget:
         # Not a checksum, of which a few ids could be guessed.
-        inputs["forget"] = forget_label(Path(config.forget), len(users.forgotten))
+        inputs["forget"] = forget_label(config.forget, len(users.forgotten))
     return inputs
 
 

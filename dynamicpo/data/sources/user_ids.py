@@ -15,6 +15,7 @@ import ibis.expr.types as ir
 import pandas as pd
 
 from dynamicpo.core.errors import ConfigError, DataError
+from dynamicpo.core.storage import find_files
 from dynamicpo.data.sources.text_values import trim
 
 _LABEL = b"dynamicpo: which key"
@@ -63,12 +64,11 @@ def read_forgotten(path: Path) -> frozenset[str]:
     return written | {_POINT.sub("", user_id) for user_id in written}
 
 
-def forget_label(path: Path, num_ids: int) -> str:
+def forget_label(uri: str, num_ids: int) -> str:
     """A name of a version of a file of ids that says nothing of them: their number, its time."""
     # Not its size, which would tell how long the id of a single user is.
-    if not path.exists():
-        return f"{num_ids} remote"
-    return f"{num_ids} {path.stat().st_mtime_ns}"
+    times = [file.modified for file in find_files(uri)]
+    return f"{num_ids} {max(times)!r}"
 
 
 @dataclass(frozen=True)
