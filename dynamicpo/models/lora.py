@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
@@ -123,6 +123,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
         # PEFT looks rows of tokens up without asking whether the file has them.
         check_keys(folder, [str(error.args[0])], [], is_ours=True)
         raise
+    _check_kind(adapted, folder)
     # PEFT warns of missing weights of LoRA alone, and says nothing of others.
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     with safe_open(str(weights), framework="pt") as file:
@@ -135,6 +136,18 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
         is_ours=True,
     )
     return adapted
+
+
+def _check_kind(model: PeftModel, folder: Path) -> None:
+    """Refuse an adapter that does not act on each token alike: a shared prompt has one state."""
+    config = model.active_peft_config
+    is_activated = getattr(config, "alora_invocation_tokens", None) is not None
+    if config.peft_type != PeftType.LORA or is_activated:
+        kind = "activated LoRA" if is_activated else str(config.peft_type)
+        raise DataError(
+            f"{folder / CONFIG_NAME}: must be of LoRA that acts on all tokens, got {kind}. "
+            "Train again."
+        )
 
 
 def _saved_embeddings(model: PeftModel, names: set[str]) -> set[str]:

@@ -46,8 +46,10 @@ def damaged_value(value: Any, rng: random.Random) -> Any:
     """A copy of JSON-like content with one or two places changed."""
     root = [copy.deepcopy(value)]
     for _ in range(rng.choice((1, 1, 1, 2))):
-        holder, key = rng.choice(_places(root))
-        _damage(holder, key, rng)
+        places = _places(root)
+        # The first change may have removed all of it.
+        if places:
+            _damage(*rng.choice(places), rng)
     return root[0] if root else None
 
 

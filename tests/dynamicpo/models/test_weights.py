@@ -151,6 +151,16 @@ def test_an_adapter_holds_its_weights_and_no_others(
         checkpoints.load_model(adapter)
 
 
+def test_an_adapter_that_waits_for_a_token_is_refused(adapter: Path) -> None:
+    """Activated LoRA: its effect on a prompt hangs on tokens in it, which a shared prompt hides."""
+    path = adapter / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "alora_invocation_tokens": [5]}))
+    rewrite_manifest(adapter)
+    with pytest.raises(DataError, match="must be of LoRA that acts on all tokens, got activated"):
+        checkpoints.load_model(adapter)
+
+
 def test_pickled_weights_are_never_read(base: Path, adapter: Path) -> None:
     for folder, name in ((base, "model"), (adapter, "adapter_model")):
         weights = folder / f"{name}.safetensors"
