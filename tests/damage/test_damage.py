@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.damage import case
+from tests.damage.__main__ import table
+from tests.damage.runner import pristine_inputs, run_cases
 from tests.damage.targets import TARGETS
 from tests.damage.values import damaged_bytes, damaged_value
 
@@ -51,3 +53,13 @@ def test_the_harness_sees_what_it_looks_for(
     monkeypatch.setattr(case, "main", lambda argv: act())
     outcome = case.run_case(0, 0, tmp_path / "pristine", tmp_path / "folder")
     assert problem in outcome.problem and bool(problem) == bool(outcome.problem)
+
+
+def test_damaged_inputs_end_in_one_line_and_leave_nothing_half_written() -> None:
+    """Twenty cases of each command and input; `python -m tests.damage` runs as many as wanted."""
+    numbers = range(20 * len(TARGETS))
+    with pristine_inputs() as pristine:
+        records = list(run_cases(pristine, numbers, seed=0, workers=1))
+    failed = [record for record in records if record["problem"]]
+    assert len(records) == len(numbers)
+    assert not failed, "\n".join(table(failed))
