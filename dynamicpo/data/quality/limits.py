@@ -8,6 +8,9 @@ from dynamicpo.data.quality.events import DAY, EventQuality
 from dynamicpo.data.quality.near_titles import NearDuplicates
 from dynamicpo.data.quality.title_tokens import TitleTokens
 
+# Wrong times make gaps of decades; in a small table of some weeks a long one is no surprise.
+_YEAR = 365 * DAY
+
 
 class QualityCheck(NamedTuple):
     """A measure with its limit.
@@ -51,7 +54,7 @@ def event_checks(quality: EventQuality, limits: Mapping[str, float]) -> list[Qua
             name="gap",
             meaning="longest time without any interaction, as a share of all time",
             # Numbers of a series, or the times of one day, are no calendar that could have a hole.
-            value=gap / quality.seconds if quality.seconds > DAY else 0.0,
+            value=gap / quality.seconds if quality.seconds > _YEAR else 0.0,
             limit=limits["gap"],
             counted=f"{gap / DAY:,.1f} of {quality.seconds / DAY:,.1f} days",
             remedy="Look for times that are zero or wrong, or for a part that is missing.",

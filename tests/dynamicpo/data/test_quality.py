@@ -138,13 +138,16 @@ def test_near_duplicates_and_all_limits_at_once(tmp_path: Path) -> None:
     frame = pd.read_csv(items)
     frame["title"] = [f"The Old Book of {'xyz'[n % 3]}abcd {n // 3}" for n in range(30)]
     frame.to_csv(items, index=False)
-    limits = "near_duplicates=0.1,bots=0,duplicates=0,gap=0"
-    with pytest.raises(DataError) as error:
-        prepared(tmp_path / "out", interactions, items, quality_limits=limits)
-    assert "gap" in str(error.value)
     with pytest.raises(DataError, match="near_duplicates .*got 1 \\(30 of 30\\)"):
         prepared(tmp_path / "out", interactions, items, quality_limits="near_duplicates=0.1")
     assert not (tmp_path / "out").exists()
+    # What is wrong with the times is told before titles are compared.
+    events = pd.read_csv(interactions)
+    events.loc[0, "timestamp"] += 10**9
+    events.to_csv(interactions, index=False)
+    limits = "near_duplicates=0.1,gap=0.9,future=1"
+    with pytest.raises(DataError, match="^quality: gap .* must be at most 0.9"):
+        prepared(tmp_path / "out", interactions, items, quality_limits=limits)
 
 
 def test_the_future_begins_after_tomorrow(tmp_path: Path) -> None:
