@@ -126,9 +126,10 @@ def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -
     _check_negatives(rows, preferences, config)
     number = rows_taken(config.rows, len(rows), "preference training")
     counts: dict[str, float] = {"rows": number}
-    # After another preference training nothing is known of SFT's rows.
-    if start.stage == "sft":
-        left = len(rows) - int(start.counts["rows"])
+    # After another preference training nothing is known of SFT's rows, nor without their number.
+    sft_rows = start.counts.get("rows") if start.stage == "sft" else None
+    if sft_rows is not None:
+        left = len(rows) - int(sft_rows)
         counts["rows_shared_with_sft"] = shared = max(number - left, 0)
         if config.rows and shared:
             log.info(
