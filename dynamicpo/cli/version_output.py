@@ -12,9 +12,7 @@ from dynamicpo.cli.commands.versions import (
     VersionList,
 )
 from dynamicpo.cli.results import GateOutcome
-
-# Of a name, in tables: as long as git's short names, and unique among thousands.
-_SHOWN = 12
+from dynamicpo.core.model_names import short_version
 
 
 def gate_lines(result: GateOutcome, _: argparse.Namespace) -> list[str]:
@@ -29,13 +27,13 @@ def published_lines(result: PublishedVersion, _: argparse.Namespace) -> list[str
 
 def decision_lines(result: DecisionResult, _: argparse.Namespace) -> list[str]:
     """The champion, and what it replaced."""
-    champion = result["champion"][:_SHOWN]
-    previous = result["previous"][:_SHOWN] or "none"
+    champion = short_version(result["champion"])
+    previous = short_version(result["previous"]) or "none"
     if result["has_moved"]:
         lines = [f"champion: {champion} (before: {previous})"]
     else:
         lines = [f"champion: {champion}, as before"]
-    return [*lines, *(f"deleted: {name[:_SHOWN]}" for name in result["deleted"])]
+    return [*lines, *(f"deleted: {short_version(name)}" for name in result["deleted"])]
 
 
 def version_list_lines(result: VersionList, arguments: argparse.Namespace) -> list[str]:
@@ -57,12 +55,12 @@ def _version_line(version: ListedVersion) -> str:
     mark = "*" if version["is_champion"] else " "
     hit_ratio = version["hit_ratio_at_1"]
     figure = "–" if hit_ratio is None else f"{hit_ratio:.3f}"
-    line = f"{mark} {version['version'][:_SHOWN]}  {version['model']:<24} HitRatio@1 {figure}"
+    line = f"{mark} {short_version(version['version'])}  {version['model']:<24} HitRatio@1 {figure}"
     if "forgotten_users" in version:
         line += f"  forgotten users: {version['forgotten_users']}"
     return line
 
 
 def _move_line(move: MoveEntry) -> str:
-    name = move["version"][:_SHOWN]
+    name = short_version(move["version"])
     return f"{move['time']}  {move['kind']:<9}  {name}  {move['who']}: {move['why']}"

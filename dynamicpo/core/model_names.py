@@ -44,3 +44,8 @@ def check_model_names(names: Iterable[str]) -> None:
         earlier_names.append(folded)
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def short_version(name: str) -> str:
+    """A version's name as people read it: as long as git's short names, unique among thousands."""
+    return name[:12]

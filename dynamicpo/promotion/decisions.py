@@ -11,6 +11,7 @@ import numpy as np
 from dynamicpo.core.arrays import BoolArray, FloatArray
 from dynamicpo.core.config_gate import GateConfig
 from dynamicpo.core.json_values import JsonObject
+from dynamicpo.core.model_names import short_version
 from dynamicpo.metrics.intervals import LEVEL, Difference, paired_difference
 from dynamicpo.promotion.gate_rows import GateResult, GateRows
 from dynamicpo.reports.number_format import format_interval, format_number, format_signed
@@ -125,7 +126,7 @@ def decide(
         *_failed(guards, config),
     ]
     sentence = _sentence(differences[champion], champion, rows, config)
-    verb = f"Keep {champion[:12]}" if objections else f"Promote {config.challenger}"
+    verb = f"Keep {short_version(champion)}" if objections else f"Promote {config.challenger}"
     return GateDecision(
         promotes=not objections,
         reasons=[f"{verb}: {sentence}", *objections],
@@ -226,8 +227,8 @@ def _not_shown(differences: Mapping[str, Difference], config: GateConfig) -> lis
         if difference.low is None or difference.low <= limit:
             low = math.nan if difference.low is None else difference.low
             problems.append(
-                f"Against {version[:12]} the lower bound must be above {format_number(limit)}, "
-                f"it is {format_number(low)}."
+                f"Against {short_version(version)} the lower bound must be above "
+                f"{format_number(limit)}, it is {format_number(low)}."
             )
     return problems
 
@@ -242,9 +243,10 @@ def _failed(guards: Sequence[Guard], config: GateConfig) -> list[str]:
 
 
 def _sentence(difference: Difference, champion: str, rows: GateRows, config: GateConfig) -> str:
+    num_users = len(set(rows.users))
     return (
-        f"{config.metric} differs by {_difference_text(difference)} from {champion[:12]} on "
-        f"{len(rows.users):,} rows of {len(set(rows.users)):,} users."
+        f"{config.metric} differs by {_difference_text(difference)} from "
+        f"{short_version(champion)} on {len(rows.users):,} rows of {num_users:,} users."
     )
 
 

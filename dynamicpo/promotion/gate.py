@@ -7,6 +7,7 @@ from typing import Any
 
 from dynamicpo.core.config_gate import GateConfig
 from dynamicpo.core.errors import CheckFailedError, ConfigError, DataError, unknown_name
+from dynamicpo.core.model_names import short_version
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_input, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.promotion.champion import champions, read_moves
@@ -102,7 +103,7 @@ def _judge(
     rows = read_gate_rows(evaluation, preferences, split)
     seen = {config.challenger: seen_until(preferences)}
     for name, version in rivals.items():
-        seen[f"version {version.name[:12]} ({name})"] = version.card["seen_until"]
+        seen[f"version {short_version(version.name)} ({name})"] = version.card["seen_until"]
     check_unseen(rows, seen)
     if not rivals:
         return first_decision(config.challenger, rows)
@@ -146,8 +147,9 @@ def _evaluated(version: Version, models: Mapping[str, str]) -> str:
         return models[fingerprint]
     raise DataError(
         f"gate: the evaluation must have version {version.name} as a model, but it has "
-        f"{', '.join(models.values())}. Copy it by `dynamicpo show-version {version.name[:12]} "
-        "--output FOLDER`, and evaluate FOLDER/model with the challenger."
+        f"{', '.join(models.values())}. Copy it by `dynamicpo show-version "
+        f"{short_version(version.name)} --output FOLDER`, and evaluate FOLDER/model with the "
+        "challenger."
     )
 
 

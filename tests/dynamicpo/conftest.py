@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +71,11 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits between the tries of a request."""
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.05)
+
+
+@pytest.fixture(params=["local", "object_store", "s3_store", "minio_store"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder, or an empty prefix of each kind of store."""
+    if request.param == "local":
+        return str(tmp_path / "store")
+    return f"{request.getfixturevalue(request.param)}/{tmp_path.name}"

@@ -53,7 +53,6 @@ def event_checks(quality: EventQuality, limits: Mapping[str, float]) -> list[Qua
         QualityCheck(
             name="gap",
             meaning="longest time without any interaction, as a share of all time",
-            # Numbers of a series, or the times of one day, are no calendar that could have a hole.
             value=gap / quality.seconds if quality.seconds > _YEAR else 0.0,
             limit=limits["gap"],
             counted=f"{gap / DAY:,.1f} of {quality.seconds / DAY:,.1f} days",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dynamicpo.core.model_names import short_version
 from dynamicpo.reports.number_format import (
     format_count,
     format_interval,
@@ -13,8 +14,6 @@ from dynamicpo.reports.number_format import (
 )
 from dynamicpo.reports.pages.layout import Section, page
 from dynamicpo.reports.pages.tables import ReportTable, TableCell, markdown_table
-
-_SHOWN = 12  # characters of a version's name
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _rule(report: GateReport) -> str:
 def _differences_table(report: GateReport) -> ReportTable:
     rows = []
     for version, difference in report.decision["differences"].items():
-        rows.append([TableCell(version[:_SHOWN]), *_difference_cells(difference)])
+        rows.append([TableCell(short_version(version)), *_difference_cells(difference)])
     return ReportTable(["challenger minus", "difference", "95 % interval"], rows)
 
 

@@ -14,7 +14,7 @@ from dynamicpo.core import claims
 from dynamicpo.core.config import DataConfig, NegativesConfig, SFTConfig
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records import partial_folders
-from dynamicpo.core.records.manifest import Manifest, read_input
+from dynamicpo.core.records.manifest import read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import read_columns, write_rows
 from dynamicpo.data.prepare import prepare_data
@@ -23,21 +23,9 @@ from dynamicpo.runs.local.run import run_pipeline
 from dynamicpo.training.sft import fine_tune
 from tests.conftest import ROOT
 from tests.fixtures.models import write_tiny_llm
+from tests.fixtures.outputs import make, manifest, names
 
 FIXTURES = ROOT / "tests" / "fixtures"
-
-
-def manifest() -> Manifest:
-    return Manifest("stage", {}, {})
-
-
-def make(output: Path) -> None:
-    with stage_output(output, manifest()) as partial:
-        (partial / "file").write_text("content")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -12,23 +12,10 @@ import pytest
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records import partial_folders
-from dynamicpo.core.records.manifest import Manifest, read_input
+from dynamicpo.core.records.manifest import read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from tests.dynamicpo.core.processes import Process, lines_of, start
-
-
-def manifest() -> Manifest:
-    return Manifest("stage", {}, {})
-
-
-def make(output: Path) -> None:
-    with stage_output(output, manifest()) as partial:
-        (partial / "file").write_text("content")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
+from tests.fixtures.outputs import make, manifest, names
 
 # What can't be put in place is refused before the work.
 

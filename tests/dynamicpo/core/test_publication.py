@@ -23,16 +23,13 @@ from dynamicpo.core.storage.publication import (
 from tests.fixtures.fault_proxy import Answer, FaultProxy, Request
 from tests.fixtures.object_stores import environment
 
-STORES = {"gs": "object_store", "s3": "s3_store", "minio": "minio_store"}
 NUM_WRITERS = 16
 
 
-@pytest.fixture(params=["local", *STORES])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture
+def root(any_store: str) -> str:
     """An empty folder or prefix."""
-    if request.param == "local":
-        return str(tmp_path / "store")
-    return f"{request.getfixturevalue(STORES[request.param])}/{tmp_path.name}"
+    return any_store
 
 
 @pytest.fixture

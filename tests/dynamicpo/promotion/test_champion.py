@@ -18,7 +18,6 @@ from dynamicpo.promotion.champion import (
 from dynamicpo.promotion.versions import delete_version, make_version, published_names
 from tests.fixtures.version_sources import make_source
 
-STORES = {"gs": "object_store", "s3": "s3_store", "minio": "minio_store"}
 REASON = Reason("ann", "it is better", {"difference": 0.01})
 NUM_PROMOTERS = 8
 
@@ -37,13 +36,8 @@ def store(tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-@pytest.mark.parametrize("kind", ["local", *STORES])
-def test_champion_moves_and_goes_back(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    store = str(tmp_path / "store")
-    if kind != "local":
-        store = f"{request.getfixturevalue(STORES[kind])}/{tmp_path.name}"
+def test_champion_moves_and_goes_back(any_store: str, tmp_path: Path) -> None:
+    store = any_store
     first, second = publish(store, tmp_path, b"a", b"b")
     assert read_moves(store) == []
     assert promote_version(store, first, REASON, expected="") == (first, "", True)

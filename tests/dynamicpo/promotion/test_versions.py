@@ -19,15 +19,11 @@ from dynamicpo.promotion.versions import (
 )
 from tests.fixtures.version_sources import make_source, write_evaluation, write_preferences
 
-STORES = {"gs": "object_store", "s3": "s3_store", "minio": "minio_store"}
 
-
-@pytest.fixture(params=["local", *STORES])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture
+def store(any_store: str) -> str:
     """An empty folder or prefix."""
-    if request.param == "local":
-        return str(tmp_path / "store")
-    return f"{request.getfixturevalue(STORES[request.param])}/{tmp_path.name}"
+    return any_store
 
 
 def test_version_holds_what_serving_needs(store: str, tmp_path: Path) -> None:
