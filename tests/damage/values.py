@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections.abc import Sequence
 from typing import Any
 
 LARGE = (2**31, 2**32, 2**53 + 1, 2**63, 2**64, -(2**63) - 1, 10**400, 1e308)
@@ -22,7 +23,7 @@ _PIECES = (
 )
 
 
-def damaged_bytes(raw: bytes, rng: random.Random) -> bytes:
+def damaged_bytes(raw: bytes, rng: random.Random, pieces: Sequence[bytes] = _PIECES) -> bytes:
     """Change a few places: bytes, pieces with a meaning, parts cut, doubled or moved."""
     data = bytearray(raw)
     for _ in range(rng.randint(1, 4)):
@@ -32,7 +33,7 @@ def damaged_bytes(raw: bytes, rng: random.Random) -> bytes:
         if change < 4 and at < len(data):
             data[at] = rng.randrange(256)
         elif change < 7:
-            data[at:at] = rng.choice(_PIECES)
+            data[at:at] = rng.choice(pieces)
         elif change < 9:
             del data[at:end]
         elif change < 11:

@@ -23,6 +23,7 @@ from dynamicpo.data.sources.engine import open_engine
 from dynamicpo.data.sources.options import ReadingOptions
 from dynamicpo.data.sources.published import read_published
 from dynamicpo.data.sources.tables import read_interactions, read_item_table
+from tests.damage.values import damaged_bytes
 
 CASES = int(os.environ.get("FUZZ_CASES", "2100"))
 _NUM_ROWS = 12
@@ -64,26 +65,6 @@ _SEEDS: dict[str, bytes] = {
 }
 
 
-def mutated(raw: bytes, rng: random.Random) -> bytes:
-    """Change a few places: bytes, pieces with a meaning, parts cut, doubled or moved."""
-    data = bytearray(raw)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(data) + 1)
-        end = min(len(data), at + rng.randint(1, 40))
-        change = rng.randrange(5)
-        if change == 0 and at < len(data):
-            data[at] = rng.randrange(256)
-        elif change == 1:
-            data[at:at] = rng.choice(_PIECES)
-        elif change == 2:
-            del data[at:end]
-        elif change == 3:
-            data[at:at] = data[at:end]
-        else:
-            del data[at:]
-    return bytes(data)
-
-
 def check(path: Path) -> None:
     """Read a file with all that may read it; an error is one of ours, and short."""
     for read in (read_interactions, read_item_table):
@@ -122,7 +103,7 @@ def _check_one(read, connection: ibis.BaseBackend) -> None:
 def test_damaged_bytes_give_one_error_or_a_result(tmp_path: Path, name: str) -> None:
     rng = random.Random(name)
     for _ in range(CASES // (2 * len(_SEEDS)) + 1):
-        (tmp_path / name).write_bytes(mutated(_SEEDS[name], rng))
+        (tmp_path / name).write_bytes(damaged_bytes(_SEEDS[name], rng, _PIECES))
         check(tmp_path / name)
         assert [path.name for path in tmp_path.iterdir()] == [name]
 
