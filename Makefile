@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BACKBONE ?= compact
 RUN ?=
+# Objectives that are trained at once: the compact model uses one processor, a real LLM all, and much memory.
+WORKERS ?= $(if $(filter compact,$(BACKBONE)),2,1)
 # Where torch comes from, alone: empty is pip's own index, whose wheel for Linux is a CUDA build (README.md).
 TORCH_INDEX ?=
 TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.lock
@@ -14,7 +16,7 @@ HASHED := --require-hashes -r requirements-build.lock
 CUDA := python -c 'import sys, importlib.metadata as m; needs = " ".join(m.requires("torch")); \
 	print("--require-hashes -r images/gpu/requirements.lock" if sys.platform == "linux" and "nvidia-" in needs else "")'
 
-.PHONY: help install quickstart reproduce study study-text test check check-lock check-k8s images lock format benchmark clean
+.PHONY: help install quickstart retrain reproduce results study study-text test check check-lock check-k8s images lock format benchmark clean
 
 help:  ## the commands
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,12 +44,24 @@ $(VENV)/gpu/.installed: $(VENV)/.installed tests/gpu/requirements.lock
 install: $(VENV)/.installed  ## make .venv
 
 quickstart: $(VENV)/.installed  ## train and compare recommenders on MovieLens-100k (BACKBONE=smollm2-135m: a real LLM)
-	$(BIN)/dynamicpo run training --config pipelines/training/presets/$(BACKBONE).yaml $(RUN)
+	$(BIN)/dynamicpo run training --workers $(WORKERS) --config pipelines/training/presets/$(BACKBONE).yaml $(RUN)
+
+RETRAIN = $(BIN)/dynamicpo run retraining --config pipelines/retraining/presets/compact.yaml --param retrain_store=runs/versions \
+	--param retrain_window_days=42 --param evaluation_sasrec=false --param drift_min_users=100 --param gate_margin=0.01 $(RUN)
+
+retrain: $(VENV)/.installed  ## three windows of MovieLens-100k: the first champion, nothing new, drift and a challenger (10 minutes)
+	$(RETRAIN) --param retrain_until=1998-01-01
+	$(RETRAIN) --param retrain_until=1998-01-01
+	$(RETRAIN) --param retrain_until=1998-02-15
+	$(BIN)/dynamicpo list-retrainings --store runs/versions
 
 STUDY = $(BIN)/dynamicpo run negative_scaling --workers 2 --config pipelines/negative_scaling/studies
 
 reproduce: $(VENV)/.installed  ## more negatives, worse ranking: DMPO and S-DPO with and without DynamicPO (10 to 15 minutes)
 	$(STUDY)/reproduce.yaml $(RUN)
+
+results: $(VENV)/.installed-dev  ## what the quickstart's recipe is worth: five seeds, two test splits, three claims (40 minutes)
+	$(BIN)/python -m tests.benchmarks.results
 
 study: $(VENV)/.installed  ## the whole grid of the collapse study (hours; a second run goes on where the first stopped)
 	$(STUDY)/full.yaml $(RUN)
@@ -88,6 +102,10 @@ benchmark: $(VENV)/.installed-dev  ## speed and memory: tables, and JSON in buil
 	$(BIN)/python -m tests.benchmarks.limit
 	$(BIN)/python -m tests.benchmarks.catalogue
 	$(BIN)/python -m tests.benchmarks.storage
+	$(BIN)/python -m tests.benchmarks.checkpoints
+	$(BIN)/python -m tests.benchmarks.collapse_watch
+	$(BIN)/python -m tests.benchmarks.processes
+	$(BIN)/python -m tests.benchmarks.rows_on_disk
 
 clean:  ## remove what was built (not the runs)
 	rm -rf build $(VENV)

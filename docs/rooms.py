@@ -69,6 +69,7 @@ FLOORS = [
             "core": "configuration, files, draws",
             "objective": "losses, boundary, beta (torch)",
             "metrics": "ranking, intervals (NumPy)",
+            "distributed": "several processes",
         },
     ),
 ]

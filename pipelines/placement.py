@@ -16,7 +16,12 @@ from typing import Any
 from kfp import dsl, kubernetes
 from kubernetes.utils import parse_quantity
 
+from dynamicpo.core.config_checkpoints import (
+    CHECKPOINT_MINUTES_VARIABLE,
+    CHECKPOINT_PREFIX_VARIABLE,
+)
 from dynamicpo.core.config_fields import Checked, check_fields, setting
+from dynamicpo.core.config_inputs import HASH_KEY_VARIABLE
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.core.storage import SCHEMES
 from dynamicpo_components.image import IMAGE
@@ -34,6 +39,7 @@ _LONGEST_WAIT_SECONDS = 24 * 3600
 _KEY = r"[\w.-]+(?:/[\w.-]+)?"
 _SELECTOR = re.compile(rf"({_KEY})=([\w.-]*)")
 _TOLERATION = re.compile(rf"({_KEY})(?:=([\w.-]*))?:(NoSchedule|PreferNoSchedule|NoExecute)")
+_SECRET_NAME = re.compile(r"[\w.-]{1,253}")
 _QUANTITY = re.compile(r"[1-9]\d*(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _QUANTITIES = (
     *("gpu_cpu", "gpu_cpu_limit", "gpu_memory", "gpu_memory_limit", "scratch", "shared_memory"),
@@ -52,6 +58,15 @@ class Placement(Checked):
         1, "GPUs of a GPU task (0: run it without one, on any node)", low=0, high=16
     )
     gpu_resource: str = setting("nvidia.com/gpu", "the resource that a GPU is")
+    nodes: int = setting(
+        1,
+        "nodes of a training, each with gpu_count GPUs (more than 1: by Kubeflow Trainer)",
+        low=1,
+        high=64,
+    )
+    training_runtime: str = setting(
+        "dynamicpo-torch", "Trainer's TrainingRuntime, where a training has several nodes"
+    )
     gpu_image: str = setting("", "image of GPU tasks, by digest (empty: that of all tasks)")
     gpu_node_selector: str = setting(
         "cloud.google.com/gke-accelerator=nvidia-l4", "labels of GPU nodes, key=value,..."
@@ -95,22 +110,34 @@ class Placement(Checked):
     token_secret: str = setting(
         "huggingface-token", "Secret whose key 'token' is the Hugging Face token, if it exists"
     )
+    hash_key_secret: str = setting(
+        "dynamicpo-hash-key", "Secret with the key of hashed user ids, if it exists; data_prep only"
+    )
+    hash_key_entry: str = setting("key", "name of the key's entry in that Secret")
     cache_claim: str = setting(
-        "", "PersistentVolumeClaim for base models, mounted at /cache in GPU tasks"
+        "", "PersistentVolumeClaim for base models, mounted at /cache in GPU tasks and data_prep"
     )
     data_claim: str = setting(
         "", "PersistentVolumeClaim mounted at /data in all tasks, in place of an object store"
     )
     checkpoint_prefix: str = setting(
         "",
-        "place for GPU tasks' checkpoints, the same on a retry: gs://..., s3://..., "
-        "minio://... or /data/... (no stage resumes from it yet)",
+        "place for checkpoints of trainings and evaluations, the same on a retry: gs://..., "
+        "s3://..., minio://... or /data/... (empty: a retry starts anew)",
+    )
+    checkpoint_minutes: int = setting(
+        10, "minutes between two checkpoints, which is what a lost node costs", low=1, high=1440
     )
 
     def __post_init__(self) -> None:
         """Check the fields, then what their types don't say; all problems at once."""
         check_fields(self)
-        problems = [*self._quantity_problems(), *self._node_problems(), *self._retry_problems()]
+        problems = [
+            *self._quantity_problems(),
+            *self._node_problems(),
+            *self._retry_problems(),
+            *self._secret_problems(),
+        ]
         if self.checkpoint_prefix and not self.checkpoint_prefix.startswith(_PREFIXES):
             problems.append(
                 f"checkpoint_prefix: must start with {' or '.join(_PREFIXES)}, "
@@ -148,6 +175,12 @@ class Placement(Checked):
                 if not form.fullmatch(part):
                     yield f"{name}: must be {what}, with commas between several, got {part!r}."
 
+    def _secret_problems(self) -> Iterator[str]:
+        for name in ("hash_key_secret", "hash_key_entry"):
+            value = getattr(self, name)
+            if not _SECRET_NAME.fullmatch(value):
+                yield f"{name}: must be a name in Kubernetes, such as my-key, got {value!r}."
+
     def _retry_problems(self) -> Iterator[str]:
         longest_wait = self._wait_seconds(self.retries)
         if longest_wait > _LONGEST_WAIT_SECONDS:
@@ -161,6 +194,14 @@ class Placement(Checked):
         """The wait before a retry, counted from 1; 0 before the first attempt."""
         return self.retry_seconds * self.retry_factor ** (retry - 1) if retry else 0
 
+    def gpu_nodes(self) -> tuple[list[str], list[str]]:
+        """The labels and the taints of the nodes of GPU tasks."""
+        selectors, taints = _parts(self.gpu_node_selector), _parts(self.gpu_tolerations)
+        if self.spot:
+            selectors += _parts(self.spot_node_selector)
+            taints += _parts(self.spot_tolerations)
+        return selectors, taints
+
     def total_seconds(self, timeout_hours: int) -> int:
         """The time of all attempts at a task: each as long as it may be, and all waits.
 
@@ -173,6 +214,11 @@ class Placement(Checked):
 
 
 _CURRENT: ContextVar[Placement | None] = ContextVar("placement", default=None)
+
+
+def current_placement() -> Placement | None:
+    """The placement of the pipeline that is being compiled; None for a local run."""
+    return _CURRENT.get()
 
 
 def placed(pipeline: Any, placement: Placement) -> Any:
@@ -210,7 +256,20 @@ def on_cpu(task: dsl.PipelineTask, *, is_retried: bool = True) -> dsl.PipelineTa
         _avoid_gpu_nodes(task)
         _on_any(task, placement)
         if is_retried:
-            _try_again(task, placement, placement.task_timeout_hours)
+            try_again(task, placement, placement.task_timeout_hours)
+    return task
+
+
+def reading_raw_data(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Give the task that reads raw data the key of hashed ids, and what a tokenizer is loaded with.
+
+    No other task gets the key. Returns the task; unchanged where the pipeline is not placed.
+    """
+    placement = _CURRENT.get()
+    if placement is not None:
+        entries = {placement.hash_key_entry: HASH_KEY_VARIABLE}
+        kubernetes.use_secret_as_env(task, placement.hash_key_secret, entries, optional=True)
+        _provide_base_models(task, placement)
     return task
 
 
@@ -227,18 +286,24 @@ def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
         if placement.gpu_count:
             _take_gpus(task, placement)
         _provide_base_models(task, placement)
+        keep_checkpoints(task, placement)
         _on_any(task, placement)
-        _try_again(task, placement, placement.gpu_timeout_hours)
+        try_again(task, placement, placement.gpu_timeout_hours)
     return task
+
+
+def keep_checkpoints(task: dsl.PipelineTask, placement: Placement) -> None:
+    """Tell a task where and how often it keeps what it has finished."""
+    if placement.checkpoint_prefix:
+        task.set_env_variable(CHECKPOINT_PREFIX_VARIABLE, placement.checkpoint_prefix)
+    minutes = str(placement.checkpoint_minutes)
+    task.set_env_variable(CHECKPOINT_MINUTES_VARIABLE, minutes)
 
 
 def _take_gpus(task: dsl.PipelineTask, placement: Placement) -> None:
     """Nodes, taints, queue and image of a task that has GPUs."""
     task.set_accelerator_type(placement.gpu_resource).set_accelerator_limit(placement.gpu_count)
-    selectors, taints = _parts(placement.gpu_node_selector), _parts(placement.gpu_tolerations)
-    if placement.spot:
-        selectors += _parts(placement.spot_node_selector)
-        taints += _parts(placement.spot_tolerations)
+    selectors, taints = placement.gpu_nodes()
     for selector in selectors:
         kubernetes.add_node_selector(task, *selector.split("=", 1))
     for taint in taints:
@@ -255,13 +320,11 @@ def _take_gpus(task: dsl.PipelineTask, placement: Placement) -> None:
 
 
 def _provide_base_models(task: dsl.PipelineTask, placement: Placement) -> None:
-    """Provide the token and the cache for base models, and the place of checkpoints."""
+    """Provide the token and the cache for base models."""
     kubernetes.use_secret_as_env(task, placement.token_secret, {"token": "HF_TOKEN"}, optional=True)
     if placement.cache_claim:
         kubernetes.mount_pvc(task, placement.cache_claim, CACHE)
         task.set_env_variable("HF_HOME", f"{CACHE}/huggingface")
-    if placement.checkpoint_prefix:
-        task.set_env_variable("DYNAMICPO_CHECKPOINT_PREFIX", placement.checkpoint_prefix)
 
 
 def _on_any(task: dsl.PipelineTask, placement: Placement) -> None:
@@ -273,7 +336,7 @@ def _on_any(task: dsl.PipelineTask, placement: Placement) -> None:
         kubernetes.mount_pvc(task, placement.data_claim, DATA)
 
 
-def _try_again(task: dsl.PipelineTask, placement: Placement, timeout_hours: int) -> None:
+def try_again(task: dsl.PipelineTask, placement: Placement, timeout_hours: int) -> None:
     """Let a task be tried again, as often as the placement says."""
     if placement.retries:
         # Argo reads KFP's "backoff_max_duration" as the time of all attempts together, from the
@@ -337,4 +400,14 @@ def never_cached(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """
     if _CURRENT.get() is not None:
         task.set_caching_options(False)
+    return task
+
+
+def made_anew(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Have a task run anew in every run, here as well, as it reads what no argument names.
+
+    Returns:
+        The task.
+    """
+    task.set_caching_options(False)
     return task

@@ -27,6 +27,7 @@ COMPONENTS = Path(dynamicpo_components.__path__[0])
 PRESETS: Mapping[str, Path] = {
     "training": PIPELINES / "training" / "presets" / "compact.yaml",
     "negative_scaling": PIPELINES / "negative_scaling" / "studies" / "reproduce.yaml",
+    "retraining": PIPELINES / "retraining" / "presets" / "compact.yaml",
 }
 # What people change; all else stands in the settings of its stage.
 PARAMETERS: Mapping[str, Sequence[str]] = {
@@ -46,10 +47,21 @@ PARAMETERS: Mapping[str, Sequence[str]] = {
         *("preference_rows", "preference_epochs", "preference_learning_rate"),
         *("evaluation_rows", "evaluation_sasrec", "seed"),
     ),
+    "retraining": (
+        *("data_source", "data_interactions", "data_items", "data_k_core"),
+        *("retrain_store", "retrain_mode", "retrain_forced", "retrain_until"),
+        *("retrain_window_days", "sft_backbone", "sft_loss_on", "sft_rows", "sft_max_steps"),
+        *("objectives", "preference_num_negatives", "preference_rows", "preference_epochs"),
+        *("gate_rule", "gate_metric", "seed"),
+    ),
 }
 STAGES: Mapping[str, Sequence[str]] = {
     "training": ("data", "negatives", "sft", "preference", "evaluation", "drift"),
     "negative_scaling": ("data", "negatives", "sft", "preference", "evaluation", "study"),
+    "retraining": (
+        *("data", "negatives", "sft", "preference", "evaluation", "drift"),
+        *("retrain", "gate"),
+    ),
 }
 # The stage of each component's settings, and the settings that are parameters of their own too.
 MAIN_PARAMETERS: Mapping[str, tuple[str, Sequence[str]]] = {
@@ -63,10 +75,13 @@ MAIN_PARAMETERS: Mapping[str, tuple[str, Sequence[str]]] = {
         "preference",
         ("loss", "dynamic", "num_negatives", "rows", "epochs", "learning_rate", "seed"),
     ),
-    "evaluation": ("evaluation", ("candidates", "rows", "base", "sasrec", "seed")),
+    "evaluation": ("evaluation", ("candidates", "rows", "base", "sasrec", "generator", "seed")),
     "cell_plan": ("grid", ("num_negatives", "objectives", "variants", "seeds")),
     "drift_monitoring": ("drift", ("split", "threshold", "rows", "seed")),
     "study": ("study", ("min_drop", "level")),
+    "retraining_plan": ("retrain", ()),
+    "window_check": ("drift", ()),
+    "challenge": ("gate", ()),
 }
 START, END = "# Written by dynamicpo_pipelines.signatures", "# to here."
 # No default of theirs is ever changed: Kubeflow reads them from the source.
@@ -77,16 +92,25 @@ _ENTRY = re.compile(r"        (\w+): ")
 def pipeline_defaults(name: str) -> JsonObject:
     """The parameters of a pipeline's signature: the preset's values, or the configuration's.
 
+    What the preset has besides stands in the settings of its stage.
+
     Raises:
-        ConfigError: The preset names what is no parameter.
+        ConfigError: The preset names what can't be set.
     """
     preset = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
     names = PARAMETERS[name]
+    settings: dict[str, JsonObject] = {stage: {} for stage in STAGES[name]}
     for key in preset:
         if key not in names:
-            raise ConfigError(f"{PRESETS[name]}: {key} must be a parameter of {name}. Name it one.")
+            stage, _, field = key.partition("_")
+            if stage not in settings or field_of(key) is None:
+                raise ConfigError(
+                    f"{PRESETS[name]}: {key} must be a parameter of {name}, or a field of one of "
+                    "its stages. Correct it."
+                )
+            settings[stage][field] = _default(key, preset)
     defaults: JsonObject = {key: _default(key, preset) for key in names}
-    return {**defaults, **{f"{stage}_settings": {} for stage in STAGES[name]}}
+    return {**defaults, **{f"{stage}_settings": fields for stage, fields in settings.items()}}
 
 
 def _default(key: str, preset: Mapping[str, JsonValue]) -> JsonValue:
@@ -122,7 +146,10 @@ def _pipeline_lines(defaults: Mapping[str, JsonValue]) -> list[str]:
 
 
 def _literal(value: JsonValue) -> str:
-    """A value as source, a list with a line for each entry."""
+    """A value as source, a list or a dictionary with a line for each entry."""
+    if isinstance(value, dict) and value:
+        fields = "".join(f"\n    {_quoted(key)}: {_quoted(item)}," for key, item in value.items())
+        return f"{{{fields}\n}}"
     if not isinstance(value, list):
         return _quoted(value)
     entries = "".join(f"\n    {_quoted(entry)}," for entry in value)

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import inspect
-import json
 import re
 import textwrap
 from pathlib import Path
@@ -16,14 +15,17 @@ from dynamicpo.cli.commands.stages import STAGE_COMMANDS
 from dynamicpo.cli.flags import flag_of, make_parser
 from dynamicpo.core.choices import BACKBONES
 from dynamicpo.core.config_fields import choices_of, range_of, unit_of
+from dynamicpo.core.errors import ConfigError
 from dynamicpo.runs import compile as pipeline_compiler
 from dynamicpo.runs.menus import menu_of
+from dynamicpo.runs.parameters import check_parameters, pipeline_arguments
 from dynamicpo.runs.pipeline_texts import (
     default_text,
     parameter_texts,
     setting_texts,
     unnamed_settings,
 )
+from dynamicpo.runs.settings_check import check_settings
 from dynamicpo.runs.signatures import (
     INPUT_PARAMETERS,
     STAGE_CONFIGS,
@@ -42,14 +44,17 @@ from tests.conftest import ROOT
 
 # stage folder -> command, component parameters that are no fields
 FACES: dict[str, tuple[str, set[str]]] = {
-    "data_prep": ("prepare-data", {"interactions", "items"}),
+    "data_prep": ("prepare-data", {"interactions", "items", "fingerprint"}),
     "negative_sampling": ("sample-negatives", set()),
-    "sft": ("sft", set()),
+    "sft": ("sft", {"start_from"}),
     "preference_training": ("train-preferences", {"name"}),
     "evaluation": ("evaluate", {"name"}),
     "drift_monitoring": ("monitor-drift", set()),
     "study": ("judge-collapse", set()),
     "cell_plan": ("", set()),
+    "retraining_plan": ("plan-retraining", {"interactions", "items", "data"}),
+    "window_check": ("", {"plan"}),
+    "challenge": ("", {"objectives", "plan", "evaluation_settings"}),
 }
 # Parameters of components that are no settings of theirs, but those of the run's record.
 RECORDED = re.compile(r"parameters|.*_uris?|run_id|pipeline|images")
@@ -83,7 +88,7 @@ def test_every_component_with_settings_is_compared():
 def test_a_component_has_its_main_parameters_and_settings(stage: str):
     given = {name: (item.annotation, item.default) for name, item in parameters(stage).items()}
     for extra in FACES[stage][1]:
-        assert given.pop(extra)[0] is str
+        assert given.pop(extra)[0] in (str, dict, list)
     assert given.pop("settings") == (dict, {})
     own = {name: item for name, item in given.items() if not RECORDED.fullmatch(name)}
     _, names = signatures.MAIN_PARAMETERS[stage]
@@ -109,7 +114,7 @@ def test_main_parameters_and_settings_reach_the_configuration(stage: str):
 def test_flags_are_the_fields(stage: str):
     command = FACES[stage][0]
     if not command:
-        return  # planning cells is a step of the pipeline alone
+        return  # a step of the pipeline alone
     assert STAGE_COMMANDS[command].config_class is config_of(stage)
     _, parsers = make_parser()
     flags = {flag for action in parsers[command]._actions for flag in action.option_strings}
@@ -136,7 +141,7 @@ def test_a_stale_signature_is_named(
 ):
     preset = tmp_path / "compact.yaml"
     text = signatures.PRESETS["training"].read_text(encoding="utf-8")
-    preset.write_text(text.replace("sft_rows: 5000", "sft_rows: 5001"))
+    preset.write_text(text.replace("sft_rows: 0", "sft_rows: 5001"))
     presets = {**signatures.PRESETS, "training": preset}
     monkeypatch.setattr(signatures, "PRESETS", presets)
     assert signatures.main(["--check"]) == 1
@@ -150,9 +155,40 @@ def test_a_pipeline_has_few_parameters_and_settings_of_its_stages(pipeline: str)
     named = [key for key in signature if not settings_stage(key)]
     assert len(named) <= MOST_PARAMETERS
     settings = {key: value for key, value in signature.items() if settings_stage(key)}
-    assert settings and set(map(json.dumps, settings.values())) == {"{}"}
+    assert settings
+    for key, fields in settings.items():
+        stage = settings_stage(key)
+        # Defaults of a preset that are no parameters of their own.
+        given = {f"{stage}_{field}" for field in fields}
+        assert given <= {*pipeline_parameters(pipeline)} - {*named}
     others = {*INPUT_PARAMETERS, "objectives"}
     assert {key for key in named if field_of(key) is None} <= others
+
+
+def test_a_preset_gives_settings_their_defaults_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    preset = tmp_path / "compact.yaml"
+    monkeypatch.setattr(signatures, "PRESETS", {**signatures.PRESETS, "training": preset})
+    preset.write_text("sft_rows: 7\nsft_dropout: 1\n", encoding="utf-8")
+    defaults = signatures.pipeline_defaults("training")
+    assert (defaults["sft_rows"], defaults["sft_settings"]) == (7, {"dropout": 1.0})
+    preset.write_text("sft_dropuot: 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="sft_dropuot must be a parameter of training, or"):
+        signatures.pipeline_defaults("training")
+
+
+def test_settings_that_are_not_named_keep_the_pipelines_defaults():
+    shipped = pipeline_signature("training")["sft_settings"]
+    assert shipped["sequences"] is True
+    parameters = check_parameters("training", {"sft_settings": {"lora_rank": 4}})
+    assert parameters["sft_sequences"] is True and parameters["sft_lora_rank"] == 4
+    # What equals the default is not handed over, whoever's default it is; what differs is.
+    assert pipeline_arguments("training", parameters)["sft_settings"] == {"lora_rank": 4}
+    changed = check_parameters("training", {"sft_sequences": False})
+    assert pipeline_arguments("training", changed)["sft_settings"] == {"sequences": False}
+    sft = check_settings("training", {"sft_settings": {"sequences": False}}).sft
+    assert sft["sequences"] is False and sft["dropout"] == shipped["dropout"]
 
 
 @pipelines
@@ -162,6 +198,11 @@ def test_every_field_can_be_set_but_those_of_the_loop(pipeline: str):
         "training": {"preference_loss", "preference_dynamic"},
         "negative_scaling": {
             f"preference_{name}" for name in ("loss", "dynamic", "num_negatives", "seed")
+        },
+        "retraining": {
+            *("preference_loss", "preference_dynamic", "data_split", "data_data_from"),
+            *("data_train_until", "data_validation_until", "data_data_until"),
+            *("drift_store", "drift_version", "gate_store", "gate_challenger"),
         },
     }[pipeline]
     every_field = {
@@ -179,7 +220,8 @@ def test_unnamed_settings_have_the_defaults_of_the_configuration(pipeline: str):
     defaults = pipeline_parameters(pipeline)
     for stage in stages_of(signature):
         for name, item in stage_fields(stage, signature).items():
-            if f"{stage}_{name}" not in signature:
+            is_preset = name in signature.get(f"{stage}_settings", {})
+            if f"{stage}_{name}" not in signature and not is_preset:
                 assert defaults[f"{stage}_{name}"] == item.default
 
 

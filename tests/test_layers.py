@@ -13,6 +13,7 @@ ROOMS = [
     "core",
     "objective",
     "metrics",
+    "distributed",
     "scoring",
     "prompts",
     "models",

@@ -25,6 +25,7 @@ def compare_evaluations(
     pipeline: str = "",
     images: list = [],  # noqa: B006
     parameters: dict = {},  # noqa: B006
+    retraining: dict = {},  # noqa: B006
 ):
     """Compare models that were evaluated on the same rows, with paired intervals clustered by user.
 
@@ -51,6 +52,7 @@ def compare_evaluations(
         pipeline: The pipeline's name.
         images: The images of its tasks.
         parameters: All its parameters.
+        retraining: The decision on the challenger; empty in other pipelines.
     """
     from pathlib import Path
 
@@ -70,4 +72,4 @@ def compare_evaluations(
         evaluation_reports=[baselines_report_uri, *evaluation_report_uris],
     )
     facts = RunFacts(run_id, pipeline, images, parameters)
-    write_record(Path(record.path), facts, evaluated, uris, report.uri)
+    write_record(Path(record.path), facts, evaluated, uris, report.uri, retraining)

@@ -14,6 +14,7 @@ def prepare_data(
     report: dsl.Output[dsl.HTML],
     interactions: str = "",
     items: str = "",
+    fingerprint: str = "",
     # Written by dynamicpo_pipelines.signatures
     source: Optional[str] = None,
     k_core: Optional[int] = None,
@@ -34,6 +35,8 @@ def prepare_data(
             JSONL or Parquet, local or in an object store. For 'movielens' a GroupLens zip or folder
             (empty: the copy in the recbole wheel); for 'published' a file or folder of rows.
         items: File of items: item_id, title, optional category. Only for 'table'.
+        fingerprint: A name for the content of the data, so that KFP's cache does not take changed
+            files for the old ones (empty: their address is name enough).
         source: What the input is: two tables, a data set's own files, or published rows [table,
             movielens, hetrec-lastfm, lastfm-1k, lfm-1b, lfm-2b, steam, goodreads, amazon-2023,
             published].

@@ -20,6 +20,7 @@ def evaluate(
     rows: Optional[int] = None,
     base: Optional[bool] = None,
     sasrec: Optional[bool] = None,
+    generator: Optional[str] = None,
     seed: Optional[int] = None,
     settings: dict = {},  # noqa: B006
     # to here.
@@ -41,6 +42,8 @@ def evaluate(
         rows: Evaluate at most this many rows, chosen at random (0: all).
         base: Also evaluate the untrained base model.
         sasrec: Also train and evaluate SASRec, a sequential recommender without language.
+        generator: What proposes the items that a model ranks when it serves (catalogue: it ranks
+            all of them); measured where one is named [none, sasrec, cooccurrence, catalogue].
         seed: Seed of the bootstrap, of the rows and of SASRec.
         settings: Other settings by name; those above win.
 
@@ -52,7 +55,12 @@ def evaluate(
 
     from dynamicpo.core.config import EvaluationConfig
     from dynamicpo.evaluation.evaluate import evaluate as run
-    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
+    from dynamicpo.runs.component_artifacts import (
+        compiled_checkpoints,
+        config_of,
+        copy_report,
+        log_stage_metrics,
+    )
 
     folder = Path(evaluation.path)
     config = config_of(
@@ -62,9 +70,11 @@ def evaluate(
         rows=rows,
         base=base,
         sasrec=sasrec,
+        generator=generator,
         seed=seed,
     )
-    manifest = run(Path(preferences.path), {name: Path(model.path)}, folder, config)
+    models = {name: Path(model.path)}
+    manifest = run(Path(preferences.path), models, folder, config, compiled_checkpoints())
     log_stage_metrics(metrics, manifest, name)
     copy_report(folder, report)
     return evaluation.uri, report.uri

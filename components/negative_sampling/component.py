@@ -30,8 +30,9 @@ def sample_negatives(
         preferences: Folder of the rows with candidates and rejected items.
         metrics: Rows, and what a lookup that ignores the history gains from held-out lists.
         num_candidates: Candidates per row, the target included.
-        strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps the lists
-            the rows came with [uniform, popularity, popularity-matched, hard, published].
+        strategy: How negatives are drawn; 'hard' and 'model' (mined by a fine-tuned model) in
+            training rows only, 'published' keeps the lists the rows came with [uniform, popularity,
+            popularity-matched, hard, model, published].
         seed: Seed of every draw.
         settings: Other settings by name; those above win.
 

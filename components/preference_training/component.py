@@ -44,7 +44,7 @@ def train_preferences(
         num_negatives: Negatives per row: the first ones of the row's rejected items.
         rows: Train on at most this many rows, first on those that SFT left (0: all).
         epochs: Passes over the rows.
-        learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all
+        learning_rate: Peak learning rate (0: 3e-5 for compact, 1e-4 for LoRA, 1e-6 for all
             weights).
         seed: Seed of the order.
         settings: Other settings by name; those above win.
@@ -56,7 +56,13 @@ def train_preferences(
     from pathlib import Path
 
     from dynamicpo.core.config import PreferenceConfig
-    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
+    from dynamicpo.runs.cluster.train_stage import trained_on_nodes
+    from dynamicpo.runs.component_artifacts import (
+        compiled_checkpoints,
+        config_of,
+        copy_report,
+        log_stage_metrics,
+    )
     from dynamicpo.training.preference_training import train_preferences as run
 
     config = config_of(
@@ -70,7 +76,11 @@ def train_preferences(
         learning_rate=learning_rate,
         seed=seed,
     )
-    manifest = run(Path(preferences.path), Path(adapter.path), Path(model.path), config)
+    kept = compiled_checkpoints()
+    uris = {"preferences": preferences.uri, "adapter": adapter.uri}
+    manifest = trained_on_nodes("train-preferences", uris, model, config, kept) or run(
+        Path(preferences.path), Path(adapter.path), Path(model.path), config, kept
+    )
     log_stage_metrics(metrics, manifest, name)
     copy_report(Path(model.path), report)
     return model.uri, report.uri

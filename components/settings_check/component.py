@@ -36,6 +36,13 @@ def check_settings(
     grid_variants: Optional[str] = None,
     grid_seeds: Optional[str] = None,
     evaluation_sasrec: Optional[bool] = None,
+    retrain_store: Optional[str] = None,
+    retrain_mode: Optional[str] = None,
+    retrain_forced: Optional[bool] = None,
+    retrain_until: Optional[str] = None,
+    retrain_window_days: Optional[int] = None,
+    gate_rule: Optional[str] = None,
+    gate_metric: Optional[str] = None,
     data_settings: Optional[dict] = None,
     negatives_settings: Optional[dict] = None,
     sft_settings: Optional[dict] = None,
@@ -43,6 +50,8 @@ def check_settings(
     evaluation_settings: Optional[dict] = None,
     drift_settings: Optional[dict] = None,
     study_settings: Optional[dict] = None,
+    retrain_settings: Optional[dict] = None,
+    gate_settings: Optional[dict] = None,
     # to here.
 ) -> NamedTuple(
     "Outputs",
@@ -55,6 +64,8 @@ def check_settings(
         ("drift", dict),
         ("grid", dict),
         ("study", dict),
+        ("retrain", dict),
+        ("gate", dict),
         ("objectives", list),
         ("parameters", dict),
     ],
@@ -75,8 +86,9 @@ def check_settings(
         data_items: File of items: item_id, title, optional category. Only for 'table'.
         data_k_core: Drop users and items with fewer interactions, until none is left (1: keep all).
         negatives_num_candidates: Candidates per row, the target included.
-        negatives_strategy: How negatives are drawn; 'hard' in training rows only, 'published' keeps
-            the lists the rows came with [uniform, popularity, popularity-matched, hard, published].
+        negatives_strategy: How negatives are drawn; 'hard' and 'model' (mined by a fine-tuned
+            model) in training rows only, 'published' keeps the lists the rows came with [uniform,
+            popularity, popularity-matched, hard, model, published].
         sft_backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or prefix.
         sft_loss_on: Tokens that carry the loss [answer, history].
         sft_rows: Train on at most this many rows, chosen at random (0: all).
@@ -90,7 +102,7 @@ def check_settings(
         preference_num_negatives: Negatives per row: the first ones of the row's rejected items.
         preference_rows: Train on at most this many rows, first on those that SFT left (0: all).
         preference_epochs: Passes over the rows.
-        preference_learning_rate: Peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for
+        preference_learning_rate: Peak learning rate (0: 3e-5 for compact, 1e-4 for LoRA, 1e-6 for
             all weights).
         evaluation_rows: Evaluate at most this many rows, chosen at random (0: all).
         evaluation_candidates: What is ranked: a row's own list, the whole catalogue but what is
@@ -103,6 +115,19 @@ def check_settings(
         grid_seeds: Seeds of preference training, with commas.
         evaluation_sasrec: Also train and evaluate SASRec, a sequential recommender without
             language.
+        retrain_store: Where versions and decisions are: gs://..., s3://..., minio://... or a
+            folder.
+        retrain_mode: Where SFT starts: from the champion's weights, or from the backbone's [warm,
+            scratch].
+        retrain_forced: Train though nothing drifted, or a drift was answered already.
+        retrain_until: End of the new window, a date (UTC; empty: today).
+        retrain_window_days: The window's last days, which nobody trains on: champion and challenger
+            are compared there.
+        gate_rule: What promotes: a clear gain, or (for freshness) no clear loss against any
+            champion so far [superior, not-worse].
+        gate_metric: What is compared, row by row; auto: served_ndcg_at_10 where the evaluation
+            measured what each model would serve, else ndcg_at_10 [auto, served_ndcg_at_10,
+            ndcg_at_10, hit_ratio_at_1, hit_ratio_at_10, mrr].
         data_settings: Other settings of data preparation, by name.
         negatives_settings: Other settings of negative sampling, by name.
         sft_settings: Other settings of supervised fine-tuning, by name.
@@ -110,6 +135,8 @@ def check_settings(
         evaluation_settings: Other settings of evaluation, by name.
         drift_settings: Other settings of drift monitoring, by name.
         study_settings: Other settings of the study's verdict, by name.
+        retrain_settings: Other settings of retraining, by name.
+        gate_settings: Other settings of the promotion gate, by name.
 
     Returns:
         data: Settings of data preparation.
@@ -120,6 +147,8 @@ def check_settings(
         drift: Settings of drift monitoring; empty in a study.
         grid: The lists of a study's cells; empty in a training.
         study: Settings of a study's verdict; empty in a training.
+        retrain: Settings of retraining; empty in other pipelines.
+        gate: Settings of the promotion gate; empty in other pipelines.
         objectives: What the training pipeline trains; empty in a study.
         parameters: All settings, by the names of the pipeline's parameters.
     """
@@ -152,6 +181,13 @@ def check_settings(
         "grid_variants": grid_variants,
         "grid_seeds": grid_seeds,
         "evaluation_sasrec": evaluation_sasrec,
+        "retrain_store": retrain_store,
+        "retrain_mode": retrain_mode,
+        "retrain_forced": retrain_forced,
+        "retrain_until": retrain_until,
+        "retrain_window_days": retrain_window_days,
+        "gate_rule": gate_rule,
+        "gate_metric": gate_metric,
         "data_settings": data_settings,
         "negatives_settings": negatives_settings,
         "sft_settings": sft_settings,
@@ -159,6 +195,8 @@ def check_settings(
         "evaluation_settings": evaluation_settings,
         "drift_settings": drift_settings,
         "study_settings": study_settings,
+        "retrain_settings": retrain_settings,
+        "gate_settings": gate_settings,
         # to here.
     }
     return run(pipeline, arguments)

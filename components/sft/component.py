@@ -13,6 +13,7 @@ def fine_tune(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
+    start_from: str = "",
     # Written by dynamicpo_pipelines.signatures
     backbone: Optional[str] = None,
     loss_on: Optional[str] = None,
@@ -33,6 +34,7 @@ def fine_tune(
         model: Model folder: an adapter or all weights, tokenizer, training log.
         metrics: Rows, steps and final losses.
         report: The training's curves and settings.
+        start_from: URI of a trained model to go on from (empty: from the backbone).
         backbone: 'compact', 'smollm2-135m', or a causal LM: Hugging Face id, folder or prefix.
         loss_on: Tokens that carry the loss [answer, history].
         rows: Train on at most this many rows, chosen at random (0: all).
@@ -50,24 +52,37 @@ def fine_tune(
     from pathlib import Path
 
     from dynamicpo.core.config import SFTConfig
-    from dynamicpo.runs.component_artifacts import config_of, copy_report, log_stage_metrics
+    from dynamicpo.core.storage import LocalCopies
+    from dynamicpo.runs.cluster.train_stage import trained_on_nodes
+    from dynamicpo.runs.component_artifacts import (
+        compiled_checkpoints,
+        config_of,
+        copy_report,
+        log_stage_metrics,
+    )
     from dynamicpo.training.sft import fine_tune as run
 
-    manifest = run(
-        Path(preferences.path),
-        Path(model.path),
-        config_of(
-            SFTConfig,
-            settings,
-            backbone=backbone,
-            loss_on=loss_on,
-            rows=rows,
-            epochs=epochs,
-            max_steps=max_steps,
-            learning_rate=learning_rate,
-            seed=seed,
-        ),
+    config = config_of(
+        SFTConfig,
+        settings,
+        backbone=backbone,
+        loss_on=loss_on,
+        rows=rows,
+        epochs=epochs,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        seed=seed,
     )
+    kept = compiled_checkpoints()
+    uris = {"preferences": preferences.uri, "start_from": start_from}
+    with LocalCopies() as copies:
+        manifest = trained_on_nodes("sft", uris, model, config, kept) or run(
+            Path(preferences.path),
+            Path(model.path),
+            config,
+            kept,
+            copies.fetch(start_from) if start_from else None,
+        )
     log_stage_metrics(metrics, manifest, "sft")
     copy_report(Path(model.path), report)
     return model.uri, report.uri

@@ -48,6 +48,12 @@ def make_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
 
     for name, command in STAGE_COMMANDS.items():
         _add_stage(add(name, command.help), command)
+    # Of the command alone: a pod never fails because of drift.
+    commands.choices["monitor-drift"].add_argument(
+        "--gate",
+        action="store_true",
+        help="exit code 3 where rows have drifted, or users are too few to tell",
+    )
     describe = add("describe-data", "what a file holds, and the settings that read it")
     describe.add_argument("input", metavar="FILE", help="a file, a folder of parts, or a glob")
     _add_audit(

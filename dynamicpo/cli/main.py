@@ -10,12 +10,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from dynamicpo.cli.commands.table import COMMANDS, Command
+from dynamicpo.cli.commands.table import COMMANDS, SHARED_COMMANDS, Command
 from dynamicpo.cli.flags import make_parser
 from dynamicpo.cli.output import as_json
 from dynamicpo.cli.terminal import PrintableFormatter, prepare_streams, printable
-from dynamicpo.core.errors import ConfigError, DynamicPOError, RunFailedError, unknown_name
+from dynamicpo.core.errors import (
+    ConfigError,
+    DynamicPOError,
+    RunFailedError,
+    ToldError,
+    unknown_name,
+)
 from dynamicpo.core.messages import limited
+from dynamicpo.distributed.group import is_main, joined_group
 
 # Exit codes, beside those of the errors' classes; scripts and workflows go by them. A signal that
 # ends a command gives 128 and its number, as shells have it.
@@ -40,10 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     prepare_streams()
     try:
-        with _stopped_by_signals():
-            return _main(list(sys.argv[1:] if argv is None else argv))
+        given = list(sys.argv[1:] if argv is None else argv)
+        with _stopped_by_signals(), _joined_processes(given):
+            return _main(given)
     except SystemExit as leave:  # argparse's --help and --version
         return int(leave.code or 0)
+    except ToldError as error:
+        return error.exit_code
     except DynamicPOError as error:
         # Of a failed run: the end of a task's own log.
         is_log = isinstance(error, RunFailedError)
@@ -62,7 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         where = f"{error.filename}: " if error.filename else ""
         problem = f"{where}can't be used: {error.strerror or error}"
-        return _fail(f"{problem}. Check the path, its rights and the disk.", _USAGE_ERROR)
+        message = limited(f"{problem}. Check the path, its rights and the disk.")
+        return _fail(message, _USAGE_ERROR)
+
+
+def _joined_processes(argv: list[str]) -> contextlib.AbstractContextManager[None]:
+    """The group of the processes that torchrun has started, for a command that is done by all."""
+    is_shared = bool(argv) and argv[0] in SHARED_COMMANDS
+    return joined_group() if is_shared else contextlib.nullcontext()
 
 
 def _main(argv: list[str]) -> int:
@@ -86,15 +103,14 @@ def _main(argv: list[str]) -> int:
 def _run(command: Command, arguments: argparse.Namespace) -> int:
     """Run a command and print its result. Returns the exit code."""
     result = command.run(arguments)
-    if arguments.json:
-        lines = [as_json(result)]
-    else:
-        lines = command.lines(result, arguments)
-    for line in lines:
-        print(printable(line))
+    if is_main():
+        lines = [as_json(result)] if arguments.json else command.lines(result, arguments)
+        for line in lines:
+            print(printable(line))
     # Here, not at the interpreter's end: `main` then handles a reader that has left.
     sys.stdout.flush()
-    return _CHECK_FAILED if result.get("leak") else 0
+    has_failed = result.get("leak") or result.get("fails_gate")
+    return _CHECK_FAILED if has_failed else 0
 
 
 def _discard_output() -> None:
@@ -152,4 +168,6 @@ def _set_up_logging(verbose: bool) -> None:
     # `force`: a library that was imported before may have added a handler of its own.
     logging.basicConfig(handlers=[handler], force=True)
     # Ours only: at this level, other libraries would drown the progress.
-    logging.getLogger("dynamicpo").setLevel(logging.DEBUG if verbose else logging.INFO)
+    level = logging.DEBUG if verbose else logging.INFO
+    # Other processes would say the same.
+    logging.getLogger("dynamicpo").setLevel(level if is_main() else logging.ERROR)

@@ -59,10 +59,11 @@ def comparison_lines(result: ComparisonResult, _: argparse.Namespace) -> list[st
 
 
 def run_lines(result: "FinishedRun", _: argparse.Namespace) -> list[str]:
-    """A run's metrics, comparisons and verdict, and its page."""
+    """A run's metrics, comparisons and verdict or decisions, and its page."""
     comparisons = result.get("comparisons", ())
     sentences = result.get("sentences", ())
-    tables = _tables(result["metrics"], comparisons)
+    # A retraining may start nothing.
+    tables = _tables(result["metrics"], comparisons) if result["metrics"] else []
     verdict = _paragraphs(sentences)
     report = Path(result["folder"]) / result["report"]
     # The path comes last, where scripts take it by `tail -1`.

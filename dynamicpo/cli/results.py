@@ -43,9 +43,23 @@ class StudyResult(StageResult):
 
 
 class GateOutcome(StageResult):
-    """The result of `judge-challenger`: also the decision and its reasons, sentence by sentence."""
+    """The result of a decision: also its reasons, sentence by sentence."""
 
     reasons: list[str]
+
+
+class DriftOutcome(StageResult):
+    """The result of `monitor-drift`.
+
+    Attributes:
+        status: Drifted, not drifted or too few users.
+        verdict: The same in a sentence.
+        fails_gate: A gate was asked for, and drift was found or could not be ruled out.
+    """
+
+    status: str
+    verdict: str
+    fails_gate: bool
 
 
 class ComparisonContent(TypedDict):

@@ -14,6 +14,8 @@ def add_version_commands(add: Add) -> None:
     _add_roll_back(add("roll-back", "make the champion's predecessor the champion again"))
     _add_list(add("list-versions", "list versions and the moves of the champion"))
     _add_show(add("show-version", "show a version's card, or copy the version for serving"))
+    _add_register(add("register-version", "register a version with Kubeflow Model Registry"))
+    _add_version_store(add("list-retrainings", "list the decisions of retraining, and why"))
 
 
 def _add_publish(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +73,21 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", metavar="VERSION", help="its name, or: champion")
     parser.add_argument("--output", metavar="PATH", help="folder to copy it to, checked")
+    _add_version_store(parser)
+
+
+def _add_register(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", metavar="VERSION", help="its name, or: champion")
+    parser.add_argument(
+        "--registry", required=True, metavar="URL", help="the registry's address, http(s)://..."
+    )
+    parser.add_argument(
+        "--name", required=True, metavar="NAME", help="the registered model that it belongs to"
+    )
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="holds a bearer token, where it asks for one"
+    )
+    parser.add_argument("--who", default="", metavar="NAME", help="(default: this account)")
     _add_version_store(parser)
 
 

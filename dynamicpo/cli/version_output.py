@@ -8,10 +8,11 @@ from dynamicpo.cli.commands.versions import (
     ListedVersion,
     MoveEntry,
     PublishedVersion,
+    RegisteredVersion,
     ShownVersion,
     VersionList,
 )
-from dynamicpo.cli.results import GateOutcome
+from dynamicpo.cli.results import DriftOutcome, GateOutcome
 from dynamicpo.core.model_names import short_version
 
 
@@ -20,9 +21,21 @@ def gate_lines(result: GateOutcome, _: argparse.Namespace) -> list[str]:
     return [*result["reasons"], result["output"]]
 
 
+def drift_lines(result: DriftOutcome, _: argparse.Namespace) -> list[str]:
+    """The verdict, and the folder."""
+    return [result["verdict"], result["output"]]
+
+
 def published_lines(result: PublishedVersion, _: argparse.Namespace) -> list[str]:
     """The version's URI and its name, which scripts take by `tail -1`."""
     return [result["uri"], result["version"]]
+
+
+def registered_lines(result: RegisteredVersion, _: argparse.Namespace) -> list[str]:
+    """The registered version, and whether it was there before."""
+    version = short_version(result["version"])
+    state = "registered" if result["is_new"] else "was registered before"
+    return [f"{result['model']} {version}: {state}, {result['uri']}"]
 
 
 def decision_lines(result: DecisionResult, _: argparse.Namespace) -> list[str]:

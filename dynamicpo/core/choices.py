@@ -16,28 +16,36 @@ Repeats = Literal["first", "last", "all"]
 Split = Literal["train", "validation", "test"]
 
 # Negative sampling.
-Strategy = Literal["uniform", "popularity", "popularity-matched", "hard", "published"]
+Strategy = Literal["uniform", "popularity", "popularity-matched", "hard", "model", "published"]
+# Those of training rows alone leave held-out rows to one of these.
+HeldOutStrategy = Literal["uniform", "popularity", "popularity-matched"]
 Exclusion = Literal["window", "past", "all", "target"]
 
 # Models and their prompts.
 Backbone = Literal["compact", "smollm2-135m"]
 ItemText = Literal["auto", "title", "token"]
 Tuning = Literal["auto", "lora", "full"]
-Quantization = Literal["none", "4bit"]
+Quantization = Literal["none", "4bit", "8bit"]
 Precision = Literal["auto", "float32", "bfloat16"]
 LossTokens = Literal["answer", "history"]
+Sharding = Literal["none", "full"]
 
 # Preference training. A variant is DynamicPO off, on, or one half of it. Never `off`: YAML reads
 # that as false.
 Loss = Literal["dpo", "dmpo", "mppo", "sdpo", "simpo"]
 Ablation = Literal["none", "selection", "beta"]
 Variant = Literal["none", "full", "selection", "beta"]
+Delivered = Literal["last", "best"]
+
+# What else shows a training's metrics.
+Reporter = Literal["tensorboard", "mlflow", "wandb"]
 
 # Scoring and evaluation.
 Backend = Literal["auto", "sdpa", "flex", "plain"]
 # The first is what models are compared by; another one stands beside it.
 CandidateSet = Literal["listed", "catalogue", "listed,catalogue"]
 ItemScore = Literal["sum", "mean", "pmi"]
+ServedGenerator = Literal["none", "sasrec", "cooccurrence", "catalogue"]
 Baseline = Literal["random", "popularity", "cooccurrence", "sasrec", "base"]
 
 DATASETS: tuple[str, ...] = get_args(Dataset)
@@ -46,19 +54,26 @@ SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
 REPEATS: tuple[str, ...] = get_args(Repeats)
 SPLITS: tuple[str, ...] = get_args(Split)
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
+HELD_OUT_STRATEGIES: tuple[str, ...] = get_args(HeldOutStrategy)
 EXCLUSIONS: tuple[str, ...] = get_args(Exclusion)
 BACKBONES: tuple[str, ...] = get_args(Backbone)
 ITEM_TEXTS: tuple[str, ...] = get_args(ItemText)
 TUNINGS: tuple[str, ...] = get_args(Tuning)
+SHARDINGS: tuple[str, ...] = get_args(Sharding)
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 LOSS_TOKENS: tuple[str, ...] = get_args(LossTokens)
 LOSSES: tuple[str, ...] = get_args(Loss)
 ABLATIONS: tuple[str, ...] = get_args(Ablation)
 VARIANTS: tuple[str, ...] = get_args(Variant)
+DELIVERED: tuple[str, ...] = get_args(Delivered)
+REPORTERS: tuple[str, ...] = get_args(Reporter)
 BACKENDS: tuple[str, ...] = get_args(Backend)
 CANDIDATE_SETS: tuple[str, ...] = get_args(CandidateSet)
 ITEM_SCORES: tuple[str, ...] = get_args(ItemScore)
+SERVED_GENERATORS: tuple[str, ...] = get_args(ServedGenerator)
+NO_GENERATOR = "none"  # nothing is known, or measured, of what is served
+WHOLE_CATALOGUE = "catalogue"  # no generator: the model ranks all items
 BASELINES: tuple[str, ...] = get_args(Baseline)
 
 # MPPO and SimPO are defined without a reference, so that giving one is a mistake.

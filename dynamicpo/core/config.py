@@ -15,6 +15,7 @@ from dynamicpo.core.choices import (
     CANDIDATE_SETS,
     DATA_SOURCES,
     EXCLUSIONS,
+    HELD_OUT_STRATEGIES,
     ITEM_SCORES,
     ITEM_TEXTS,
     LOSS_TOKENS,
@@ -22,6 +23,8 @@ from dynamicpo.core.choices import (
     LOSSES_OF_SEVERAL_NEGATIVES,
     PRECISIONS,
     QUANTIZATIONS,
+    SERVED_GENERATORS,
+    SHARDINGS,
     SPLIT_RULES,
     SPLITS,
     STRATEGIES,
@@ -32,7 +35,12 @@ from dynamicpo.core.config_fields import Checked, check_fields, setting
 from dynamicpo.core.config_inputs import InputSettings, check_inputs
 from dynamicpo.core.config_lists import entries_of, list_problem
 from dynamicpo.core.config_quality import QualitySettings, check_quality
+from dynamicpo.core.config_reporting import ReportingSettings, check_reporting
+from dynamicpo.core.config_watch import WatchSettings, check_watch
 from dynamicpo.core.errors import ConfigError
+
+# More than any machine has GPUs; each takes a gigabyte and seconds to start.
+MOST_PROCESSES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +114,28 @@ class NegativesConfig(Checked):
     )
     strategy: str = setting(
         "uniform",
-        "how negatives are drawn; 'hard' in training rows only, "
-        "'published' keeps the lists the rows came with",
+        "how negatives are drawn; 'hard' and 'model' (mined by a fine-tuned model) in training "
+        "rows only, 'published' keeps the lists the rows came with",
         choices=STRATEGIES,
+    )
+    # 0.75 as word2vec's negative sampling: between uniform (0) and proportional (1).
+    popularity_power: float = setting(
+        0.75,
+        "strategy popularity: an item is drawn in proportion to its count to this power",
+        low=0,
+        high=2,
+        unit="dimensionless",
     )
     hard_share: float = setting(
         0.5, "share of 'hard' negatives; the others are uniform", low=0, high=1, unit="share"
+    )
+    model_pool: int = setting(
+        400, "'model' negatives come from so many of the model's best items", low=1, unit="items"
+    )
+    held_out_strategy: str = setting(
+        "uniform",
+        "how validation and test rows get theirs under 'hard' and 'model', which would leak there",
+        choices=HELD_OUT_STRATEGIES,
     )
     # Not comparable with each other: the more negatives exclude, the better does popularity alone.
     exclude: str = setting(
@@ -123,11 +147,17 @@ class NegativesConfig(Checked):
     allow_leak: bool = setting(
         False, "accept candidate lists that give the answer away; every report warns of it"
     )
+    trust_remote_code: bool = setting(
+        False, "run code that comes with a model; only for models you trust"
+    )
+    allow_base_from_manifest: bool = setting(
+        False, "fetch the base model that a model's manifest names, if it is not on this machine"
+    )
     seed: int = setting(0, "seed of every draw", low=0, unit="dimensionless")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(Checked):
+class SFTConfig(ReportingSettings):
     """Supervised fine-tuning. Its prompt settings go with the model to every later stage."""
 
     backbone: str = setting(
@@ -204,14 +234,32 @@ class SFTConfig(Checked):
     )
     lora_rank: int = setting(16, "rank of the adapter", low=1, unit="dimensions")
     lora_alpha: int = setting(32, "scale of the adapter", low=1, unit="dimensionless")
+    lora_modules: str = setting(
+        "all-linear", "layers that get an adapter: all-linear, or names such as 'q_proj,v_proj'"
+    )
     # Off: with dropout the policy differs from its reference before the first step.
     lora_dropout: float = setting(0.0, "dropout of the adapter", low=0, high=1, unit="share")
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    num_processes: int = setting(
+        0,
+        "processes on this machine that train together (0: one for each visible GPU)",
+        low=0,
+        high=MOST_PROCESSES,
+        unit="processes",
+        recorded=False,
+    )
+    sharding: str = setting(
+        "none",
+        "frozen layers of an adapter's model: whole in each process, or a part in each (FSDP)",
+        choices=SHARDINGS,
+        recorded=False,
+    )
     seed: int = setting(0, "seed of weights, order and templates", low=0, unit="dimensionless")
 
     def __post_init__(self) -> None:
         """Check the fields and those that need each other, then the backbone for a typo."""
         check_fields(self)
+        check_reporting(self)
         if self.sequences and (self.loss_on != "history" or self.list_candidates):
             raise ConfigError(
                 "sequences: needs loss_on 'history' and no list_candidates, as most items of a "
@@ -230,7 +278,7 @@ class SFTConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceConfig(Checked):
+class PreferenceConfig(ReportingSettings, WatchSettings):
     """DynamicPO preference training (arXiv 2605.00327), from an SFT model."""
 
     loss: str = setting("dmpo", "base objective", choices=LOSSES)
@@ -268,7 +316,7 @@ class PreferenceConfig(Checked):
     micro_batch_size: int = setting(0, "rows in memory at once (0: the batch)", low=0, unit="rows")
     learning_rate: float = setting(
         0.0,
-        "peak learning rate (0: 2e-3 for compact, 1e-4 for LoRA, 1e-6 for all weights)",
+        "peak learning rate (0: 3e-5 for compact, 1e-4 for LoRA, 1e-6 for all weights)",
         low=0,
         unit="dimensionless",
     )
@@ -287,7 +335,27 @@ class PreferenceConfig(Checked):
     allow_base_from_manifest: bool = setting(
         False, "fetch the base model that a model's manifest names, if it is not on this machine"
     )
+    num_processes: int = setting(
+        0,
+        "processes on this machine that train together (0: one for each visible GPU)",
+        low=0,
+        high=MOST_PROCESSES,
+        unit="processes",
+        recorded=False,
+    )
+    sharding: str = setting(
+        "none",
+        "frozen layers of an adapter's model: whole in each process, or a part in each (FSDP)",
+        choices=SHARDINGS,
+        recorded=False,
+    )
     seed: int = setting(0, "seed of the order", low=0, unit="dimensionless")
+
+    def __post_init__(self) -> None:
+        """Check the fields, then those that need each other."""
+        check_fields(self)
+        check_reporting(self)
+        check_watch(self, self.sharding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +381,15 @@ class EvaluationConfig(Checked):
     sasrec: bool = setting(
         True, "also train and evaluate SASRec, a sequential recommender without language"
     )
+    generator: str = setting(
+        "none",
+        "what proposes the items that a model ranks when it serves (catalogue: it ranks all of "
+        "them); measured where one is named",
+        choices=SERVED_GENERATORS,
+    )
+    proposals: int = setting(
+        100, "items that the generator proposes to the model", low=10, unit="items"
+    )
     allow_leak: bool = setting(
         False, "accept candidate lists that give the answer away; every report warns of it"
     )
@@ -328,6 +405,14 @@ class EvaluationConfig(Checked):
     allow_base_from_manifest: bool = setting(
         False, "fetch the base model that a model's manifest names, if it is not on this machine"
     )
+    num_processes: int = setting(
+        0,
+        "processes on this machine that score together (0: one for each visible GPU)",
+        low=0,
+        high=MOST_PROCESSES,
+        unit="processes",
+        recorded=False,
+    )
     seed: int = setting(
         0, "seed of the bootstrap, of the rows and of SASRec", low=0, unit="dimensionless"
     )
@@ -340,6 +425,10 @@ class EvaluationConfig(Checked):
                 "generate: an answer is looked for in a row's own list, but candidates is "
                 "'catalogue'. Leave one out."
             )
+        if self.generator == "sasrec" and not self.sasrec:
+            raise ConfigError(
+                "generator: 'sasrec' needs SASRec, but sasrec is false. Leave one of the two out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,18 +437,59 @@ class DriftConfig(Checked):
 
     split: str = setting(
         "test",
-        "split of the current window that is compared with the reference's training split",
+        "split of the current window",
+        choices=SPLITS,
+    )
+    held_out: str = setting(
+        "validation",
+        "split of the reference that the model's signals, unseen items and history lengths are "
+        "compared with",
         choices=SPLITS,
     )
     threshold: float = setting(
-        0.1, "a column has drifted when its distance reaches this", low=0, unit="distance"
+        0.1,
+        "a column of numbers has drifted when its distance reaches this and is no chance",
+        low=0,
+        unit="standard deviations",
+    )
+    category_threshold: float = setting(
+        0.05, "the same of a column of categories", low=0, unit="Jensen-Shannon distance"
     )
     drift_share: float = setting(
-        0.5,
-        "drifted when at least this share of the columns has drifted",
+        0.0,
+        "drifted when at least this share of the columns, and at least one, has drifted",
         low=0,
         high=1,
         unit="share",
+    )
+    false_alarms: float = setting(
+        0.05,
+        "probability that a check without drift finds some",
+        above=0,
+        high=1,
+        unit="probability",
+    )
+    # Fewer could not tell one drifted column of eight from chance.
+    permutations: int = setting(
+        200, "divisions of whole users that tell distance from chance", low=199, unit="divisions"
+    )
+    min_users: int = setting(
+        200, "with fewer in a window the verdict is: too few users", low=2, unit="users"
+    )
+    store: str = setting(
+        "", "where versions and the history of checks are: gs://..., s3://... or a folder"
+    )
+    version: str = setting(
+        "champion", "version of the store that rows are compared with, where no reference is given"
+    )
+    rollback_margin: float = setting(
+        0.01,
+        "a rollback is recommended where the previous champion is clearly better by this",
+        low=0,
+        unit="NDCG@10",
+    )
+    auto_rollback: bool = setting(
+        False, "where a rollback is recommended, move the champion back at once"
     )
     rows: int = setting(
         5000, "at most so many rows of each window, chosen at random (0: all)", low=0, unit="rows"

@@ -74,7 +74,7 @@ class Checked:
         check_fields(self)
 
 
-def setting(
+def setting(  # noqa: PLR0913
     default: Value,
     help: str,
     *,
@@ -83,6 +83,7 @@ def setting(
     high: float | None = None,
     above: float | None = None,
     unit: str = "",
+    recorded: bool = True,
 ) -> Value:
     """A dataclass field with its help text and its allowed values.
 
@@ -94,11 +95,12 @@ def setting(
         high: The largest number allowed.
         above: A number that must be exceeded.
         unit: The unit of a number.
+        recorded: Whether a result depends on it, and so is made anew where it changes.
     """
     limits = Limits(low=low, high=high, above=above)
     # The command line and the READMEs read this metadata; one text serves all of them.
     metadata = {"help": help, "choices": choices, "limits": limits, "unit": unit}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "recorded": recorded})
 
 
 def check_fields(config: Checked) -> None:
@@ -128,6 +130,15 @@ def choices_of(item: Field) -> tuple[str, ...]:
     return choices
 
 
+def recorded_fields(config: Checked) -> dict[str, object]:
+    """The values of a config that results depend on, by name."""
+    return {
+        item.name: getattr(config, item.name)
+        for item in dataclasses.fields(config)
+        if item.metadata.get("recorded", True)
+    }
+
+
 def unit_of(item: Field) -> str:
     """The unit that a field was made with; empty where it is no number."""
     unit: str = item.metadata["unit"]
@@ -146,6 +157,8 @@ def _problem(value: object, item: Field) -> str:
         return str(unknown_name(item.name, str(value), choices))
     if not _has_type(value, item.type):
         return f"{item.name}: must be {_type_name(item.type)}, got {value!r}."
+    if isinstance(value, str) and not _is_text(value):
+        return f"{item.name}: must be text, got {shown(value)}, which holds half of a character."
     if isinstance(value, int) and abs(value) > _LARGEST:
         return f"{item.name}: must be below 2^63, got {shown(value)}."
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -153,6 +166,15 @@ def _problem(value: object, item: Field) -> str:
         if violated:
             return f"{item.name}: must be {violated}, got {value:g}."
     return ""
+
+
+def _is_text(value: str) -> bool:
+    """False for half of a surrogate pair, which YAML can spell and no file can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _has_type(value: object, kind: object) -> bool:

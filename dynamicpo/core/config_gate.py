@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from dynamicpo.core.config_fields import Checked, setting
 
 GATE_RULES = ("superior", "not-worse")
-GATE_METRICS = ("ndcg_at_10", "hit_ratio_at_1", "hit_ratio_at_10", "mrr")
+BEST_METRIC = "auto"  # the nearest to what is served that all models have
+GATE_METRICS = (
+    BEST_METRIC,
+    "served_ndcg_at_10",
+    "ndcg_at_10",
+    "hit_ratio_at_1",
+    "hit_ratio_at_10",
+    "mrr",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +27,12 @@ class GateConfig(Checked):
         "what promotes: a clear gain, or (for freshness) no clear loss against any champion so far",
         choices=GATE_RULES,
     )
-    metric: str = setting("ndcg_at_10", "what is compared, row by row", choices=GATE_METRICS)
+    metric: str = setting(
+        BEST_METRIC,
+        "what is compared, row by row; auto: served_ndcg_at_10 where the evaluation measured what "
+        "each model would serve, else ndcg_at_10",
+        choices=GATE_METRICS,
+    )
     margin: float = setting(
         0.01,
         "loss that counts as none, and difference that the rows must be able to show",

@@ -10,6 +10,9 @@ from dynamicpo.core.errors import ConfigError
 
 # Our names of columns that a file may have under other names.
 COLUMNS = ("user_id", "item_id", "timestamp", "rating", "event", "title", "category", "year")
+# Of the environment: the key of hashed user ids, where no file has it.
+HASH_KEY_VARIABLE = "DYNAMICPO_HASH_KEY"
+LAST_MOMENT = 253_402_300_800  # the year 10000, which calendars in Python don't have
 DATE_FIELDS = ("data_from", "train_until", "validation_until", "data_until")
 
 

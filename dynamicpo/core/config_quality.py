@@ -50,8 +50,10 @@ class QualitySettings(Checked):
     )
     tokenizer: str = setting(
         "",
-        "count the tokens of titles with this backbone's tokenizer (empty: none)",
+        "count the tokens of titles with this backbone's tokenizer (empty: none; in a pipeline "
+        "that of sft_backbone, where it writes titles)",
     )
+    tokenizer_revision: str = setting("main", "revision of the tokenizer's Hugging Face model")
 
 
 def quality_limits(text: str) -> dict[str, float]:

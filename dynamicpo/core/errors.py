@@ -7,7 +7,7 @@ and ends with the class's `exit_code`.
 import difflib
 from collections.abc import Iterable
 
-from dynamicpo.core.messages import without_secrets
+from dynamicpo.core.messages import limited, without_secrets
 
 
 class DynamicPOError(Exception):
@@ -28,6 +28,11 @@ class ConfigError(DynamicPOError, ValueError):
 class DataError(DynamicPOError, ValueError):
     """A file or a row that cannot be used."""
 
+    def __init__(self, message: str) -> None:
+        """Take the message; what files hold may be long, and wrong in many places."""
+        # First, for of a token that is cut nothing tells what it is.
+        super().__init__(limited(without_secrets(message)))
+
 
 class ShapeError(DynamicPOError, ValueError):
     """A tensor that does not fit the others."""
@@ -44,6 +49,24 @@ class RunFailedError(DynamicPOError):
     """A pipeline run that failed, was cancelled or timed out."""
 
     exit_code = 4
+
+
+class LostProcessError(RunFailedError):
+    """A process that others wait for is gone."""
+
+
+class ToldError(DynamicPOError):
+    """A failure that another process has told the user of already.
+
+    Args:
+        message: What has happened, for logs.
+        exit_code: The other process's.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """Take the other's exit code."""
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def unknown_name(where: str, name: str, choices: Iterable[str]) -> ConfigError:

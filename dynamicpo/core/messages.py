@@ -9,6 +9,7 @@ _SHOWN = 60
 _REASON = 250
 LINE_LIMIT = 499
 LINES_LIMIT = 20
+_LEFT_OUT = " more problems. Mend these first."
 _HIDDEN = "(hidden)"
 _hides_values: ContextVar[bool] = ContextVar("hides_values", default=False)
 
@@ -65,9 +66,11 @@ def quoted(value: object) -> str:
 def limited(message: str) -> str:
     """A message of at most 20 lines below 500 characters each, then the number of those left out.
 
-    A line that is too long loses its middle: it begins with the file and ends with what to do.
+    A line that is too long loses its middle: it begins with the file and ends with what to do. A
+    message that was limited already stays as it is.
     """
-    lines = [_cut(line) for line in message.splitlines()]
+    # Not splitlines(), which splits at characters that names of columns may hold, such as \x1e.
+    lines = [_cut(line) for line in message.split("\n")]
     return "\n".join(_first(lines))
 
 
@@ -79,7 +82,8 @@ def _cut(line: str) -> str:
 
 
 def _first(lines: Sequence[str]) -> list[str]:
-    if len(lines) <= LINES_LIMIT:
+    is_limited = len(lines) == LINES_LIMIT + 1 and lines[-1].endswith(_LEFT_OUT)
+    if is_limited or len(lines) <= LINES_LIMIT:
         return list(lines)
     num_left_out = len(lines) - LINES_LIMIT
-    return [*lines[:LINES_LIMIT], f"{num_left_out} more problems. Mend these first."]
+    return [*lines[:LINES_LIMIT], f"{num_left_out}{_LEFT_OUT}"]

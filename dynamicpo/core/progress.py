@@ -32,11 +32,13 @@ class Progress:
         self._unit = unit
         self._every_seconds = every_seconds
         self._done = 0
+        self._done_before = 0
         # A wall clock may be set back while the work is going on.
         self._start_seconds = time.monotonic()
         self._last_line_seconds = self._start_seconds
         # A log file or a pod's log would keep every state of a bar as a line of its own.
-        terminal = sys.stderr.isatty()
+        # Of several processes, one shows progress.
+        terminal = sys.stderr.isatty() and log.isEnabledFor(logging.WARNING)
         self._bar = tqdm(
             total=total,
             desc=label,
@@ -45,6 +47,12 @@ class Progress:
             file=sys.stderr,
             leave=False,
         )
+
+    def skip(self, count: int) -> None:
+        """Count units that an earlier attempt has done: they say nothing of the rate."""
+        self._done += count
+        self._done_before += count
+        self._bar.update(count)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count `count` more units; `note` stands behind the line."""
@@ -62,7 +70,7 @@ class Progress:
     def _log_line(self, now: float, note: str) -> None:
         # The first line may come within the clock's resolution.
         seconds = max(now - self._start_seconds, 1e-9)
-        rate = self._done / seconds
+        rate = (self._done - self._done_before) / seconds
         left_seconds = (self._total - self._done) / rate if rate else float("inf")
         log.info(
             "%s: %d of %d %s, %.3g a second, %.0f s left%s",

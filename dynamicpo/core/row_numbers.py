@@ -1,8 +1,11 @@
-"""The number of rows that a stage takes: as many as were asked for, if there are so many."""
+"""Numbers of rows: how many a stage takes, and which ones a block of results is of."""
 
 import logging
+from collections.abc import Container, Iterable, Iterator, Sized
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
+_Block = TypeVar("_Block", bound=Sized)
 
 
 def rows_taken(asked_for: int, available: int, stage: str) -> int:
@@ -20,3 +23,21 @@ def rows_taken(asked_for: int, available: int, stage: str) -> int:
     if asked_for > available:
         log.info("%s: takes all %d rows, %d were asked for", stage, available, asked_for)
     return min(asked_for, available) if asked_for else available
+
+
+def numbered_blocks(
+    blocks: Iterable[_Block], left_out: Container[int] = ()
+) -> Iterator[tuple[slice, _Block]]:
+    """Blocks that follow each other, each with the rows that it is of.
+
+    Args:
+        blocks: Results of all rows but some.
+        left_out: The numbers of those, which are whole blocks.
+    """
+    start = 0
+    for block in blocks:
+        while start in left_out:
+            start += 1
+        end = start + len(block)
+        yield slice(start, end), block
+        start = end

@@ -56,6 +56,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
 }
 _FEW_VALUES = 20  # of a column of ratings
 INTERACTION_ROLES = ("user_id", "item_id", "timestamp")
+ITEM_ROLES = ("item_id", "title")
 _INTERACTION_NAMES = (*INTERACTION_ROLES, "rating", "event")
 _ITEM_NAMES = ("item_id", "title", "category", "year")
 

@@ -17,7 +17,12 @@ from dynamicpo.core import storage
 from dynamicpo.core.config_inputs import ColumnMap
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.messages import limited, shown
-from dynamicpo.data.column_roles import INTERACTION_ROLES, ColumnFacts, guessed_roles
+from dynamicpo.data.column_roles import (
+    INTERACTION_ROLES,
+    ITEM_ROLES,
+    ColumnFacts,
+    guessed_roles,
+)
 from dynamicpo.data.sources.delimited import DelimitedLayout, layout_of
 from dynamicpo.data.sources.engine import open_engine
 from dynamicpo.data.sources.json_objects import object_names
@@ -109,7 +114,7 @@ def describe_data(uri: str) -> DataDescription:
             return _described(connection, path, uri)
         except (DataError, OSError) as error:
             message = str(error).replace(str(work / "input"), uri.rpartition("/")[0] or ".")
-            raise DataError(limited(message)) from error
+            raise DataError(message) from error
 
 
 def _described(connection: ibis.BaseBackend, path: Path, uri: str) -> DataDescription:
@@ -166,7 +171,8 @@ def _is_value(name: str) -> bool:
 
 
 def _facts(engine: duckdb.DuckDBPyConnection, text: TextTable, key: str, name: str) -> ColumnFacts:
-    present = f"FILTER ({key} NOT IN ({_markers()}))"
+    markers = _markers()
+    present = f"FILTER ({key} NOT IN ({markers}))"
     number = f"try_cast({key} AS DOUBLE)"
     end = datetime.now(tz=UTC).timestamp() + 86_400
     times = [
@@ -174,9 +180,11 @@ def _facts(engine: duckdb.DuckDBPyConnection, text: TextTable, key: str, name: s
         for power in (0, 3, 6, 9)
     ]
     iso = f"count(*) FILTER (regexp_matches({key}, '^(19|20)[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}}'))"
+    table = text.rows.get_name()
+    all_times = ", ".join([*times, iso])
     query = (
         f"SELECT count(*) {present}, count({number}) {present}, count(DISTINCT {key}), "
-        f"greatest({', '.join([*times, iso])}) FROM {text.rows.get_name()}"
+        f"greatest({all_times}) FROM {table}"
     )
     num_present, num_numbers, num_distinct, num_times = first_row(engine, query)
     return ColumnFacts(
@@ -238,26 +246,32 @@ def _try_roles(
     problems = description["problems"]
     odd = [name for name in roles.values() if "," in name]
     problems += [f"{shown(name)}: a name with a comma can't be mapped. Rename it." for name in odd]
-    is_items = {"item_id", "title"} <= {*roles} and not {*INTERACTION_ROLES} <= {*roles}
-    needed = ("item_id", "title") if is_items else INTERACTION_ROLES
+    found = {*roles}
+    has_titles = found >= {*ITEM_ROLES}
+    has_interactions = found >= {*INTERACTION_ROLES}
+    is_items = has_titles and not has_interactions
+    needed = ITEM_ROLES if is_items else INTERACTION_ROLES
     missing = [name for name in needed if name not in roles]
     description["settings"] = _settings(roles)
     if missing:
-        problems.append(
-            f"no column looks like {' or '.join(missing)}. Say which it is: "
-            f"--columns {missing[0]}=NAME."
-        )
+        listed = " or ".join(missing)
+        first = missing[0]
+        problems.append(f"no column looks like {listed}. Say which it is: --columns {first}=NAME.")
     if missing or odd:
         return
     description["holds"] = "items" if is_items else "interactions"
     columns = {name: (theirs,) for name, theirs in roles.items()}
     try:
         if is_items:
-            items = read_item_table(connection, path, ReadingOptions(columns=columns))
-            description["counts"] = {"items": len(items.items)}
+            options = ReadingOptions(columns=columns)
+            items = read_item_table(connection, path, options)
+            num_items = len(items.items)
+            description["counts"] = {"items": num_items}
             problems += items.notes
             return
-        time_format = _time_format(connection.con, text, roles["timestamp"], ours)
+        engine = connection.con
+        time_column = roles["timestamp"]
+        time_format = _time_format(engine, text, time_column, ours)
         if time_format != AUTO:
             description["settings"]["time_format"] = time_format
         options = ReadingOptions(columns=columns, time_format=time_format)

@@ -57,17 +57,24 @@ def filter_interactions(
     catalogue = _catalogue_table(connection, item_ids)
     num_read = count_rows(interactions)
     interactions, late = _without_late(interactions, config)
-    known = connection.create_table("known", interactions.inner_join(catalogue, "item_id"))
+    with_draws = interactions.inner_join(catalogue, "item_id")
+    known = connection.create_table("known", with_draws)
     num_known = count_rows(known)
+    num_late = late.get("dropped_late", 0)
     counts = {
         "interactions_read": num_read,
-        "dropped_unknown_items": num_read - late.get("dropped_late", 0) - num_known,
+        "dropped_unknown_items": num_read - num_late - num_known,
         **late,
     }
     _check_unknown(interactions, catalogue, config, counts)
     # A rating may be missing where none is asked for, and no missing one would pass a comparison.
-    liked = known.filter(known.rating >= config.min_rating) if config.min_rating else known
+    liked = known
+    if config.min_rating:
+        is_liked = known.rating >= config.min_rating
+        liked = known.filter(is_liked)
     num_liked = count_rows(liked)
+    if late.get("dropped_late") == num_read:
+        raise _all_late(config, num_read)
     counts["dropped_low_rating"] = num_known - num_liked
     if not num_liked:
         raise _nothing_left(config, counts)
@@ -75,12 +82,14 @@ def filter_interactions(
     events = liked.select("user_id", "item_id", "timestamp")
     num_distinct = count_rows(events.distinct())
     counts["dropped_duplicates"] = num_liked - num_distinct
-    counts["dropped_repeats"] = num_distinct - count_rows(kept)
+    num_kept = count_rows(kept)
+    counts["dropped_repeats"] = num_distinct - num_kept
     if config.split == "dates":
         core = core_of_training(connection, kept, config)
     else:
         core = k_core(connection, kept, config.k_core)
-    return FilteredInteractions(core.table, counts | core.counts)
+    all_counts = counts | core.counts
+    return FilteredInteractions(core.table, all_counts)
 
 
 def _without_late(interactions: ir.Table, config: DataConfig) -> tuple[ir.Table, dict[str, int]]:
@@ -88,7 +97,9 @@ def _without_late(interactions: ir.Table, config: DataConfig) -> tuple[ir.Table,
     if config.split != "dates":
         return interactions, {}
     is_late = window_of(interactions.timestamp, config) == AFTER
-    return interactions.filter(~is_late), {"dropped_late": count_rows(interactions.filter(is_late))}
+    late = interactions.filter(is_late)
+    num_late = count_rows(late)
+    return interactions.filter(~is_late), {"dropped_late": num_late}
 
 
 def _catalogue_table(connection: ibis.BaseBackend, item_ids: "pd.Series[str]") -> ir.Table:
@@ -166,6 +177,13 @@ def _nothing_left(config: DataConfig, counts: dict[str, int]) -> DataError:
     )
 
 
+def _all_late(config: DataConfig, num_read: int) -> DataError:
+    return DataError(
+        f"interactions: some must be before data_until ({config.data_until}), but all {num_read} "
+        "are later. Change the dates, or the times' unit (time_format)."
+    )
+
+
 def _some_ids(table: ir.Table) -> str:
     # Sorted, so that the same files give the same message.
     distinct = table.select("item_id").distinct()
@@ -224,6 +242,8 @@ def core_of_training(
     windows = interactions.mutate(window=window_of(interactions.timestamp, config))
     windows = connection.create_table("windows", windows)
     training = windows.filter(windows.window == "train").drop("window")
+    if not count_rows(training):
+        raise _no_training(interactions, config)
     core = k_core(connection, training, config.k_core)
     held_out = windows.filter(windows.window.isin(["validation", "test"])).drop("window")
     targets = connection.create_table("targets", core.table.union(held_out))
@@ -239,13 +259,33 @@ def core_of_training(
     return FilteredInteractions(table, counts)
 
 
+def _no_training(interactions: ir.Table, config: DataConfig) -> DataError:
+    """Make the error for dates between which nothing happened."""
+    times = interactions.timestamp
+    ends = interactions.aggregate(first=times.min(), last=times.max())
+    ((first, last),) = ends.to_pandas().itertuples(index=False)
+    start = f"from {config.data_from}" if config.data_from else "from the start"
+    return DataError(
+        f"interactions: some must be in training, {start} until {config.train_until}, but none is; "
+        f"those before the last date are from {_utc(first)} until {_utc(last)} (UTC). "
+        "Change data_from and train_until, or the times' unit (time_format)."
+    )
+
+
+def _utc(seconds: float) -> str:
+    moment = pd.Timestamp(seconds, unit="s")
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
 def _drop_rare(table: ir.Table, min_count: int) -> ir.Table:
     """Drop users and items that are rare in the table, both counted before either is dropped."""
     frequent = table
     for name in ("user_id", "item_id"):
         groups = table.group_by(name)
-        sizes = groups.aggregate(num_interactions=table.count())
-        frequent_ids = sizes.filter(sizes.num_interactions >= min_count)
+        group_size = table.count()
+        sizes = groups.aggregate(num_interactions=group_size)
+        is_frequent = sizes.num_interactions >= min_count
+        frequent_ids = sizes.filter(is_frequent)
         frequent = frequent.semi_join(frequent_ids, name)
     return frequent
 

@@ -81,6 +81,7 @@ def prepare_data(interactions: str, items: str, output: Path, config: DataConfig
         DataError: An input can't be used, or the output exists from something else.
     """
     _check_inputs(interactions, items, config)
+    _check_windows(config)
     check_apart(output, interactions, items)
     if config.tokenizer:
         check_tokenizer(config.tokenizer)
@@ -120,9 +121,18 @@ def _check_inputs(interactions: str, items: str, config: DataConfig) -> None:
         )
 
 
+def _check_windows(config: DataConfig) -> None:
+    if config.source == "published" and config.split == "dates":
+        raise ConfigError(
+            "split: 'dates' must go with interactions, but published rows have no times and come "
+            "with their splits. Leave it out."
+        )
+
+
 def _local_files(interactions: str, items: str, work: Path, config: DataConfig) -> dict[str, Path]:
     """Fetch the inputs; returns local files by their role or name."""
     download_folder = work / "interactions"
+    items_folder = work / "items"
     if not interactions:
         # Only MovieLens may come without: it is in the recbole wheel.
         return movielens_files(None, download_folder)
@@ -133,10 +143,11 @@ def _local_files(interactions: str, items: str, work: Path, config: DataConfig) 
     if config.source == "published":
         files = published_files(local)
     elif config.source in DATASETS:
-        local_items = _fetch(items, work / "items") if items else None
+        local_items = _fetch(items, items_folder) if items else None
         files = dataset_files(config.source, local, local_items)
     else:
-        files = {"interactions": local, "items": _fetch(items, work / "items")}
+        local_items = _fetch(items, items_folder)
+        files = {"interactions": local, "items": local_items}
     for path in files.values():
         check_unpacked(path, limits)
     return files
@@ -160,7 +171,7 @@ def _original_names(work: Path, interactions: str, items: str) -> Iterator[None]
             download_folder = str(work / role)
             folder, _, _ = uri.rpartition("/")
             message = message.replace(download_folder, folder or ".")
-        raise DataError(limited(message)) from error
+        raise DataError(message) from error
 
 
 @contextmanager
@@ -228,7 +239,7 @@ def _write_examples(
     with Progress("data", PREPARATION_STEPS + 1, "steps") as progress:
         prepared = make_examples(connection, files, config, users, progress)
         splits = prepared.splits
-        _check_splits(splits, config)
+        _check_splits(prepared, config)
         titles = checked_titles(prepared.catalogue["title"].tolist(), config)
         write_items(output, prepared.catalogue)
         for split, rows in splits.items():
@@ -244,7 +255,15 @@ def _write_examples(
         progress.advance()
 
 
-def _check_splits(splits: Mapping[str, pa.Table], config: DataConfig) -> None:
+def _check_splits(prepared: PreparedData, config: DataConfig) -> None:
+    splits = prepared.splits
+    is_untrained = not prepared.catalogue["popularity"].sum()
+    if is_untrained and config.split == "time" and prepared.events is not None:
+        raise DataError(
+            "interactions: the first 80 % must have times before the others, but one time holds "
+            "them all, so that none is left for training. Set split to leave-one-out or dates, or "
+            "give the column that holds the times: --columns timestamp=NAME."
+        )
     if not len(splits["train"]):
         raise DataError(
             f"interactions: must give training examples, but no user has {config.min_history} "
@@ -261,8 +280,11 @@ def _final_counts(prepared: PreparedData) -> dict[str, int]:
     users = []
     for split, rows in prepared.splits.items():
         counts[f"{split}_rows"] = len(rows)
-        users += rows["user_id"].chunks
-    counts["users_with_rows"] = pc.count_distinct(pa.chunked_array(users)).as_py()
+        user_column = rows["user_id"]
+        users += user_column.chunks
+    all_users = pa.chunked_array(users)
+    num_users = pc.count_distinct(all_users)
+    counts["users_with_rows"] = num_users.as_py()
     counts["items"] = len(prepared.catalogue)
     return counts
 

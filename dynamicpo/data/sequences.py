@@ -116,6 +116,7 @@ def training_popularity(sequences: ir.Table) -> pd.DataFrame:
     # Training alone: popularity in held-out splits would tell of their targets.
     is_training = sequences.split == "train"
     by_item = sequences.group_by("item_id")
-    counts = by_item.aggregate(popularity=is_training.sum())
+    num_in_training = is_training.sum()
+    counts = by_item.aggregate(popularity=num_in_training)
     frame: pd.DataFrame = counts.to_pandas()
     return frame

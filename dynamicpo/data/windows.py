@@ -20,10 +20,11 @@ _ENDS = {
 def window_of(timestamp: ir.FloatingValue, config: DataConfig) -> ir.StringValue:
     """The window of a time: a split, "before" the first or "after" the last."""
     cuts = {name: epoch_seconds(name, getattr(config, name)) for name in _ENDS}
-    cases = [
-        (timestamp < end, window)
-        for name, window in _ENDS.items()
-        if (end := cuts[name]) is not None
-    ]
+    cases = []
+    for name, window in _ENDS.items():
+        end = cuts[name]
+        if end is not None:
+            is_before = timestamp < end
+            cases.append((is_before, window))
     open_end = "test" if cuts["data_until"] is None else AFTER
     return ibis.cases(*cases, else_=open_end)

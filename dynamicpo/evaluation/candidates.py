@@ -1,27 +1,60 @@
 """A model's view of the rows: the score of each candidate, and the answer it generates."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
 import torch
 
-from dynamicpo.core.arrays import FloatArray
+from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import Row
+from dynamicpo.core.row_numbers import numbered_blocks
+from dynamicpo.evaluation.kept_rankings import (
+    CATALOGUE_WORK,
+    LISTED_WORK,
+    ShardsOf,
+    nothing_kept,
+    rank_blocks,
+)
+from dynamicpo.evaluation.known_items import known_catalogue, known_rows
 from dynamicpo.evaluation.rankings import Ranking, rank_listed
 from dynamicpo.evaluation.results import GeneratedAnswers
 from dynamicpo.evaluation.rows import EvaluationData
 from dynamicpo.metrics.generated_answers import named_candidate, substring_candidate
 from dynamicpo.models.checkpoints import LoadedModel
 from dynamicpo.prompts.encoding import Prompts, item_token
+from dynamicpo.prompts.plain_text import TokenIds
 from dynamicpo.scoring.catalogue_scoring import catalogue_scores
 from dynamicpo.scoring.generation import generate_answers
+from dynamicpo.scoring.shards import LongWork
 from dynamicpo.scoring.shared_prefix import score_rows
 
 _ITEMS_AT_ONCE = 32  # answers to one prompt without a history
+_NO_ANSWER = "\0"
+_ANSWERS_WORK = "answers"
+
+
+class RankingModel(NamedTuple):
+    """A model that ranks.
+
+    Attributes:
+        loaded: The model.
+        config: Score, candidates, generation.
+        label: Its name in progress.
+        is_version: It was published, perhaps before some items were there: those it ranks last. To
+            any other model all items must be known.
+        shards: What is kept of its work, by its label.
+    """
+
+    loaded: LoadedModel
+    config: EvaluationConfig
+    label: str
+    is_version: bool = False
+    shards: ShardsOf = nothing_kept
 
 
 class ModelRanking(NamedTuple):
@@ -32,116 +65,172 @@ class ModelRanking(NamedTuple):
     cut_items: int
 
 
-def rank_with_model(
-    loaded: LoadedModel, data: EvaluationData, config: EvaluationConfig, label: str
-) -> ModelRanking:
-    """Rank each row's candidates, or every item, with a model; generate if the settings say so.
-
-    Args:
-        loaded: The model.
-        data: The rows.
-        config: Score, candidates, generation.
-        label: The model's name in progress.
-    """
-    prompts = Prompts(loaded.tokenizer, data.items, loaded.settings)
+def rank_with_model(model: RankingModel, data: EvaluationData) -> ModelRanking:
+    """Rank each row's candidates, or every item, with a model; generate if the settings say so."""
     if data.codes is None:
-        blocks = _catalogue_score_blocks(loaded, prompts, data, config, f"ranking all with {label}")
-        return ModelRanking(data.ranking(blocks), None, prompts.cut_items)
-    table = data.table
-    candidates: list[list[str]] = table["candidates"].to_pylist()
-    histories = table["history"].to_pylist()
-    prepared = []
-    for example_id, history, listed in zip(
-        data.rows.example_ids, histories, candidates, strict=True
-    ):
-        # Scored are the candidates, and prompts that list items list the same.
-        prepared.append(prompts.row(example_id, history, listed, listed))
-    answers = None
-    budget = config.token_budget
-    with loaded.execution_context(), torch.no_grad():
-        scores = _listed_scores(loaded, prompts, prepared, candidates, config, label)
-        if config.generate:
-            texts = _generate(loaded, prompts, prepared, budget, label)
-            titles = _candidate_titles(loaded, candidates, data.items)
-            answers = _matched_answers(texts, prompts, candidates, titles)
+        prompts = _prompts(model, data)
+        shards = model.shards(model.label, CATALOGUE_WORK)
+        blocks_without = partial(_catalogue_score_blocks, model, prompts, data)
+        ranking = rank_blocks(data, blocks_without, shards)
+        return ModelRanking(ranking, None, prompts.cut_items)
+    listed = _ListedRows(model, data)
+    with model.loaded.execution_context(), torch.no_grad():
+        scores = listed.scores()
+        answers = listed.generated_answers() if model.config.generate else None
     ranking = rank_listed(scores, data.rows.target_index, data.codes)
-    return ModelRanking(ranking, answers, prompts.cut_items)
+    return ModelRanking(ranking, answers, listed.prompts.cut_items)
 
 
-def _listed_scores(
-    loaded: LoadedModel,
-    prompts: Prompts,
-    prepared: Sequence[Row],
-    candidates: Sequence[Sequence[str]],
-    config: EvaluationConfig,
-    label: str,
-) -> FloatArray:
+def listed_scores(model: RankingModel, data: EvaluationData) -> FloatArray:
     """Score the candidates of each row. Shape (N, A)."""
-    logps = score_rows(
-        loaded.model, prepared, config.token_budget, config.backend, f"scoring with {label}"
-    )
-    scores: FloatArray = logps.numpy().astype(np.float64)
-    if config.score == "mean":
+    listed = _ListedRows(model, data)
+    with model.loaded.execution_context(), torch.no_grad():
+        return listed.scores()
+
+
+def all_item_scores(model: RankingModel, data: EvaluationData) -> FloatArray:
+    """Score every item after each row's history, however unlikely it is. Shape (N, I)."""
+    prompts = _prompts(model, data)
+    blocks = _catalogue_score_blocks(model, prompts, data, are_all_scored=True)
+    return np.concatenate([*blocks])
+
+
+def _prompts(model: RankingModel, data: EvaluationData) -> Prompts:
+    return Prompts(model.loaded.tokenizer, data.items, model.loaded.settings)
+
+
+class _ListedRows:
+    """The rows of an evaluation that list candidates, as a model reads them.
+
+    Attributes:
+        prompts: Of the model.
+    """
+
+    def __init__(self, model: RankingModel, data: EvaluationData) -> None:
+        """Encode the rows."""
+        self.prompts = _prompts(model, data)
+        self._model = model
+        self._data = data
+        self._known = known_rows(data, self.prompts if model.is_version else None)
+        self._encoded = []
+        for row in self._known.rows:
+            # Scored are the candidates, and prompts that list items list the same.
+            self._encoded.append(
+                self.prompts.row(row.example_id, row.history, row.answers, row.listed)
+            )
+
+    def scores(self) -> FloatArray:
+        """Score the candidates of each row: -inf where the model does not know one. (N, A)."""
+        if not self._encoded:
+            return self._known.all_scores(None)
+        model = self._model
+        config = model.config
+        shards = model.shards(model.label, LISTED_WORK)
+        logps = score_rows(
+            model.loaded.model,
+            self._encoded,
+            config.token_budget,
+            config.backend,
+            f"scoring with {model.label}",
+            shards,
+        )
+        if shards is not None:
+            shards.finish()
+        scores: FloatArray = logps.numpy().astype(np.float64)
+        if config.score == "mean":
+            scores = scores / self._num_tokens()
+        elif config.score == "pmi":
+            scores = scores - self._priors()
+        return self._known.all_scores(scores)
+
+    def generated_answers(self) -> GeneratedAnswers:
+        """Generate an answer to each row: an empty one where the model knows nothing of it."""
+        model = self._model
+        texts = _generate(model, self.prompts, self._encoded)
+        texts = self._known.all_texts(texts)
+        candidates = self._data.table["candidates"].to_pylist()
+        titles = _candidate_titles(model.loaded, candidates, self._data.items)
+        return _matched_answers(texts, self.prompts, candidates, titles)
+
+    def _num_tokens(self) -> IntArray:
         num_tokens = []
-        for row in prepared:
+        for row in self._encoded:
             num_tokens.append([len(answer) for answer in row.answer_ids])
-        return scores / np.array(num_tokens, dtype=np.int64)
-    if config.score == "pmi":
-        prior = _prior_logps(loaded, prompts, candidates, config)
+        return np.array(num_tokens, dtype=np.int64)
+
+    def _priors(self) -> FloatArray:
+        model = self._model
+        answers = [row.answers for row in self._known.rows]
+        prior = _prior_logps(model.loaded, self.prompts, answers, model.config)
         priors = []
-        for listed in candidates:
+        for listed in answers:
             priors.append([prior[item] for item in listed])
-        return scores - np.array(priors, dtype=np.float64)
-    return scores
+        return np.array(priors, dtype=np.float64)
 
 
 def _catalogue_score_blocks(
-    loaded: LoadedModel,
+    model: RankingModel,
     prompts: Prompts,
     data: EvaluationData,
-    config: EvaluationConfig,
-    label: str,
+    left_out: Container[int] = (),
+    are_all_scored: bool = False,
 ) -> Iterator[FloatArray]:
-    """Score every item in blocks of rows, (n, I) each."""
-    item_ids = data.items["item_id"].tolist()
-    answers = prompts.answers(item_ids)
-    rows = data.rows
-    lengths = np.array([len(answer) for answer in answers])
-    longest = int(lengths.max())
-    histories = data.table["history"].to_pylist()
-    prompt_ids = []
-    for example_id, history in zip(rows.example_ids, histories, strict=True):
-        # All answers must fit behind one prompt, so that their scores can be compared.
-        prompt = prompts.prompt(example_id, history, longest)
-        prompt_ids.append(prompt)
-    # Only a sum of log-probabilities tells before its end that it can't reach the target's.
+    """Score every item in blocks of rows, (n, I) each: -inf where the model does not know one.
+
+    Items behind the target may get -inf, unless all are to be scored. Blocks that begin with some
+    rows are left out.
+    """
+    known = known_catalogue(data, prompts if model.is_version else None)
+    answers = prompts.answers(known.item_ids)
+    longest = max(len(answer) for answer in answers)
+    # All answers must fit behind one prompt, so that their scores can be compared.
+    prompt_ids = known.prompts(data, prompts, longest)
     targets = None
-    if config.score == "sum":
-        targets = rows.target_index.tolist()
-    budget = config.token_budget
-    with loaded.execution_context(), torch.no_grad(), Progress(label, len(prompt_ids)) as progress:
-        prior: FloatArray | float = 0.0
-        if config.score == "pmi":
-            alone = prompts.without_history(item_ids[:1]).prompt_ids
-            logps = next(
-                catalogue_scores(
-                    loaded.model, [alone], answers, token_budget=budget, backend=config.backend
-                )
-            )
-            prior = logps.astype(np.float64)
+    # Only a sum of log-probabilities tells before its end that it can't reach the target's.
+    if model.config.score == "sum" and not are_all_scored:
+        targets = known.targets
+    blocks = _answer_scores(model, prompts, prompt_ids, known.item_ids, targets, left_out)
+    with model.loaded.execution_context(), torch.no_grad():
+        for rows, scores in numbered_blocks(blocks, left_out):
+            yield known.all_scores(scores, rows)
+
+
+def _answer_scores(
+    model: RankingModel,
+    prompts: Prompts,
+    prompt_ids: Sequence[TokenIds],
+    item_ids: Sequence[str],
+    targets: Sequence[int | None] | None,
+    left_out: Container[int],
+) -> Iterator[FloatArray]:
+    """Score some items after each prompt, in blocks of rows, (n, A) each, but for some."""
+    config = model.config
+    network = model.loaded.model
+    answers = prompts.answers(item_ids)
+    lengths = np.array([len(answer) for answer in answers])
+    label = f"ranking all with {model.label}"
+    settings: _ScoringSettings = {"token_budget": config.token_budget, "backend": config.backend}
+    num_known = sum(number in left_out for number in range(len(prompt_ids)))
+    prior: FloatArray | float = 0.0
+    if config.score == "pmi":
+        alone = prompts.without_history(item_ids[:1]).prompt_ids
+        (logps,) = catalogue_scores(network, [alone], answers, **settings)
+        prior = logps.astype(np.float64)
+    with Progress(label, len(prompt_ids)) as progress:
+        progress.skip(num_known)
         for logps in catalogue_scores(
-            loaded.model,
-            prompt_ids,
-            answers,
-            targets,
-            token_budget=budget,
-            backend=config.backend,
+            network, prompt_ids, answers, targets, **settings, left_out=left_out
         ):
             scores = logps.astype(np.float64) - prior
             if config.score == "mean":
                 scores = scores / lengths
             yield scores
             progress.advance(len(logps))
+
+
+class _ScoringSettings(TypedDict):
+    token_budget: int
+    backend: str
 
 
 def _prior_logps(
@@ -175,17 +264,20 @@ def _prior_logps(
     return dict(zip(items, flat_logps, strict=True))
 
 
-def _generate(
-    loaded: LoadedModel, prompts: Prompts, rows: Sequence[Row], token_budget: int, label: str
-) -> list[str]:
+def _generate(model: RankingModel, prompts: Prompts, rows: Sequence[Row]) -> list[str]:
     """Generate the text of each row's answer, without the tokens that end it."""
+    if not rows:
+        return []
+    shards = model.shards(model.label, _ANSWERS_WORK)
     answers = generate_answers(
-        loaded.model,
+        model.loaded.model,
         prompts.end_ids,
         rows,
-        token_budget=token_budget,
-        label=f"generating with {label}",
+        token_budget=model.config.token_budget,
+        work=LongWork(f"generating with {model.label}", shards),
     )
+    if shards is not None:
+        shards.finish()
     return [prompts.title_of(token_ids) for token_ids in answers]
 
 
@@ -197,7 +289,9 @@ def _matched_answers(
 ) -> GeneratedAnswers:
     """Find the candidate that each answer names."""
     items = {item for listed in candidates for item in listed}
-    answer_texts = {item: prompts.answer_text(item) for item in items}
+    # No answer names what a model has no words for.
+    answer_texts = dict.fromkeys(items, _NO_ANSWER)
+    answer_texts |= {item: prompts.answer_text(item) for item in items & prompts.item_ids}
     named = []
     substring = []
     for text, listed, row_titles in zip(texts, candidates, titles, strict=True):

@@ -10,6 +10,7 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject, JsonValue
 from dynamicpo.core.records.manifest import Manifest, fingerprint, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
+from dynamicpo.evaluation.delivered import delivered_rule, delivered_rules, rule_warnings
 from dynamicpo.evaluation.paired_comparisons import catalogue_comparisons, paired_comparisons
 from dynamicpo.evaluation.result_files import CATALOGUE_COMPARISONS
 from dynamicpo.evaluation.row_examples import example_rows
@@ -21,10 +22,12 @@ from dynamicpo.evaluation.saved import (
     warnings_of,
 )
 from dynamicpo.evaluation.scorecard import scorecard
+from dynamicpo.evaluation.user_examples import user_examples
 from dynamicpo.reports.pages.comparisons import PairedComparison
 from dynamicpo.reports.pages.evaluation import EvaluationReport, comparison_page
+from dynamicpo.reports.pages.layout import weights_text
 from dynamicpo.reports.pages.metric_tables import metrics_table
-from dynamicpo.reports.pages.tables import markdown_table
+from dynamicpo.reports.pages.tables import escape_markdown, markdown_table
 
 # Baselines, then SFT, then the others as they came.
 _FIRST_NAMES = (*BASELINES, "sft")
@@ -94,8 +97,7 @@ def compare_evaluations(
         report = _report(results, paths[0], sources, settings, runs)
         _write_files(folder, report, protocol, [*runs])
         if "catalogue" in protocol:
-            over_catalogue = _over_catalogue(results, settings)
-            write_json(folder / CATALOGUE_COMPARISONS, over_catalogue)
+            write_json(folder / CATALOGUE_COMPARISONS, report.catalogue_comparisons)
         manifest.counts = _counts(report)  # type: ignore[assignment]  # None: no interval
         warnings = list(report.warnings)
         manifest.extra = {
@@ -221,6 +223,7 @@ def _report(
         "resamples": resamples,
         "seed": seed,
         "models": provenance,  # type: ignore[dict-item]  # a TypedDict is no Mapping of values
+        "weights": delivered_rules(provenance),
     }
     if runs:
         details["runs"] = runs
@@ -230,16 +233,23 @@ def _report(
     comparisons = paired_comparisons(results, models, resamples, seed, paired_runs)
     examples = example_rows(results, models, paired_runs, rows_folder)
     training_logs = {name: log for name, log in logs.items() if log}
+    over_catalogue = _over_catalogue(compared, settings)
+    users = user_examples(by_name, rows_folder)
+    found = [*warnings_of(sources), *rule_warnings(provenance)]
+    # Each once: an evaluation of several models has found it, too.
+    warnings = [*dict.fromkeys(found)]
     return EvaluationReport(
         metrics=metrics,
         ranks=rank_counts,
         comparisons=comparisons,
+        catalogue_comparisons=over_catalogue,
         training=training_logs,
         examples=examples,
+        users=users,
         differences=_differences(model_settings),
         runs=_differences(runs),
         details=details,
-        warnings=warnings_of(sources),
+        warnings=warnings,
     )
 
 
@@ -248,13 +258,19 @@ def _over_catalogue(
 ) -> list[PairedComparison]:
     """Paired differences of rankings of every item, which stand beside those of lists."""
     by_name, paired_runs = compared
-    results = {
-        name: saved.catalogue for name, saved in by_name.items() if saved.catalogue is not None
-    }
-    models = [name for name, saved in by_name.items() if saved.provenance]
-    return catalogue_comparisons(
-        results, models, settings["resamples"], settings["seed"], paired_runs
-    )
+    results = {}
+    models = []
+    for name, saved in by_name.items():
+        if saved.catalogue is None:
+            continue
+        results[name] = saved.catalogue
+        if saved.provenance:
+            models.append(name)
+    # A model of one run may have ranked every item, and that of the other not.
+    pairs = [pair for pair in paired_runs if results.keys() >= {*pair}]
+    resamples = settings["resamples"]
+    seed = settings["seed"]
+    return catalogue_comparisons(results, models, resamples, seed, pairs)
 
 
 def _model_settings(saved: SavedResult) -> JsonObject:
@@ -264,6 +280,8 @@ def _model_settings(saved: SavedResult) -> JsonObject:
         "backbone": provenance["backbone"],
         "stage": provenance["stage"],
         **provenance["config"],
+        # Models of earlier versions do not say it.
+        "deliver": delivered_rule(provenance),
     }
     for role, checksum in provenance["inputs"].items():
         settings[f"input {role}"] = checksum
@@ -305,7 +323,8 @@ def _write_files(
     # In bold above the table, so that nobody copies the numbers without them.
     warnings = "".join(f"**{line}**\n\n" for line in report.warnings)
     table = markdown_table(metrics_table(report.metrics))
-    (folder / "table.md").write_text(warnings + table, encoding="utf-8")
+    weights = escape_markdown(weights_text(report.details))
+    (folder / "table.md").write_text(f"{warnings}{table}\n{weights}\n", encoding="utf-8")
     (folder / "report.html").write_text(comparison_page(report), encoding="utf-8")
 
 

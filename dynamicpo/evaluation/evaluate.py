@@ -1,48 +1,37 @@
 """Evaluation: models and baselines rank the candidates of the same held-out rows."""
 
-import gc
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
-import torch
 
 from dynamicpo.core import stage_subjects
+from dynamicpo.core.choices import NO_GENERATOR
 from dynamicpo.core.config import EvaluationConfig
+from dynamicpo.core.config_checkpoints import CheckpointConfig, checkpoint_values
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.model_names import check_model_names
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_input, write_json
-from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import write_items
-from dynamicpo.evaluation.baselines.sasrec import fit_sasrec
-from dynamicpo.evaluation.baselines.simple import (
-    SIMPLE_BASELINES,
-    Scorer,
-    make_baseline,
-    score_blocks,
-)
-from dynamicpo.evaluation.candidates import ModelRanking, rank_with_model
+from dynamicpo.core.records.version_folders import model_of
+from dynamicpo.distributed.group import check_joined
+from dynamicpo.distributed.outputs import finished_by_main
+from dynamicpo.distributed.workers import done_by_workers
+from dynamicpo.evaluation.delivered import delivered_rules, rule_warnings
+from dynamicpo.evaluation.evaluated_models import EvaluatedModels
 from dynamicpo.evaluation.paired_comparisons import catalogue_comparisons, paired_comparisons
-from dynamicpo.evaluation.rankings import Ranking
-from dynamicpo.evaluation.result_files import (
-    CATALOGUE_COMPARISONS,
-    CATALOGUE_FOLDER,
-    write_result,
-)
-from dynamicpo.evaluation.results import GeneratedAnswers, ModelResult, RankedItems, make_result
+from dynamicpo.evaluation.result_files import CATALOGUE_COMPARISONS
+from dynamicpo.evaluation.results import ModelResult
 from dynamicpo.evaluation.rows import (
     EvaluationData,
     SplitTables,
+    read_all_items,
     read_catalogue_data,
     read_data,
 )
 from dynamicpo.evaluation.saved import ModelProvenance
-from dynamicpo.models.backbones import permissions_of
-from dynamicpo.models.checkpoints import LoadedModel, load_base_of, load_model
 from dynamicpo.negatives.audit.leak_check import (
     SkippedAudit,
     SplitAudit,
@@ -52,6 +41,7 @@ from dynamicpo.negatives.audit.leak_check import (
 from dynamicpo.negatives.exclusions import effective_exclusion
 from dynamicpo.reports.pages.comparisons import PairedComparison
 from dynamicpo.reports.pages.evaluation import evaluation_page
+from dynamicpo.training.checkpoints.saving import resumable_output
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +50,11 @@ _ROWS = ("rows", "rows_shared_with_sft")
 
 
 def evaluate(
-    preferences: Path, models: Mapping[str, Path], output: Path, config: EvaluationConfig
+    preferences: Path,
+    models: Mapping[str, Path],
+    output: Path,
+    config: EvaluationConfig,
+    checkpoints_config: CheckpointConfig | None = None,
 ) -> Manifest:
     """Rank the candidates of each row with every model and with the baselines.
 
@@ -72,6 +66,7 @@ def evaluate(
             `report.html`; the same files under `NAME/catalogue` and `catalogue_comparisons.json`
             where every item is ranked beside the listed ones.
         config: Split, score, rows.
+        checkpoints_config: Where and how often finished work is kept (None: nowhere).
 
     Returns:
         The manifest. `counts` holds the metrics of the one model, or of several as `NAME_metric`;
@@ -87,10 +82,13 @@ def evaluate(
         raise ConfigError(
             "base: needs a model whose base it is, got none. Name a model, or leave base out."
         )
+    done = _evaluated_by_workers(preferences, models, output, config, checkpoints_config)
+    if done is not None:
+        return done
     source = read_input(preferences, "sample_negatives")
-    model_manifests = {name: read_input(folder) for name, folder in models.items()}
+    model_manifests = {name: read_input(model_of(folder)) for name, folder in models.items()}
     manifest = _manifest(source, model_manifests, config)
-    if (existing := finished(output, manifest)) is not None:
+    if (existing := finished_by_main(output, manifest)) is not None:
         return existing
     _check_models(models, model_manifests, config)
     tables = SplitTables(preferences)
@@ -98,33 +96,63 @@ def evaluate(
     catalogue = read_catalogue_data(tables, source, config)
     audit = _audit(tables, source, data, config)
     warnings = _check_audit(audit, config)
-    with stage_output(output, manifest) as folder:
+    with resumable_output(output, manifest, checkpoints_config) as (folder, kept):
         pq.write_table(data.table, folder / "rows.parquet", compression="zstd")
         write_items(folder, data.items)
-        evaluation = _Evaluation(data, catalogue, config, folder)
+        everything = catalogue or _whole_catalogue(data, tables, source, config)
+        evaluation = EvaluatedModels(data, catalogue, everything, config, folder, kept)
         evaluation.rank_baselines(tables)
         evaluation.rank_models(models)
-        results = evaluation.results
-        comparisons = paired_comparisons(results, [*models], config.resamples, config.seed)
-        write_json(folder / "comparisons.json", comparisons)
+        evaluation.costs.write(folder)
+        comparisons = _write_comparisons(folder, evaluation, [*models], config)
         if catalogue is not None:
-            over_catalogue = catalogue_comparisons(
-                evaluation.catalogue_results, [*models], config.resamples, config.seed
-            )
-            write_json(folder / CATALOGUE_COMPARISONS, over_catalogue)
             data.protocol["catalogue"] = catalogue.protocol
+        results = evaluation.results
+        provenance = _provenance(model_manifests)
         warnings += _result_warnings(results, evaluation.cut_items)
+        warnings += rule_warnings(provenance)
         # Ratios are defined for every model; only the intervals of a single user are None.
         manifest.counts = _counts(results, [*models])  # type: ignore[assignment]
         manifest.extra = {
             "protocol": data.protocol,
             "audit": audit,
-            "models": _provenance(model_manifests),
+            "models": provenance,
+            "weights": delivered_rules(provenance),
             "cut_items": evaluation.cut_items,
+            "generators": evaluation.generators,
             "warnings": warnings,
         }
         _write_page(folder, results, comparisons, manifest)
     return manifest
+
+
+def _evaluated_by_workers(
+    preferences: Path,
+    models: Mapping[str, Path],
+    output: Path,
+    config: EvaluationConfig,
+    checkpoints_config: CheckpointConfig | None,
+) -> Manifest | None:
+    """The manifest of several processes' work; None where this one does it."""
+    check_joined("evaluate")
+    # Baselines alone are the work of one process.
+    if not models:
+        return None
+    paths = {"preferences": preferences, "output": output}
+    named = {name: str(folder) for name, folder in models.items()}
+    values = {"model": named, **checkpoint_values(checkpoints_config)}
+    return done_by_workers("evaluate", paths, config, values)
+
+
+def _whole_catalogue(
+    data: EvaluationData, tables: SplitTables, source: Manifest, config: EvaluationConfig
+) -> EvaluationData | None:
+    """The rows that rank every item, where what is served is looked for among all."""
+    if data.codes is None:
+        return data
+    if config.generator == NO_GENERATOR:
+        return None
+    return read_all_items(tables, source, config)
 
 
 def _manifest(
@@ -180,111 +208,19 @@ def _check_audit(audit: SplitAudit | SkippedAudit, config: EvaluationConfig) -> 
     return check_audit(audit, where, config.allow_leak)
 
 
-class _Evaluation:
-    """Results of baselines and models, each written as soon as it is there.
-
-    Attributes:
-        results: By name.
-        catalogue_results: The same, where every item is ranked beside the listed ones.
-        cut_items: The history items that each model's prompts had no room for.
-    """
-
-    def __init__(
-        self,
-        data: EvaluationData,
-        catalogue: EvaluationData | None,
-        config: EvaluationConfig,
-        folder: Path,
-    ) -> None:
-        self.results: dict[str, ModelResult] = {}
-        self.catalogue_results: dict[str, ModelResult] = {}
-        self.cut_items: dict[str, int] = {}
-        self._data = data
-        self._catalogue = catalogue
-        self._config = config
-        self._folder = folder
-        items = data.items
-        self._items = RankedItems(
-            item_ids=items["item_id"].tolist(),
-            popularity=items["popularity"].to_numpy(np.int64),
-        )
-
-    def rank_baselines(self, tables: SplitTables) -> None:
-        """Rank with the baselines that learn from the training rows."""
-        data = self._data
-        config = self._config
-        items = data.items
-        train = tables["train"]
-        scorers: dict[str, Scorer] = {}
-        # All are made before any ranks: an unknown item is an error at once.
-        for name in SIMPLE_BASELINES:
-            scorers[name] = make_baseline(name, items, train, data.has_repeats)
-        if config.sasrec:
-            scorers["sasrec"] = fit_sasrec(items, train, config.seed)
-        for name, scorer in scorers.items():
-            blocks = score_blocks(scorer, data.table, len(items))
-            ranking = data.ranking(blocks)
-            if self._catalogue is not None:
-                # Scored again: the scores of every item for all rows are too many to keep.
-                blocks = score_blocks(scorer, data.table, len(items))
-                self._add_catalogue(name, self._catalogue.ranking(blocks))
-            self._add(name, ranking)
-
-    def rank_models(self, models: Mapping[str, Path]) -> None:
-        """Rank with the models, and with the base of the first where the settings say so."""
-        permissions = permissions_of(self._config)
-        if self._config.base:
-            first, *_ = models.values()
-            ranking, answers, _ = self._rank(load_base_of(first, permissions), "base")
-            self._add("base", ranking, answers)
-        for name, path in models.items():
-            ranking, answers, num_cut = self._rank(load_model(path, permissions), name)
-            self.cut_items[name] = num_cut
-            self._add(name, ranking, answers)
-            self._copy_training_log(name, path)
-
-    def _copy_training_log(self, name: str, model: Path) -> None:
-        """Keep how a model was trained: comparisons show it, and read evaluations alone."""
-        training_log = model / "steps.jsonl"
-        if training_log.is_file():
-            folder = self._folder / name
-            copy = folder / "steps.jsonl"
-            shutil.copyfile(training_log, copy)
-
-    def _rank(self, loaded: LoadedModel, name: str) -> ModelRanking:
-        ranked = rank_with_model(loaded, self._data, self._config, name)
-        if self._catalogue is not None:
-            beside = rank_with_model(loaded, self._catalogue, self._config, name)
-            self._add_catalogue(name, beside.ranking)
-        # Models are large: one at a time, also in the cache of the GPU's memory.
-        del loaded
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return ranked
-
-    def _add(self, name: str, ranking: Ranking, answers: GeneratedAnswers | None = None) -> None:
-        config = self._config
-        result = make_result(
-            self._data.rows,
-            ranking,
-            self._items,
-            config.resamples,
-            config.seed,
-            answers,
-        )
-        if name in self.catalogue_results:
-            result = result.with_catalogue(self.catalogue_results[name])
-        write_result(self._folder / name, result, answers)
-        self.results[name] = result
-
-    def _add_catalogue(self, name: str, ranking: Ranking) -> None:
-        assert self._catalogue is not None
-        config = self._config
-        rows = self._catalogue.rows
-        result = make_result(rows, ranking, self._items, config.resamples, config.seed)
-        write_result(self._folder / name / CATALOGUE_FOLDER, result)
-        self.catalogue_results[name] = result
+def _write_comparisons(
+    folder: Path, evaluation: EvaluatedModels, models: Sequence[str], config: EvaluationConfig
+) -> list[PairedComparison]:
+    """Write the paired differences; those of lists are returned."""
+    resamples = config.resamples
+    seed = config.seed
+    comparisons = paired_comparisons(evaluation.results, models, resamples, seed)
+    write_json(folder / "comparisons.json", comparisons)
+    of_catalogue = evaluation.catalogue_results
+    if of_catalogue:
+        over_catalogue = catalogue_comparisons(of_catalogue, models, resamples, seed)
+        write_json(folder / CATALOGUE_COMPARISONS, over_catalogue)
+    return comparisons
 
 
 def _counts(results: Mapping[str, ModelResult], models: Sequence[str]) -> dict[str, float | None]:
@@ -304,14 +240,16 @@ def _provenance(model_manifests: Mapping[str, Manifest]) -> dict[str, ModelProve
     """The origin of each model, which comparisons show."""
     provenance: dict[str, ModelProvenance] = {}
     for name, manifest in model_manifests.items():
+        counts = manifest.counts
+        # Fewer than the configuration asks for, where there were no more.
+        rows = {count: counts[count] for count in _ROWS if count in counts}
         provenance[name] = {
             "fingerprint": manifest.fingerprint,
             "stage": manifest.stage,
             "config": manifest.config,
             "inputs": manifest.inputs,
             "backbone": manifest.extra["base"]["backbone"],
-            # Fewer than the configuration asks for, where there were no more.
-            "rows": {name: manifest.counts[name] for name in _ROWS if name in manifest.counts},
+            "rows": rows,
         }
     return provenance
 
@@ -324,6 +262,11 @@ def _result_warnings(results: Mapping[str, ModelResult], cut_items: Mapping[str,
         if num_nan:
             num_scores = int(result.num_candidates.sum())
             warnings.append(f"{num_nan} of {num_scores} scores of {name} are NaN; they rank worst.")
+        num_unknown = int((~result.is_scored).sum())
+        if num_unknown:
+            warnings.append(
+                f"{name} does not know the next item of {num_unknown:,} rows; there it ranks last."
+            )
         num_cut = cut_items.get(name)
         if num_cut:
             warnings.append(

@@ -1,7 +1,7 @@
 """Rankings of each row's target: among the row's own candidates, or among all items."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Ranking:
         num_candidates: Shape (N,).
         scores: Of all candidates, (N, A); where every item is ranked, of the target and of the best
             one, (N, 2).
-        num_nan: Scores that are NaN; they rank worst.
+        nan_scores: Scores of each row that are NaN; they rank worst. Shape (N,).
     """
 
     better: IntArray
@@ -30,7 +30,12 @@ class Ranking:
     best: IntArray
     num_candidates: IntArray
     scores: FloatArray
-    num_nan: int
+    nan_scores: IntArray
+
+    @property
+    def num_nan(self) -> int:
+        """Scores that are NaN."""
+        return int(self.nan_scores.sum())
 
 
 def rank_listed(scores: FloatArray, target_index: IntArray, codes: IntArray) -> Ranking:
@@ -54,7 +59,7 @@ def rank_listed(scores: FloatArray, target_index: IntArray, codes: IntArray) -> 
         best=codes[rows, best_index],
         num_candidates=np.full(num_rows, num_candidates, dtype=np.int64),
         scores=scores,
-        num_nan=int(is_nan.sum()),
+        nan_scores=is_nan.sum(axis=1),
     )
 
 
@@ -84,28 +89,17 @@ def rank_all(scores: FloatArray, targets: IntArray, mask: BoolArray, keys: KeyAr
         best=best,
         num_candidates=mask.sum(axis=1),
         scores=np.stack([target_scores, best_scores], axis=1),
-        num_nan=int(nan_candidates.sum()),
+        nan_scores=nan_candidates.sum(axis=1),
     )
 
 
 def concatenate_rankings(parts: Sequence[Ranking]) -> Ranking:
     """Concatenate the rankings of rows that follow each other."""
-    better = [part.better for part in parts]
-    tied = [part.tied for part in parts]
-    best = [part.best for part in parts]
-    num_candidates = [part.num_candidates for part in parts]
-    scores = [part.scores for part in parts]
-    num_nan = 0
-    for part in parts:
-        num_nan += part.num_nan
-    return Ranking(
-        better=np.concatenate(better),
-        tied=np.concatenate(tied),
-        best=np.concatenate(best),
-        num_candidates=np.concatenate(num_candidates),
-        scores=np.concatenate(scores),
-        num_nan=num_nan,
-    )
+    columns = {}
+    for column in fields(Ranking):
+        arrays = [getattr(part, column.name) for part in parts]
+        columns[column.name] = np.concatenate(arrays)
+    return Ranking(**columns)
 
 
 def _random_best(scores: FloatArray, mask: BoolArray, keys: KeyArray) -> IntArray:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import is_number
 from dynamicpo.core.records.manifest import write_json
-from dynamicpo.core.records.rows import read_columns
+from dynamicpo.core.records.rows import read_columns, write_columns
 from dynamicpo.evaluation.results import (
     COMPARED_METRIC,
     EvaluatedRows,
@@ -71,12 +71,8 @@ def write_result(
     if answers is not None:
         columns["generated"] = answers.texts
         columns["valid"] = answers.named != INVALID
-    arrays = []
-    for field in _RANKS_SCHEMA:
-        values = columns[field.name]
-        arrays.append(pa.array(values, field.type))
-    table = pa.Table.from_arrays(arrays, schema=_RANKS_SCHEMA)
-    pq.write_table(table, folder / "ranks.parquet", compression="zstd")
+    in_order = [columns[name] for name in _RANKS_SCHEMA.names]
+    write_columns(folder / "ranks.parquet", _RANKS_SCHEMA, in_order)
 
 
 def read_result(folder: Path, split: str) -> ModelResult:
@@ -150,8 +146,7 @@ def _check_metrics(metrics: object, needed: str) -> None:
         raise TypeError(f"metrics.json has no {needed}")
     for name, value in metrics.items():
         # Null: a metric of nothing, such as the mean over no rows.
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number and value is not None:
+        if not is_number(value) and value is not None:
             raise TypeError(f"the metric {name} is no number")
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynamicpo.core.arrays import FloatArray, IntArray
+from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray
 from dynamicpo.evaluation.rankings import Ranking
 from dynamicpo.metrics.beyond_accuracy import beyond_accuracy
 from dynamicpo.metrics.generated_answers import INVALID, answer_metrics
@@ -115,6 +115,21 @@ class ModelResult:
                     metrics[full_name] = catalogue.metrics[name]
         return replace(self, metrics=metrics)
 
+    def with_metrics(self, metrics: Mapping[str, float | None]) -> "ModelResult":
+        """The same with more metrics, whose names come without the split."""
+        split = self.rows.split
+        added = {f"{split}_{name}": value for name, value in metrics.items()}
+        return replace(self, metrics={**self.metrics, **added})
+
+    @property
+    def is_scored(self) -> BoolArray:
+        """False where the model does not know the target: such a row it ranks last. Shape (N,)."""
+        num_rows, num_scores = self.scores.shape
+        # Where every item is ranked, the target's score is the first of two.
+        is_listed = bool((self.num_candidates == num_scores).all())
+        places = self.rows.target_index if is_listed else np.zeros(num_rows, dtype=np.int64)
+        return np.asarray(self.scores[np.arange(num_rows), places] != -np.inf)
+
     @property
     def hits(self) -> FloatArray:
         """HitRatio@1 of each row, the expected value under ties. Shape (N,)."""
@@ -173,7 +188,7 @@ def make_result(
         values |= _answer_values(answers, targets)
         others |= answer_metrics(answers.named, targets)
         others |= answer_metrics(answers.substring, targets, "_substring")
-    metrics = _with_intervals(values, rows.users, resamples, seed)
+    metrics = means_with_intervals(values, rows.users, resamples, seed)
     for name, value in others.items():
         # Means over all rows are there already, with their intervals.
         metrics.setdefault(name, value)
@@ -194,7 +209,7 @@ def make_result(
     )
 
 
-def _with_intervals(
+def means_with_intervals(
     values: Mapping[str, FloatArray], users: Sequence[str], resamples: int, seed: int
 ) -> dict[str, float | None]:
     """The mean of each metric over the rows, and its interval."""

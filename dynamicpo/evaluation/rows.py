@@ -1,7 +1,7 @@
 """The rows of an evaluation: what each ranks, and what baselines and metrics need besides."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, NotRequired, TypedDict
@@ -17,8 +17,8 @@ from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, canonical, fingerprint
 from dynamicpo.core.records.rows import read_items, read_rows
-from dynamicpo.core.row_numbers import rows_taken
-from dynamicpo.evaluation.rankings import Ranking, concatenate_rankings, rank_all, rank_listed
+from dynamicpo.core.row_numbers import numbered_blocks, rows_taken
+from dynamicpo.evaluation.rankings import Ranking, rank_all, rank_listed
 from dynamicpo.evaluation.results import EvaluatedRows
 from dynamicpo.negatives.catalogue import (
     Catalogue,
@@ -143,26 +143,27 @@ class EvaluationData:
         """True where a target may stand in its own history, so that nothing seen is excluded."""
         return self.protocol["exclude"] == "target"
 
-    def ranking(self, score_blocks: Iterable[FloatArray]) -> Ranking:
-        """Rank by scores of every item, in blocks of rows that follow each other, (n, I) each."""
-        parts = []
+    def block_rankings(
+        self, score_blocks: Iterable[FloatArray], left_out: Container[int] = ()
+    ) -> Iterator[tuple[slice, Ranking]]:
+        """Rank by scores of every item, in blocks of rows that follow each other, (n, I) each.
+
+        Args:
+            score_blocks: Of all rows but some.
+            left_out: The numbers of those.
+        """
         rows = self.rows
         # Between equals an item is drawn by the row's key, whatever the blocks.
         keys = random_keys.keys(0, f"equals/{rows.split}", rows.example_ids)
-        start = 0
-        for scores in score_blocks:
-            end = start + len(scores)
-            block = slice(start, end)
-            start = end
+        for block, scores in numbered_blocks(score_blocks, left_out):
             targets = rows.target_index[block]
             if self.excluded is not None:
                 mask = self.excluded.candidate_mask(block, targets)
-                parts.append(rank_all(scores, targets, mask, keys[block]))
+                yield block, rank_all(scores, targets, mask, keys[block])
             elif self.codes is not None:
                 codes = self.codes[block]
                 listed_scores = np.take_along_axis(scores, codes, axis=1)
-                parts.append(rank_listed(listed_scores, targets, codes))
-        return concatenate_rankings(parts)
+                yield block, rank_listed(listed_scores, targets, codes)
 
 
 def read_data(tables: SplitTables, source: Manifest, config: EvaluationConfig) -> EvaluationData:
@@ -197,6 +198,18 @@ def read_catalogue_data(
     """
     if config.candidates != "listed,catalogue":
         return None
+    return read_all_items(tables, source, config)
+
+
+def read_all_items(
+    tables: SplitTables, source: Manifest, config: EvaluationConfig
+) -> EvaluationData:
+    """Read the same rows to rank every item.
+
+    Raises:
+        ConfigError: More rows than there are.
+        DataError: No rows.
+    """
     # Generated answers name listed candidates.
     return read_data(tables, source, replace(config, candidates="catalogue", generate=False))
 

@@ -9,6 +9,7 @@ from dynamicpo.core.records.manifest import Manifest, read_input
 from dynamicpo.core.records.shapes import as_shape
 from dynamicpo.evaluation.result_files import CATALOGUE_FOLDER, read_result
 from dynamicpo.evaluation.results import ModelResult
+from dynamicpo.evaluation.top_items import TopItems, read_top_items
 from dynamicpo.reports.training_log import read_training_log
 
 
@@ -45,6 +46,8 @@ class _Inputs(TypedDict):
 
 class _Config(TypedDict):
     split: str
+    resamples: int
+    seed: int
 
 
 class SavedResult(NamedTuple):
@@ -55,12 +58,14 @@ class SavedResult(NamedTuple):
         catalogue: That of every item, where it stands beside.
         training_log: Lines of its training; none for a baseline.
         provenance: Its origin.
+        top_items: Its first items of the whole catalogue for some users.
     """
 
     result: ModelResult
     catalogue: ModelResult | None
     training_log: list[dict[str, float]]
     provenance: ModelProvenance
+    top_items: TopItems | None
 
 
 def read_sources(paths: Sequence[Path], where: str) -> list[Manifest]:
@@ -145,4 +150,5 @@ def read_saved_result(folder: Path, source: Manifest) -> SavedResult:
         catalogue=read_result(folder / CATALOGUE_FOLDER, split) if has_catalogue else None,
         training_log=read_training_log(folder / "steps.jsonl"),
         provenance=provenance,
+        top_items=read_top_items(folder),
     )

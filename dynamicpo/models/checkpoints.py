@@ -22,6 +22,7 @@ from dynamicpo.models.backbones import NOTHING_PERMITTED, BaseModelSpec, Permiss
 from dynamicpo.models.base_models import load_base_model
 from dynamicpo.models.execution import device, execution_context
 from dynamicpo.models.lora import LanguageModel, has_adapter, load_adapter, sort_adapter_config
+from dynamicpo.models.tokenizers import check_tokens, load_checked_tokenizer
 from dynamicpo.models.weights import WeightSource, explain_remote_code, load_causal_lm
 from dynamicpo.prompts.encoding import PromptSettings
 from dynamicpo.prompts.template import check_template
@@ -43,18 +44,24 @@ class ModelEntries(TypedDict):
 
 
 @dataclass
-class LoadedModel:
+class PromptedModel:
     """A model with what is needed to use it."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     settings: PromptSettings
     base: BaseModelSpec
-    manifest: Manifest
 
     def execution_context(self) -> AbstractContextManager[None]:
         """The context in which the model is to be run."""
         return execution_context(self.base)
+
+
+@dataclass
+class LoadedModel(PromptedModel):
+    """A model from its folder, which has a manifest."""
+
+    manifest: Manifest
 
 
 def save_model(folder: Path, model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -138,8 +145,9 @@ def _load_all_weights(
         "trust_remote_code": permissions.trust_remote_code,
     }
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+        tokenizer = load_checked_tokenizer(source)
         model = load_causal_lm({**source, "dtype": torch.float32}, is_ours=True)
+        check_tokens(str(folder), model, tokenizer)
     except ValueError as error:
         raise explain_remote_code(str(folder), error) from error
     return model, tokenizer

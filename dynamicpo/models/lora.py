@@ -11,12 +11,14 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.messages import reason_of
 from dynamicpo.core.records.manifest import write_json
 from dynamicpo.models.weights import check_format, check_keys
 
+ALL_LINEAR = "all-linear"
 _READ_LAYERS = ("out_proj", "dt_proj")
 # A causal LM with or without an adapter.
 LanguageModel: TypeAlias = PreTrainedModel | PeftModel
@@ -28,9 +30,10 @@ def add_adapter(
     alpha: int,
     dropout: float,
     item_token_ids: Sequence[int] = (),
+    modules: str = ALL_LINEAR,
     seed: int = 0,
 ) -> PeftModel:
-    """Wrap a model with a fresh LoRA adapter on all linear layers that can have one.
+    """Wrap a model with a fresh LoRA adapter on linear layers that can have one.
 
     Args:
         model: A causal LM.
@@ -39,19 +42,23 @@ def add_adapter(
         dropout: Its dropout.
         item_token_ids: Tokens of items. Their embeddings, and their rows of the head, are trained
             themselves, not by an adapter.
+        modules: "all-linear", or names of layers or their ends, separated by commas.
         seed: Seed of its weights.
 
     Raises:
-        ConfigError: The model has no layer that it can be added to.
+        ConfigError: The model has no layer that it can be added to, or none of a name, or the rank
+            is no low one.
     """
+    _check_rank(model, rank)
+    excluded = _without_adapter(model)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules="all-linear",
+        target_modules=_target_modules(model, modules, excluded),
         # An empty list, unlike None, would change the adapter's file.
-        exclude_modules=_without_adapter(model) or None,
+        exclude_modules=excluded or None,
         trainable_token_indices=_trainable_rows(model, item_token_ids),
     )
     torch.manual_seed(seed)
@@ -62,6 +69,46 @@ def add_adapter(
             f"tuning: lora needs linear layers, which the backbone must have ({reason_of(error)}). "
             "Choose another backbone, or tuning 'full'."
         ) from error
+
+
+def _check_rank(model: PreTrainedModel, rank: int) -> None:
+    # Above the rank of every matrix an adapter only takes memory: an extra 0 may be all there is.
+    shapes = [tuple(matrix.shape) for matrix in model.parameters() if matrix.dim() == 2]
+    highest = max(map(min, shapes), default=rank)
+    if rank > highest:
+        raise ConfigError(
+            f"lora_rank: must be <= {highest}, the rank of the backbone's largest matrix, "
+            f"got {rank}. Lower it."
+        )
+
+
+def _target_modules(
+    model: PreTrainedModel, modules: str, excluded: Sequence[str]
+) -> str | list[str]:
+    """Modules as PEFT takes them, of which each name is that of a linear layer."""
+    if modules == ALL_LINEAR:
+        return modules
+    wanted = [name.strip() for name in modules.split(",")]
+    # Embeddings and the head are no target of "all-linear" either.
+    head = model.get_output_embeddings()
+    linear = {
+        name
+        for name, module in model.named_modules()
+        if _is_linear(module) and module is not head and name not in excluded
+    }
+    for name in wanted:
+        if not any(layer == name or layer.endswith(f".{name}") for layer in linear):
+            known = sorted({layer.rpartition(".")[2] for layer in linear})
+            raise ConfigError(
+                f"lora_modules: must name linear layers of the backbone, {name!r} is none. "
+                f"Choose from {', '.join(known)}, or {ALL_LINEAR}."
+            )
+    return wanted
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Tell a linear layer; GPT-2's are of a class of transformers."""
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def _trainable_rows(

@@ -1,6 +1,7 @@
 """Weights of causal LMs: all of them, no others, from safetensors only, without code."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TypeAlias, TypedDict
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from dynamicpo.core.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _SAFETENSORS = "*.safetensors"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size")
 _NAMES_SHOWN = 5
 # A part of transformers' message where a model has attention code of its own only.
 _NO_SDPA = "scaled_dot_product_attention"
@@ -81,6 +83,7 @@ def _load(source: WeightSource, attention: str) -> tuple[PreTrainedModel, LoadRe
     loaded: tuple[PreTrainedModel, LoadReport]
     with _without_its_report():
         try:
+            _check_sizes(source)
             loaded = transformers.AutoModelForCausalLM.from_pretrained(
                 **source,
                 attn_implementation=attention,
@@ -100,6 +103,32 @@ def _load(source: WeightSource, attention: str) -> tuple[PreTrainedModel, LoadRe
                 "Get the whole model."
             ) from error
     return loaded
+
+
+def _check_sizes(source: WeightSource) -> None:
+    """Refuse a configuration of a far larger model than the weights are of, before it is made."""
+    folder = Path(source["pretrained_model_name_or_path"])
+    files = sorted(folder.glob(_SAFETENSORS))
+    if not files or "gguf_file" in source:
+        return
+    config = transformers.AutoConfig.from_pretrained(
+        str(folder), trust_remote_code=source.get("trust_remote_code", False)
+    ).get_text_config()
+    hidden, layers, *widths = (getattr(config, name, None) or 1 for name in _SIZES)
+    sizes = [size for file in files for size in _tensor_sizes(file)]
+    # The largest matrix alone. Weights of 4 bits are stored as an eighth of their number.
+    needed = hidden * max(hidden, *widths)
+    if layers > len(sizes) or needed > 8 * sum(sizes):
+        raise DataError(
+            f"{folder}: must hold weights of the shapes that its config.json says, but those are "
+            f"of a far larger model (hidden_size {hidden}, num_hidden_layers {layers}). "
+            "Get the config.json that belongs to them."
+        )
+
+
+def _tensor_sizes(file: Path) -> list[int]:
+    with safe_open(str(file), framework="pt") as tensors:
+        return [math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()]
 
 
 @contextmanager

@@ -1,115 +1,156 @@
-"""Columns of a window that are compared with those of another."""
+"""Columns of a window that are compared with those of another, a row each."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from dynamicpo.core.arrays import FloatArray
+from dynamicpo.core.arrays import FloatArray, IntArray
+from dynamicpo.core.user_hashes import user_hash
 from dynamicpo.monitoring.windows import Window
 
-COLUMN_MEANINGS = {
-    "history_length": "items in the row's history",
-    "user_activity": "the user's rows in the window for each day on which the user has any",
-    "popularity_bucket": "the target's rank among the reference's items, by training popularity",
+TRAINING_WINDOW = "training window"
+HELD_OUT_WINDOW = "held-out window"
+USER = "user"
+DATA_COLUMNS = {
+    "user_activity": "a user's rows in the window for each day on which there are any",
+    "popularity_bucket": "the target's rank among the reference's items, by the training rows of "
+    "other users",
     "category": "the target's category; all but the reference's 20 most frequent are one",
+}
+ROW_COLUMNS = {
+    "history_length": "items in the row's history",
     "unseen_share": (
         "share of the history and the target that the reference's training rows never show"
     ),
-    "chosen_score": "the model's log-probability of the target, nats",
 }
+SIGNALS = {
+    "chosen_score": "the model's log-probability of the target, nats",
+    "margin": "that of the target minus that of the best negative, nats",
+    "hit": "HitRatio@1 of the row, the expected value under ties",
+}
+COLUMN_MEANINGS = {**DATA_COLUMNS, **ROW_COLUMNS, **SIGNALS}
 TEXT_COLUMNS = ("popularity_bucket", "category")
 # Shares of the items, the most popular first, at which buckets end.
 _BUCKET_ENDS = (0.01, 0.05, 0.2, 0.5, 1.0)
 _UNSEEN = "unseen"
 _BUCKETS = ("top 1 %", "top 5 %", "top 20 %", "top 50 %", "others", _UNSEEN)
-_NO_CATEGORY = "none"
+NO_CATEGORY = "none"
 _OTHER_CATEGORIES = "other"
 # The distance of a sample from its own distribution grows with the number of categories.
 _NUM_CATEGORIES = 20
 
 
-class ComparedColumns(NamedTuple):
-    """Columns of two windows, a row each.
+class ReferenceItems(NamedTuple):
+    """A reference's view of items.
 
     Attributes:
-        reference: Columns of the reference.
-        current: The same columns of the current window.
+        trained: The items that its training rows show.
+        popularity: Interactions of each item in the training split.
+        categories: The most frequent categories of its training window's targets.
     """
 
-    reference: pd.DataFrame
-    current: pd.DataFrame
+    trained: Set[str]
+    popularity: Mapping[str, int]
+    categories: Collection[str]
 
 
-def compared_columns(
-    reference: Window, current: Window, trained_items: Set[str]
-) -> ComparedColumns:
-    """Compute the columns of two windows, buckets and categories by the reference.
-
-    A column of categories is left out where none is known.
+def reference_items(items: pd.DataFrame, trained: Set[str], training: Window) -> ReferenceItems:
+    """A reference's view of items.
 
     Args:
-        reference: Rows of the reference's training split.
-        current: Rows to compare with them.
-        trained_items: The items that the reference's training rows show.
+        items: Its items table.
+        trained: The items of its training rows.
+        training: Its training window.
     """
-    # Not each window's own: a change of what is popular would then not show.
-    buckets = _popularity_buckets(reference.items)
-    reference_categories = _target_categories(reference)
-    frequent = _most_frequent(reference_categories)
-    columns = ComparedColumns(
-        reference=_window_columns(reference, trained_items, buckets, frequent),
-        current=_window_columns(current, trained_items, buckets, frequent),
-    )
-    categories = pd.concat([columns.reference["category"], columns.current["category"]])
-    if (categories == _NO_CATEGORY).all():
-        return ComparedColumns(
-            reference=columns.reference.drop(columns="category"),
-            current=columns.current.drop(columns="category"),
-        )
-    return columns
+    categories = _target_categories(training)
+    frequent = _most_frequent(categories)
+    counts = items["popularity"].tolist()
+    popularity = dict(zip(items["item_id"], counts, strict=True))
+    return ReferenceItems(trained, popularity, frequent)
 
 
-def _window_columns(
-    window: Window,
-    trained_items: Set[str],
-    buckets: dict[str, str],
-    frequent: Collection[str],
-) -> pd.DataFrame:
-    histories = window.rows["history"].to_pylist()
+def training_columns(window: Window, items: ReferenceItems) -> pd.DataFrame:
+    """The columns of rows that count in the popularity of their own targets.
+
+    A user's own interaction is left out: else every other user's targets would look less popular.
+    """
+    return _data_columns(window, items, num_own=1)
+
+
+def data_columns(window: Window, items: ReferenceItems) -> pd.DataFrame:
+    """The columns that are compared with the training window, buckets by the reference.
+
+    Not by each window's own popularity: a change of what is popular would then not show.
+    """
+    return _data_columns(window, items, num_own=0)
+
+
+def _data_columns(window: Window, items: ReferenceItems, num_own: int) -> pd.DataFrame:
     targets = window.rows["target"].to_pylist()
-    lengths = [float(len(history)) for history in histories]
-    categories = pd.Series(_target_categories(window))
-    is_frequent = categories.isin(frequent)
+    categories = pd.Series(_target_categories(window), dtype=object)
+    is_frequent = categories.isin(list(items.categories))
     # New targets have no popularity in the reference, whatever they have today.
-    target_buckets = [buckets.get(target, _UNSEEN) for target in targets]
+    popularity = np.array([items.popularity.get(target, 0) for target in targets])
+    others = np.maximum(popularity - num_own, 0)
+    users = pd.Series(hashed_users(window), dtype=object)
     return pd.DataFrame(
         {
-            "history_length": lengths,
-            "user_activity": window.user_activity,
-            "popularity_bucket": target_buckets,
+            USER: users,
+            "user_activity": once_a_user(users, window.user_activity),
+            "popularity_bucket": popularity_buckets(others, [*items.popularity.values()]),
             "category": categories.where(is_frequent, _OTHER_CATEGORIES),
-            "unseen_share": _unseen_shares(histories, targets, trained_items),
         }
     )
 
 
+def once_a_user(users: pd.Series, values: "pd.Series[float]") -> "pd.Series[float]":
+    """Values of users at their first rows only: busy users are no more than one each."""
+    return values.where(~users.duplicated())
+
+
+def row_columns(window: Window, trained: Set[str]) -> pd.DataFrame:
+    """The columns that are compared with the held-out window, but for the model's signals.
+
+    Training rows show no item that training rows do not show, and their histories are shorter.
+    """
+    histories = window.rows["history"].to_pylist()
+    targets = window.rows["target"].to_pylist()
+    return pd.DataFrame(
+        {
+            USER: hashed_users(window),
+            "history_length": [float(len(history)) for history in histories],
+            "unseen_share": _unseen_shares(histories, targets, trained),
+        }
+    )
+
+
+def hashed_users(window: Window) -> list[str]:
+    """The hash of each row's user."""
+    users = window.rows["user_id"].to_pylist()
+    unique_users = set(users)
+    hashes = {user: user_hash(user) for user in unique_users}
+    return [hashes[user] for user in users]
+
+
 def _unseen_shares(
-    histories: Sequence[Sequence[str]], targets: Sequence[str], trained_items: Set[str]
+    histories: Sequence[Sequence[str]], targets: Sequence[str], trained: Set[str]
 ) -> FloatArray:
     shares = []
     for history, target in zip(histories, targets, strict=True):
         items = [*history, target]
-        is_unseen = [item not in trained_items for item in items]
-        shares.append(np.mean(is_unseen))
+        is_unseen = [item not in trained for item in items]
+        share = np.mean(is_unseen)
+        shares.append(share)
     return np.array(shares, dtype=np.float64)
 
 
 def _target_categories(window: Window) -> list[str]:
-    item_categories = window.items["category"].fillna("")
-    categories = dict(zip(window.items["item_id"], item_categories, strict=True))
+    items = window.items
+    item_categories = items["category"].fillna("")
+    categories = dict(zip(items["item_id"], item_categories, strict=True))
     targets = window.rows["target"].to_pylist()
     target_categories = [categories.get(target, "") for target in targets]
     return [_without_markup(category) for category in target_categories]
@@ -118,7 +159,7 @@ def _target_categories(window: Window) -> list[str]:
 def _without_markup(category: str) -> str:
     """A category that no page takes for markup; Evidently escapes none."""
     harmless = category.replace("<", "‹").replace(">", "›")
-    return harmless or _NO_CATEGORY
+    return harmless or NO_CATEGORY
 
 
 def _most_frequent(categories: Sequence[str]) -> list[str]:
@@ -128,14 +169,24 @@ def _most_frequent(categories: Sequence[str]) -> list[str]:
     return ordered[:_NUM_CATEGORIES]
 
 
-def _popularity_buckets(items: pd.DataFrame) -> dict[str, str]:
-    """The bucket of each item, by its rank in popularity."""
-    popularity = items["popularity"]
+def popularity_buckets(popularity: IntArray, catalogue: Sequence[int]) -> list[str]:
+    """The bucket of each number of interactions, by its rank in the catalogue.
+
+    Args:
+        popularity: The numbers. Shape (N,).
+        catalogue: The interactions of every item. Shape (I,).
+    """
+    ascending = np.sort(catalogue)
+    num_items = len(ascending)
     # Equally popular items share the best rank, and so their bucket.
-    ranks = popularity.rank(method="min", ascending=False)
-    relative_ranks = ranks / max(len(items), 1)
-    bucket_indices = np.searchsorted(_BUCKET_ENDS, relative_ranks)
-    bucket_names = np.array(_BUCKETS)[bucket_indices]
+    num_not_above = np.searchsorted(ascending, popularity, side="right")
+    ranks = num_items - num_not_above + 1
+    relative_ranks = ranks / max(num_items, 1)
+    indices = np.searchsorted(_BUCKET_ENDS, relative_ranks)
+    # An item less popular than the last one of the catalogue.
+    last = len(_BUCKET_ENDS) - 1
+    indices = np.minimum(indices, last)
     is_seen = popularity > 0
-    names = np.where(is_seen, bucket_names, _UNSEEN)
-    return dict(zip(items["item_id"], names.tolist(), strict=True))
+    return [
+        _BUCKETS[index] if seen else _UNSEEN for index, seen in zip(indices, is_seen, strict=True)
+    ]

@@ -1,220 +1,215 @@
-"""Drift monitoring: a current window of rows against the training rows of a reference.
+"""Drift monitoring: a window of newer rows against what a model was trained and gated on.
 
-Distances, not p-values: with enough rows any difference is significant, and the verdict would
-depend on their number.
+A column drifts when its distance reaches a threshold, so that it matters, and exceeds what whole
+users give by chance, so that it is there. Of too few users the verdict is that, and not "none".
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from dynamicpo.core.config import DriftConfig
-from dynamicpo.core.json_values import JsonObject
+from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, config_dict, input_fingerprint, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import read_rows
+from dynamicpo.core.records.version_folders import CARD, is_version, model_of
+from dynamicpo.monitoring.check_history import DriftCheck, add_check, read_checks
 from dynamicpo.monitoring.columns import (
-    COLUMN_MEANINGS,
-    TEXT_COLUMNS,
-    ComparedColumns,
-    compared_columns,
+    DATA_COLUMNS,
+    HELD_OUT_WINDOW,
+    NO_CATEGORY,
+    ROW_COLUMNS,
+    SIGNALS,
+    USER,
+    data_columns,
+    row_columns,
 )
 from dynamicpo.monitoring.evidently_report import compare_columns
-from dynamicpo.monitoring.windows import Window, read_window
-from dynamicpo.reports.pages.drift import DriftColumn, DriftReport, drift_page
+from dynamicpo.monitoring.permutations import ColumnSample
+from dynamicpo.monitoring.references import (
+    DriftReference,
+    list_protocol,
+    read_reference,
+    reference_of_rows,
+)
+from dynamicpo.monitoring.rollback import ChampionPair, check_rollback, write_rollback
+from dynamicpo.monitoring.signals import ListedScores, signals_of, window_scores
+from dynamicpo.monitoring.verdicts import DriftResult, judge_columns
+from dynamicpo.monitoring.windows import Window, read_held_out, read_window
+from dynamicpo.reports.pages.drift import drift_page
 
 log = logging.getLogger(__name__)
 
-# Evidently's names of distances, and what they are.
-_METHODS = {
-    "wasserstein": "Wasserstein distance, divided by the reference's standard deviation",
-    "jensenshannon": "Jensen-Shannon distance",
-}
 
+class _ComparedFrames(NamedTuple):
+    """Frames of the current window: for the training window, and for the held-out window."""
 
-@dataclass(frozen=True)
-class DriftResult:
-    """The result of a comparison.
-
-    Attributes:
-        drifted: True where enough columns have drifted.
-        drifted_share: Share of the columns that have drifted.
-        report: Verdict, rule, numbers of rows and the columns.
-        rows_without_score: Rows of each window that the model could not score.
-    """
-
-    drifted: bool
-    drifted_share: float
-    report: DriftReport
-    rows_without_score: Mapping[str, int]
-
-    def to_json(self) -> JsonObject:
-        """The content of `drift.json`."""
-        columns: JsonObject = {}
-        for column in self.report.columns:
-            columns[column.name] = {
-                "distance": column.distance,
-                "drifted": column.drifted,
-                "method": column.method,
-                "meaning": column.meaning,
-            }
-        return {
-            "drifted": self.drifted,
-            "verdict": self.report.verdict,
-            "rule": self.report.rule,
-            "drifted_share": self.drifted_share,
-            "columns": columns,
-            "rows": {
-                "reference": self.report.reference_rows,
-                "current": self.report.current_rows,
-            },
-            "rows_without_score": self.rows_without_score,
-        }
-
-    def counts(self) -> dict[str, float]:
-        """The counts of the stage's manifest."""
-        counts = {
-            "drifted": self.drifted,
-            "drifted_share": self.drifted_share,
-            "reference_rows": self.report.reference_rows,
-            "current_rows": self.report.current_rows,
-        }
-        for column in self.report.columns:
-            counts[f"{column.name}_distance"] = column.distance
-        return counts
+    reference: DriftReference
+    data: pd.DataFrame
+    rows: pd.DataFrame
+    scores: ListedScores | None
 
 
 def monitor_drift(
-    reference: Path, current: Path, output: Path, config: DriftConfig, model: Path | None = None
+    reference: Path,
+    current: Path,
+    output: Path,
+    config: DriftConfig,
+    model: Path | None = None,
+    pair: ChampionPair | None = None,
 ) -> Manifest:
-    """Compare `config.split` of the current rows with the reference's training split.
+    """Compare `config.split` of the current rows with a reference.
 
     Args:
-        reference: Preferences folder that a model was trained on.
+        reference: Folder of a published version, or preferences folder that a model was trained on.
         current: Preferences folder of now; may be the same.
         output: Folder to make: `drift.json`, `report.html`.
-        config: Split, thresholds, rows and seed.
-        model: Model folder; its score of the chosen item is then a column as well.
+        config: Splits, thresholds, rows, users and seed.
+        model: Model folder; its signals are then compared as well. That of a version is in it.
+        pair: The champion, which then is the reference, and the one before it: which of the two is
+            better on the current rows stands in `rollback.json`, `rollback.md`, `rollback.html`.
 
     Returns:
-        The manifest; `counts` holds `drifted`, `drifted_share` and each column's distance.
+        The manifest; `counts` holds `drifted`, `too_few_users` and each column's distance.
 
     Raises:
-        DataError: An empty window, or input that can't be used.
+        DataError: An empty window, rows of another catalogue, or input that can't be used.
     """
-    inputs = {
-        "reference": input_fingerprint(reference),
-        "current": input_fingerprint(current),
-    }
+    inputs = {"reference": _fingerprint(reference), "current": input_fingerprint(current)}
     if model is not None:
         inputs["model"] = input_fingerprint(model)
+    if pair is not None:
+        inputs["previous champion"] = pair.previous.name if pair.previous else ""
     manifest = Manifest("monitor_drift", config_dict(config), inputs)
     if (existing := finished(output, manifest)) is not None:
         return existing
-    reference_window = read_window(reference, "train", config)
-    current_window = read_window(current, config.split, config)
+    window = read_window(current, config.split, config)
+    checks = read_checks(config.store) if config.store else []
     with stage_output(output, manifest) as folder:
-        trained_items = _trained_items(reference)
-        columns = compared_columns(reference_window, current_window, trained_items)
-        if model is not None:
-            columns = _with_scores(columns, model, reference_window, current_window, config)
-        result, page = _compare(columns, config)
+        frames = _frames(reference, current, window, config, model)
+        result = judge_columns(_samples(frames), config)
+        evidently = compare_columns(result, config)
+        check = _check(result, inputs, window)
+        page = drift_page(result.report([*checks, check]), evidently)
         write_json(folder / "drift.json", result.to_json())
         (folder / "report.html").write_text(page, encoding="utf-8")
         manifest.counts = result.counts()
-        manifest.extra = {"rule": result.report.rule}
-    log.info("%s: %s", output, result.report.verdict)
+        manifest.extra = {"rule": result.rule, "status": result.status}
+        if pair is not None:
+            rollback = check_rollback(pair, None if model else frames.scores, window, config)
+            write_rollback(folder, rollback)
+            manifest.extra["rollback"] = rollback.to_json()
+    # After the output is there: a check that is in the history has a page.
+    if config.store:
+        add_check(config.store, check)
+    log.info("%s: %s", output, result.verdict)
     return manifest
 
 
-def _trained_items(reference: Path) -> set[str]:
-    """All items of the training rows, not only of those in the window."""
-    rows = read_rows(reference, "train")
-    histories = rows["history"].combine_chunks()
-    return {
-        *rows["target"].to_pylist(),
-        *histories.flatten().to_pylist(),
-    }
+def _fingerprint(reference: Path) -> str:
+    """A name for the content of a reference; that of a version stands in its list of files."""
+    if is_version(reference):
+        from dynamicpo.core.storage.checksums import sha256
+
+        return sha256(reference / CARD)
+    return input_fingerprint(reference)
 
 
-def _with_scores(
-    columns: ComparedColumns, model: Path, reference: Window, current: Window, config: DriftConfig
-) -> ComparedColumns:
-    # Here, because torch and transformers take seconds to import, for nothing without a model.
-    from dynamicpo.models.backbones import permissions_of
-    from dynamicpo.monitoring.chosen_scores import chosen_scores
+def _frames(
+    reference: Path, current: Path, window: Window, config: DriftConfig, model: Path | None
+) -> _ComparedFrames:
+    if is_version(reference):
+        known = read_reference(reference)
+        scorer: Path | None = model or model_of(reference)
+    else:
+        known = _split_reference(reference, config, model)
+        scorer = model
+    rows = row_columns(window, known.items.trained)
+    _check_catalogue(current, rows)
+    scores = None
+    has_signals = known.held_out is not None and SIGNALS.keys() <= {*known.held_out}
+    if has_signals and scorer is not None:
+        _check_lists(current, known)
+        scores = window_scores(scorer, window, "current window", config)
+        rows = rows.join(signals_of(scores))
+    return _ComparedFrames(known, data_columns(window, known.items), rows, scores)
 
-    permissions = permissions_of(config)
-    reference_scores = chosen_scores(model, reference, "reference", permissions)
-    current_scores = chosen_scores(model, current, "current", permissions)
-    return ComparedColumns(
-        reference=columns.reference.assign(chosen_score=reference_scores),
-        current=columns.current.assign(chosen_score=current_scores),
-    )
+
+def _split_reference(reference: Path, config: DriftConfig, model: Path | None) -> DriftReference:
+    """The references of a preferences folder, with a model's signals where there is one."""
+    held_out = read_held_out(reference, config)
+    known = reference_of_rows(reference, held_out, config)
+    if model is None or held_out is None or known.held_out is None:
+        return known
+    scores = window_scores(model, held_out, HELD_OUT_WINDOW, config)
+    return known._replace(held_out=known.held_out.join(signals_of(scores)))
 
 
-def _compare(columns: ComparedColumns, config: DriftConfig) -> tuple[DriftResult, str]:
-    """Compare the columns and apply the rule; returns the page, too."""
-    methods = {}
-    for name, values in columns.reference.items():
-        methods[str(name)] = _distance_method(str(name), values)
-    comparison = compare_columns(columns, methods, config)
-    drift_columns = []
-    for name, distance in comparison.distances.items():
-        column = DriftColumn(
-            name=name,
-            distance=distance,
-            drifted=distance >= config.threshold,
-            method=_METHODS[methods[name]],
-            meaning=COLUMN_MEANINGS[name],
+def _check_catalogue(current: Path, rows: pd.DataFrame) -> None:
+    """Refuse rows of other items altogether, of which any window would have drifted."""
+    if (rows["unseen_share"] == 1).all():
+        raise DataError(
+            f"{current}: must have items of the reference, but it shares none with its training "
+            "rows. Prepare it with the same catalogue, or choose the reference of this one."
         )
-        drift_columns.append(column)
-    result = _apply_rule(drift_columns, columns, config)
-    return result, drift_page(result.report, comparison.page)
 
 
-def _distance_method(name: str, reference: pd.Series) -> str:
-    """Choose the distance of a column.
-
-    Wasserstein is for numbers. It is divided by the reference's spread, which must not be 0; and
-    items unseen in training are none in training rows, by definition.
-    """
-    if name in TEXT_COLUMNS or name == "unseen_share":
-        return "jensenshannon"
-    is_constant = reference.nunique() < 2
-    return "jensenshannon" if is_constant else "wasserstein"
+def _check_lists(current: Path, known: DriftReference) -> None:
+    """Refuse lists of candidates that are longer, or harder, than those of the reference."""
+    lists = list_protocol(current)
+    if lists != known.lists:
+        raise DataError(
+            f"{current}: must have lists of candidates as the reference has them ({known.lists}), "
+            f"or a model's signals can't be compared, got {lists}. Sample them with its settings."
+        )
 
 
-def _apply_rule(
-    drift_columns: list[DriftColumn], columns: ComparedColumns, config: DriftConfig
-) -> DriftResult:
-    num_drifted = sum(column.drifted for column in drift_columns)
-    share = num_drifted / len(drift_columns)
-    # At least one, so that a share of 0 does not make everything drift.
-    drifted = num_drifted > 0 and share >= config.drift_share
-    conclusion = "Drifted" if drifted else "Not drifted"
-    rule = (
-        f"Drifted when at least {config.drift_share:.0%} of the columns, and at least one, "
-        f"have drifted; a column has drifted when its distance is at least {config.threshold:g}."
+def _samples(frames: _ComparedFrames) -> list[ColumnSample]:
+    """All columns that both windows have."""
+    samples = []
+    training = frames.reference.training
+    for name in DATA_COLUMNS:
+        sample = _sample(name, training, frames.data)
+        if not _is_unknown(sample):
+            samples.append(sample)
+    held_out = frames.reference.held_out
+    if held_out is None:
+        return samples
+    both = {*held_out} & {*frames.rows}
+    for name in (*ROW_COLUMNS, *SIGNALS):
+        if name in both:
+            sample = _sample(name, held_out, frames.rows)
+            samples.append(sample)
+    return samples
+
+
+def _sample(name: str, reference: pd.DataFrame, current: pd.DataFrame) -> ColumnSample:
+    return ColumnSample(
+        name,
+        reference=reference[name],
+        reference_users=reference[USER],
+        current=current[name],
+        current_users=current[USER],
     )
-    report = DriftReport(
-        verdict=f"{conclusion}: {num_drifted} of {len(drift_columns)} columns have drifted.",
-        rule=rule,
-        reference_rows=len(columns.reference),
-        current_rows=len(columns.current),
-        columns=drift_columns,
+
+
+def _is_unknown(sample: ColumnSample) -> bool:
+    """Tell whether nobody knows a category."""
+    if sample.name != "category":
+        return False
+    values = pd.concat([sample.reference, sample.current])
+    return bool((values == NO_CATEGORY).all())
+
+
+def _check(result: DriftResult, inputs: dict[str, str], window: Window) -> DriftCheck:
+    times = window.rows["timestamp"].to_numpy()
+    distances = {test.name: test.relative_distance for test in result.columns}
+    return DriftCheck(
+        window_end=float(times.max()),
+        status=result.status,
+        reference=inputs["reference"],
+        current=inputs["current"],
+        distances=distances,
     )
-    rows_without_score = {
-        "reference": _count_without_score(columns.reference),
-        "current": _count_without_score(columns.current),
-    }
-    return DriftResult(drifted, share, report, rows_without_score)
-
-
-def _count_without_score(columns: pd.DataFrame) -> int:
-    if "chosen_score" not in columns:
-        return 0
-    return int(columns["chosen_score"].isna().sum())

@@ -2,13 +2,14 @@
 
 import re
 import warnings
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from dynamicpo.core.config import DriftConfig
-from dynamicpo.monitoring.columns import TEXT_COLUMNS, ComparedColumns
+from dynamicpo.monitoring.columns import TEXT_COLUMNS
+from dynamicpo.monitoring.verdicts import DriftResult
 
 # Evidently names the parts of its page by random ids: UUIDs of version 7, and metrics by 32 digits.
 _RANDOM_ID = re.compile(
@@ -16,7 +17,6 @@ _RANDOM_ID = re.compile(
 )
 # The one link of its page to another host, in the tool bar of its charts.
 _OUTER_LINK = 'href="https://plotly.com/"'
-_SIGNIFICANT_DIGITS = 12
 
 
 class EvidentlyResult(NamedTuple):
@@ -24,23 +24,35 @@ class EvidentlyResult(NamedTuple):
 
     Attributes:
         distances: Each column's distance.
-        page: A page of charts; the same columns give the same bytes.
+        page: A page of charts, with random ids.
     """
 
     distances: dict[str, float]
     page: str
 
 
-def compare_columns(
-    columns: ComparedColumns, methods: Mapping[str, str], config: DriftConfig
-) -> EvidentlyResult:
+def compare_columns(result: DriftResult, config: DriftConfig) -> str:
     """Compare each column of two windows.
 
     Args:
-        columns: The columns.
-        methods: Evidently's name of the distance of each column.
+        result: The columns, with the distance of each.
         config: Thresholds.
+
+    Returns:
+        A page of charts; the same columns give the same bytes.
     """
+    return _repeatable(run_evidently(result, config).page)
+
+
+def run_evidently(result: DriftResult, config: DriftConfig) -> EvidentlyResult:
+    """Evidently's own distances, and its page as it comes."""
+    # It refuses columns of which a window has no value.
+    columns = [column for column in result.columns if not np.isnan(column.test.distance)]
+    methods = {column.name: column.method for column in columns}
+    thresholds = {column.name: column.threshold for column in columns}
+    # Windows have different lengths; what is missing at their ends counts as missing.
+    reference_frame = pd.DataFrame({column.name: column.sample.reference for column in columns})
+    current_frame = pd.DataFrame({column.name: column.sample.current for column in columns})
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # Evidently divides by the spread of columns that do not vary, and draws empty charts.
         warnings.simplefilter("ignore")
@@ -55,11 +67,11 @@ def compare_columns(
         preset = DataDriftPreset(
             columns=list(methods),
             per_column_method=dict(methods),
-            threshold=config.threshold,
+            per_column_threshold=thresholds,
             drift_share=config.drift_share,
         )
-        current = Dataset.from_pandas(columns.current, data_definition=definition)
-        reference = Dataset.from_pandas(columns.reference, data_definition=definition)
+        current = Dataset.from_pandas(current_frame, data_definition=definition)
+        reference = Dataset.from_pandas(reference_frame, data_definition=definition)
         # Its tests would state a verdict, by a rule that is not ours.
         report = Report([preset], include_tests=False)
         snapshot = report.run(current, reference)
@@ -69,15 +81,8 @@ def compare_columns(
     for metric in metrics:
         # The preset's other metrics are of all columns together.
         if "column" in metric["config"]:
-            distances[metric["config"]["column"]] = _rounded(metric["value"])
-    in_order = {name: distances[name] for name in methods}
-    return EvidentlyResult(in_order, _repeatable(page))
-
-
-def _rounded(distance: float) -> float:
-    # Evidently adds up over a set of texts, whose order, and with it the last digit of the sum,
-    # changes from process to process.
-    return float(f"{distance:.{_SIGNIFICANT_DIGITS}g}")
+            distances[metric["config"]["column"]] = float(metric["value"])
+    return EvidentlyResult(distances, page)
 
 
 def _repeatable(page: str) -> str:

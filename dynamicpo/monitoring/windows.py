@@ -59,6 +59,15 @@ def read_window(folder: Path, split: str, config: DriftConfig) -> Window:
     )
 
 
+def read_held_out(folder: Path, config: DriftConfig) -> Window | None:
+    """The rows that a model was not trained on; None where a data set has no such split."""
+    split = config.held_out
+    # A data set of two windows has no validation rows.
+    if not (folder / split).is_dir() or not len(read_rows(folder, split)):
+        return None
+    return read_window(folder, split, config)
+
+
 def _user_activity(rows: pa.Table) -> "pd.Series[float]":
     table: pd.DataFrame = rows.select(["user_id", "timestamp"]).to_pandas()
     table["day"] = table["timestamp"] // _DAY_SECONDS

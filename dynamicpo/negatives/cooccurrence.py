@@ -17,12 +17,20 @@ class ItemPairs(NamedTuple):
     Attributes:
         items: The one item, a code. Shape (P,).
         neighbours: The other item, a code. Shape (P,).
-        cosines: count(item, neighbour) / sqrt(count(item) * count(neighbour)). Shape (P,).
+        counts: How often they do. Shape (P,).
     """
 
     items: IntArray
     neighbours: IntArray
-    cosines: FloatArray
+    counts: IntArray
+
+    def cosines(self, num_items: int) -> FloatArray:
+        """count(item, neighbour) / sqrt(count(item) * count(neighbour)) of a catalogue. (P,)."""
+        totals = np.bincount(self.items, weights=self.counts, minlength=num_items)
+        item_totals = totals[self.items]
+        neighbour_totals = totals[self.neighbours]
+        norms = np.sqrt(item_totals * neighbour_totals)
+        return np.asarray(self.counts / norms)
 
 
 def cooccurring_pairs(
@@ -55,12 +63,7 @@ def cooccurring_pairs(
     pair_codes, counts = np.unique(pair_codes, return_counts=True)
     divisor = max(num_items, 1)  # an empty catalogue has no pairs, but divides all the same
     items, neighbours = np.divmod(pair_codes, divisor)
-    totals = np.bincount(items, weights=counts, minlength=num_items)
-    item_totals = totals[items]
-    neighbour_totals = totals[neighbours]
-    norms = np.sqrt(item_totals * neighbour_totals)
-    cosines = counts / norms
-    return ItemPairs(items, neighbours, cosines)
+    return ItemPairs(items, neighbours, counts)
 
 
 def nearest_items(train: EncodedRows, num_items: int, num_nearest: int) -> IntArray:
@@ -74,12 +77,14 @@ def nearest_items(train: EncodedRows, num_items: int, num_nearest: int) -> IntAr
     Returns:
         Codes, the nearest first, -1 where there are no more. Shape (num_items, num_nearest).
     """
-    items, neighbours, cosines = cooccurring_pairs(
+    pairs = cooccurring_pairs(
         train.targets,
         train.history,
         train.history_rows,
         num_items,
     )
+    items, neighbours, _ = pairs
+    cosines = pairs.cosines(num_items)
     order = np.lexsort((neighbours, -cosines, items))
     items = items[order]
     neighbours = neighbours[order]

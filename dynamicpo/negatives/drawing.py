@@ -1,6 +1,6 @@
 """Candidate lists drawn afresh: the rows of all splits, and a sampler of each split's negatives."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dynamicpo.core import random_keys
-from dynamicpo.core.arrays import IntArray, KeyArray
+from dynamicpo.core.arrays import Float32Array, IntArray, KeyArray
 from dynamicpo.core.config import NegativesConfig
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
@@ -48,6 +48,10 @@ class Draws(NamedTuple):
     counts: dict[str, int]
 
 
+# Of training rows by their numbers: blocks of the scores of every item, (n, I) each.
+ItemScorer = Callable[[IntArray], Iterator[Float32Array]]
+
+
 class SamplingContext(NamedTuple):
     """All that a strategy may know when it makes its samplers.
 
@@ -56,12 +60,14 @@ class SamplingContext(NamedTuple):
         train: The training rows.
         catalogue: The items.
         excluded: Titles that rows exclude.
+        score_items: The model that mines negatives, for the strategy of that name.
     """
 
     config: NegativesConfig
     train: EncodedRows
     catalogue: Catalogue
     excluded: Exclusions
+    score_items: ItemScorer | None
 
     @property
     def num_negatives(self) -> int:
@@ -90,6 +96,30 @@ def fill_rows(sampler: WeightedSampler, num_negatives: int) -> RowSampler:
     return sample
 
 
+def proposed_first(
+    context: SamplingContext, propose: Callable[[RowBatch], IntArray], limit: int, name: str
+) -> RowSampler:
+    """Take proposed negatives as far as rows allow them, and draw the others uniformly.
+
+    Args:
+        context: What a strategy knows.
+        propose: Items for each row, the first ones before the others. Shape (N, P).
+        limit: Proposed negatives of a row, at most.
+        name: Name of their number among the counts.
+    """
+    sampler = context.uniform_sampler()
+
+    def sample(batch: RowBatch) -> Draws:
+        proposals = propose(batch)
+        empty = batch.unfilled(context.num_negatives)
+        proposed = sampler.accept(batch, empty, proposals, limit=limit)
+        num_found = int((proposed >= 0).sum())
+        negatives = sampler.fill(batch, proposed)
+        return Draws(negatives, {name: num_found})
+
+    return sample
+
+
 def row_keys(config: NegativesConfig, split: str, example_ids: Sequence[str]) -> KeyArray:
     """Each row's key, on which all that is random about it depends. Shape (N,)."""
     return random_keys.keys(config.seed, f"negatives/{split}", example_ids)
@@ -100,6 +130,7 @@ def draw_lists(
     tables: Mapping[str, pa.Table],
     catalogue: Catalogue,
     config: NegativesConfig,
+    score_items: ItemScorer | None = None,
 ) -> dict[str, SplitLists]:
     """Draw candidates and rejected items.
 
@@ -108,6 +139,7 @@ def draw_lists(
         tables: The rows of every split, the training split first.
         catalogue: The items.
         config: Number of candidates, exclusions, seed.
+        score_items: The model that mines negatives.
 
     Raises:
         DataError: The catalogue is too small.
@@ -126,6 +158,7 @@ def draw_lists(
         train=splits[0],
         catalogue=catalogue,
         excluded=excluded,
+        score_items=score_items,
     )
     return _draw_all(make_samplers(context), batches, config.num_candidates)
 
@@ -155,6 +188,7 @@ def _make_batches(
             targets=rows.targets,
             owners=exclusions.owners[index],
             timestamps=exclusions.timestamps[index],
+            numbers=np.arange(len(rows.targets)),
         )
     return batches
 

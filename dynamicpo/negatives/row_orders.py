@@ -11,6 +11,7 @@ PROPOSAL_DRAWS = np.uint64(1 << 32)
 RESERVOIR_DRAWS = np.uint64(2 << 32)
 _CANDIDATE_DRAWS = np.uint64(3 << 32)
 _REJECTED_DRAWS = np.uint64(4 << 32)
+_SHORTEST_TIME = 2.0**-54  # in place of 0, which has no logarithm
 
 
 def shuffle_proposals(keys: KeyArray, codes: IntArray, tiers: IntArray | None = None) -> IntArray:
@@ -26,6 +27,25 @@ def shuffle_proposals(keys: KeyArray, codes: IntArray, tiers: IntArray | None = 
         sort_keys = sort_keys + tiers  # draws are below 1, so tiers never mix
     is_empty = codes < 0
     sort_keys[is_empty] = np.inf
+    return _sorted_by(sort_keys, codes)
+
+
+def sample_by_logps(keys: KeyArray, codes: IntArray, logps: FloatArray) -> IntArray:
+    """Draw all codes of each row without replacement, in proportion to their probabilities.
+
+    The order of sums of log-probability and Gumbel noise is that of such draws.
+
+    Source: Kool et al., "Stochastic beams and where to find them" (2019), section 2.2.
+
+    Args:
+        keys: Each row's key. Shape (N,).
+        codes: Shape (N, P).
+        logps: Of each code, in nats. Shape (N, P).
+    """
+    shares = _draw_each(keys, codes, PROPOSAL_DRAWS)
+    waiting_times = -np.log1p(-shares)
+    gumbel = -np.log(np.maximum(waiting_times, _SHORTEST_TIME))
+    sort_keys = -(logps + gumbel)
     return _sorted_by(sort_keys, codes)
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import NegativesConfig
 from dynamicpo.core.config_inputs import check_exclusion
+from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_input
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows, write_items, write_rows
@@ -45,18 +46,23 @@ class SamplingProtocol(TypedDict):
     num_candidates: int
     seed: int
     repeats: NotRequired[str]
+    popularity_power: NotRequired[float]
     hard_share: NotRequired[float]
+    model_pool: NotRequired[int]
     held_out_strategy: NotRequired[str]
     stratum: NotRequired[int]
 
 
-def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> Manifest:
+def sample_negatives(
+    examples: Path, output: Path, config: NegativesConfig, model: Path | None = None
+) -> Manifest:
     """Give each example its candidates and its rejected items.
 
     Args:
         examples: The output of data preparation.
         output: The folder to make: as `examples`, with the columns `candidates` and `rejected`.
         config: Strategy, number, exclusions and seed.
+        model: Fine-tuned model that mines the negatives of training rows (strategy 'model' alone).
 
     Raises:
         CheckFailedError: Candidate lists of held-out rows give the answer away, and that is not
@@ -68,12 +74,18 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
     source = read_input(examples, "prepare_data")
     repeats = _repeats_of(source)
     check_exclusion(config.exclude, repeats)
-    manifest = Manifest("sample_negatives", config_dict(config), {"examples": source.fingerprint})
+    inputs = {"examples": source.fingerprint}
+    _check_model(config, model)
+    if model is not None:
+        miner = read_input(model)
+        _check_miner(model, miner)
+        inputs["model"] = miner.fingerprint
+    manifest = Manifest("sample_negatives", config_dict(config), inputs)
     if existing := finished(output, manifest):
         return existing
     with stage_output(output, manifest) as partial:
         items = read_items(examples)
-        tables = _write_preferences(examples, partial, items, config, manifest)
+        tables = _write_preferences(examples, partial, items, config, manifest, model)
         audits = _audit_held_out(tables, items, config)
         warnings = _check_audits(audits, config.allow_leak)
         manifest.counts |= _audit_counts(audits)
@@ -85,6 +97,39 @@ def sample_negatives(examples: Path, output: Path, config: NegativesConfig) -> M
     counts = [f"{name} {count}" for name, count in manifest.counts.items()]
     log.info("%s: %s", output, ", ".join(counts))
     return manifest
+
+
+def _check_model(config: NegativesConfig, model: Path | None) -> None:
+    """Check that a model is given where the strategy mines with one, and nowhere else."""
+    is_mined = config.strategy == "model"
+    if is_mined and model is None:
+        raise ConfigError(
+            "strategy: 'model' needs a fine-tuned model that mines, got none. Give --model, or "
+            "choose another strategy."
+        )
+    if model is not None and not is_mined:
+        raise ConfigError(
+            f"model: only strategy 'model' mines with one, but strategy is {config.strategy!r}. "
+            "Set strategy to model, or leave the model out."
+        )
+
+
+def _check_miner(folder: Path, manifest: Manifest) -> None:
+    """Check that a folder holds a model that can score every item.
+
+    Raises:
+        ConfigError: Its prompts list candidates.
+        DataError: It holds no model.
+    """
+    if "kind" not in manifest.extra:
+        raise DataError(
+            f"{folder}: must be a model folder, but it comes from {manifest.stage}. Correct model."
+        )
+    if manifest.extra["prompts"]["list_candidates"]:
+        raise ConfigError(
+            f"model: must have prompts without candidates, but those of {folder} list some, which "
+            "are not drawn yet. Train without list_candidates."
+        )
 
 
 def _repeats_of(source: Manifest) -> str:
@@ -100,6 +145,7 @@ def _write_preferences(
     items: pd.DataFrame,
     config: NegativesConfig,
     manifest: Manifest,
+    model: Path | None,
 ) -> dict[str, pa.Table]:
     """Write the rows of every split, and count them.
 
@@ -109,8 +155,15 @@ def _write_preferences(
     counts = manifest.counts
     catalogue = make_catalogue(items)
     tables = {split: read_rows(examples, split, EXAMPLES) for split in SPLITS}
+    score_items = None
+    if model is not None:
+        # Here, because torch and transformers take seconds to import, for nothing without a model.
+        from dynamicpo.models.backbones import permissions_of
+        from dynamicpo.negatives.mining_model import model_scorer
+
+        score_items = model_scorer(model, items, tables["train"], permissions_of(config))
     make_lists = STRATEGY_FUNCTIONS[config.strategy]
-    lists_by_split = make_lists(tables, catalogue, config)
+    lists_by_split = make_lists(tables, catalogue, config, score_items)
     # Those of all splits come before the numbers of rows in the log.
     for split, lists in lists_by_split.items():
         for name, count in lists.counts.items():
@@ -181,10 +234,17 @@ def sampling_protocol(config: NegativesConfig, repeats: str = "") -> SamplingPro
     }
     if repeats:
         protocol["repeats"] = repeats
+    held_out = config.strategy
     if config.strategy == "hard":
         protocol["hard_share"] = config.hard_share
-        protocol["held_out_strategy"] = "uniform"
-    elif config.strategy == "popularity-matched":
+    elif config.strategy == "model":
+        protocol["model_pool"] = config.model_pool
+    if config.strategy in ("hard", "model"):
+        held_out = config.held_out_strategy
+        protocol["held_out_strategy"] = held_out
+    if held_out == "popularity":
+        protocol["popularity_power"] = config.popularity_power
+    elif held_out == "popularity-matched":
         protocol["stratum"] = stratum_size(config.num_candidates)
     elif config.strategy == "published":
         protocol["exclude"] = "as published"

@@ -25,12 +25,14 @@ class RowBatch:
         targets: Codes. Shape (N,).
         owners: The owner of each row's exclusions. Shape (N,).
         timestamps: The logical timestamp of each row, see `exclusions`. Shape (N,).
+        numbers: Each row's number in its split. Shape (N,).
     """
 
     keys: KeyArray
     targets: IntArray
     owners: IntArray
     timestamps: IntArray
+    numbers: IntArray
 
     def take(self, rows: IntArray | slice) -> "RowBatch":
         """Select some of the rows."""
@@ -39,6 +41,7 @@ class RowBatch:
             targets=self.targets[rows],
             owners=self.owners[rows],
             timestamps=self.timestamps[rows],
+            numbers=self.numbers[rows],
         )
 
     def unfilled(self, count: int) -> IntArray:

@@ -13,10 +13,26 @@ from dynamicpo.core.errors import CheckFailedError, DataError
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.storage.addresses import join
 from dynamicpo.core.storage.failures import LostRaceError
-from dynamicpo.core.storage.publication import Pointer, move_pointer, pointer_history
-from dynamicpo.promotion.versions import delete_version, is_published, published_names
+from dynamicpo.core.storage.publication import (
+    Pointer,
+    check_content_name,
+    move_pointer,
+    pointer_history,
+)
+from dynamicpo.promotion.versions import (
+    delete_version,
+    find_version,
+    hide_version,
+    is_published,
+    published_names,
+    show_version_again,
+    version_uri,
+)
 
 log = logging.getLogger(__name__)
+
+CHAMPION = "champion"  # in place of a version's name
+RUN_OF_MOVE = "run"  # among a move's figures
 
 _PROMOTION = "promotion"
 _ROLLBACK = "rollback"
@@ -87,6 +103,22 @@ def champions(moves: Sequence[Move]) -> list[str]:
         else:
             line.append(move.version)
     return line
+
+
+def champions_of_run(store: str, run: str) -> list[str]:
+    """The champions that a run decides about: without its own move, after which it was cut off.
+
+    Args:
+        store: The store of versions.
+        run: The run's name, as the figures of its move have it; "" for none.
+
+    Raises:
+        DataError: The store can't be read.
+    """
+    moves = read_moves(store)
+    if run and moves and moves[-1].reason.numbers.get(RUN_OF_MOVE) == run:
+        moves = moves[:-1]
+    return champions(moves)
 
 
 def promote_version(store: str, name: str, reason: Reason, expected: str | None = None) -> Decision:
@@ -160,11 +192,25 @@ def delete_old_versions(store: str, keep: int) -> list[str]:
     """
     deleted = []
     for name in published_names(store)[:-keep]:
-        # Read anew each time: somebody may have promoted one of them meanwhile.
-        if name not in champions(read_moves(store))[-2:]:
-            delete_version(store, name)
+        if not _is_needed(store, name) and _delete_unneeded(store, name):
             deleted.append(name)
     return deleted
+
+
+def _is_needed(store: str, name: str) -> bool:
+    """Tell whether a version is the champion or its predecessor, at this moment."""
+    return name in champions(read_moves(store))[-2:]
+
+
+def _delete_unneeded(store: str, name: str) -> bool:
+    """Delete a version unless somebody promotes it meanwhile; tell whether it was deleted."""
+    contents = hide_version(store, name)
+    # From now on nobody can promote it; whoever did so before is seen here.
+    if _is_needed(store, name):
+        show_version_again(store, name, contents)
+        return False
+    delete_version(store, name)
+    return True
 
 
 def _pointer(store: str) -> str:
@@ -195,6 +241,7 @@ def _check_published(store: str, name: str) -> None:
             f"{store}: must hold version {name}, whole, but it does not. "
             "It was deleted, or its publication was interrupted: publish it again."
         )
+    check_content_name(version_uri(store, name))
 
 
 def _write_move(
@@ -234,3 +281,19 @@ def _move(step: Pointer) -> Move:
         time=str(note.get("time", "")),
         reason=reason,
     )
+
+
+def named_version(store: str, text: str) -> str:
+    """The name of the version that a text begins, or of the champion.
+
+    Raises:
+        DataError: There is none.
+    """
+    if text != CHAMPION:
+        return find_version(store, text)
+    moves = read_moves(store)
+    if not moves:
+        raise DataError(
+            f"{store}: must have a champion, but nothing was promoted yet. Promote a version."
+        )
+    return moves[-1].version

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +11,12 @@ from dynamicpo.core.arrays import BoolArray, FloatArray
 from dynamicpo.core.config_gate import GateConfig
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.model_names import short_version
-from dynamicpo.metrics.intervals import LEVEL, Difference, paired_difference
+from dynamicpo.metrics.intervals import Difference, detectable_difference, paired_difference
 from dynamicpo.promotion.gate_rows import GateResult, GateRows
 from dynamicpo.reports.number_format import format_interval, format_number, format_signed
 
 # The metric of the guardrails on rows.
 GUARD_METRIC = "hit_ratio_at_10"
-_POWER = 0.8
 _NOTHING = Difference(0.0, None, None, None)
 
 
@@ -118,7 +116,8 @@ def decide(
         differences[version] = _difference(challenger, rival, config.metric, rows, config)
     guards = _guards(rows, challenger, rivals[champion], config)
     num_users = len(set(rows.users))
-    detectable = _detectable(differences[champion])
+    to_champion = differences[champion]
+    detectable = detectable_difference(to_champion.low, to_champion.high)
     needed = max(config.min_users, _users_needed(detectable, num_users, config.margin))
     objections = [
         *_too_few(num_users, needed, detectable, config),
@@ -186,20 +185,6 @@ def _guard(
     # Of a single user nothing is clear.
     has_failed = difference.high is not None and difference.high < -config.guard_margin
     return Guard(name, len(users), difference, has_failed)
-
-
-def _detectable(difference: Difference) -> float:
-    """The smallest difference that such rows show, by the width of its interval.
-
-    It is (z of the level + z of the power) standard errors. Infinite for a single user.
-    """
-    if difference.low is None or difference.high is None:
-        return math.inf
-    normal = NormalDist()
-    z_level = normal.inv_cdf((1 + LEVEL) / 2)
-    z_power = normal.inv_cdf(_POWER)
-    half_width = (difference.high - difference.low) / 2
-    return half_width * (z_level + z_power) / z_level
 
 
 def _users_needed(detectable: float, num_users: int, margin: float) -> int:

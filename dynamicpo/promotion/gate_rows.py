@@ -5,16 +5,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dynamicpo.core.arrays import BoolArray, FloatArray
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import read_items, read_rows
-from dynamicpo.evaluation.result_files import read_result
+from dynamicpo.core.storage.addresses import join
+from dynamicpo.core.storage.files import read_bytes
+from dynamicpo.evaluation.result_files import CATALOGUE_FOLDER, read_result
+from dynamicpo.evaluation.served import read_served, served_values
 from dynamicpo.metrics.beyond_accuracy import beyond_accuracy, is_long_tail
 from dynamicpo.metrics.ranking import KS, row_metrics
 
+CATALOGUE_NDCG = "catalogue_ndcg_at_10"
 # Of a preference folder: what training learns from, and what it stops or chooses by.
 _SEEN_SPLITS = ("train", "validation")
 
@@ -23,30 +28,37 @@ class GateRows(NamedTuple):
     """The rows on which champion and challenger are compared.
 
     Attributes:
+        example_ids: The rows. Shape (N,).
         users: The user of each row. Shape (N,).
         is_new_user: True for rows of users without a training row. Shape (N,).
         is_tail: True for rows whose next item is long tail. Shape (N,).
         since: Time of the first row, in epoch seconds.
+        judged_before: Share of the rows that a version was published with, where there are any.
     """
 
+    example_ids: Sequence[str]
     users: Sequence[str]
     is_new_user: BoolArray
     is_tail: BoolArray
     since: float
+    judged_before: Mapping[str, float] = {}
 
 
 class GateResult(NamedTuple):
     """The results of a model on the rows.
 
     Attributes:
-        metrics: Each metric of each row. Shapes (N,).
+        metrics: Each metric of each row; `served_ndcg_at_10` and `catalogue_ndcg_at_10` where they
+            were measured. Shapes (N,).
         valid: 1 where a generated answer named a candidate, else 0; None where none was generated.
         coverage: Share of the catalogue that it recommends.
+        is_scored: False where it does not know the next item, and ranks it last. Shape (N,).
     """
 
     metrics: Mapping[str, FloatArray]
     valid: FloatArray | None
     coverage: float
+    is_scored: BoolArray
 
 
 def seen_until(preferences: Path) -> float:
@@ -83,10 +95,13 @@ def read_gate_rows(evaluation: Path, preferences: Path, split: str) -> GateRows:
     trained_rows = read_rows(preferences, "train")
     trained_users = set(trained_rows["user_id"].to_pylist())
     tail_items = _tail_items(evaluation)
+    is_new_user = [user not in trained_users for user in users]
+    is_tail = [item in tail_items for item in targets]
     return GateRows(
+        example_ids=example_ids,
         users=users,
-        is_new_user=np.array([user not in trained_users for user in users]),
-        is_tail=np.array([item in tail_items for item in targets]),
+        is_new_user=np.array(is_new_user),
+        is_tail=np.array(is_tail),
         since=_first_time(preferences, split, example_ids),
     )
 
@@ -100,11 +115,38 @@ def read_gate_result(evaluation: Path, name: str, split: str) -> GateResult:
     result = read_result(evaluation / name, split)
     fewest = int(result.num_candidates.min())
     cut_offs = [k for k in KS if k <= fewest]
+    metrics = row_metrics(result.better, result.tied, fewest, cut_offs)
+    served = read_served(evaluation / name, len(result.better))
+    if served is not None:
+        metrics |= served_values(served)
+    catalogue = evaluation / name / CATALOGUE_FOLDER
+    if catalogue.is_dir():
+        metrics[CATALOGUE_NDCG] = read_result(catalogue, split).row_values("ndcg_at_10")
     return GateResult(
-        metrics=row_metrics(result.better, result.tied, fewest, cut_offs),
+        metrics=metrics,
         valid=_valid_answers(evaluation / name),
         coverage=_coverage(evaluation, result.best),
+        is_scored=result.is_scored,
     )
+
+
+def share_judged_before(rows: GateRows, version_uri: str) -> float:
+    """Share of the rows that a version was published with.
+
+    Raises:
+        DataError: The version's rows can't be read.
+    """
+    uri = join(version_uri, "rows.parquet")
+    content = pa.BufferReader(read_bytes(uri))
+    try:
+        known = {*pq.read_table(content)["example_id"].to_pylist()}
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(
+            f"{uri}: must be a list of rows, but it can't be read ({error}). "
+            "Publish the version again."
+        ) from error
+    num_known = sum(example_id in known for example_id in rows.example_ids)
+    return num_known / len(rows.example_ids)
 
 
 def check_unseen(rows: GateRows, seen: Mapping[str, float]) -> None:

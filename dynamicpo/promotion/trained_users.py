@@ -1,6 +1,5 @@
 """The users whose rows a version was trained on, kept as hashes: whoever is forgotten later."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import read_rows
 from dynamicpo.core.storage.addresses import join
 from dynamicpo.core.storage.files import read_bytes
+from dynamicpo.core.user_hashes import user_hash
 
 _FILE = "users.parquet"
 _COLUMN = "user"
@@ -30,7 +30,7 @@ def write_trained_users(preferences: Path, folder: Path) -> None:
         DataError: The rows can't be read.
     """
     rows = read_rows(preferences, "train")
-    users = sorted({_hash(user) for user in rows["user_id"].to_pylist()})
+    users = sorted({user_hash(user) for user in rows["user_id"].to_pylist()})
     table = pa.table({_COLUMN: users}, schema=_SCHEMA)
     pq.write_table(table, folder / _FILE, compression="zstd")
 
@@ -54,9 +54,4 @@ def count_trained_users(version_uri: str, users: Iterable[str]) -> int:
             f"{uri}: must be a list of hashes, but it can't be read ({error}). "
             "Publish the version again."
         ) from error
-    return sum(_hash(user) in known for user in set(users))
-
-
-def _hash(user: str) -> str:
-    # No secret: who knows an id can find it here. Data preparation hashes with a key (hash_users).
-    return hashlib.sha256(f"dynamicpo user\0{user}".encode()).hexdigest()[:32]
+    return sum(user_hash(user) in known for user in set(users))

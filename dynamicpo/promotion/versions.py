@@ -1,74 +1,41 @@
 """Versions of a recommender: immutable folders of a store, named by their content.
 
-A store has three folders: `versions/NAME/` with `model/`, `items.parquet`, `rows.parquet`,
-`users.parquet` and `card.json`; `published/`, a chain of files, one for each version in the order
-of their publication; and `champion/`, another one, for the champion's moves.
+A store has three folders: `versions/NAME/` with `model/`, `generators/` (what proposes items to
+the model), `reference/` (what drift is measured against), `items.parquet`, `rows.parquet`,
+`users.parquet` and `card.json`; `published/`, a chain
+of files, one for each version in the order of their publication; and `champion/`, another one, for
+the champion's moves.
 """
 
-import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest, read_input, write_json
 from dynamicpo.core.records.partial_folders import partial_folder, publish
+from dynamicpo.core.records.version_folders import CARD, GENERATORS_FOLDER, MODEL_FOLDER
 from dynamicpo.core.storage.addresses import join
-from dynamicpo.core.storage.failures import LostRaceError
-from dynamicpo.core.storage.files import delete, exists, read_bytes
+from dynamicpo.core.storage.chains import append_once
+from dynamicpo.core.storage.files import delete, exists, put, read_bytes
 from dynamicpo.core.storage.publication import (
+    CONTENTS,
     fetch_published,
-    move_pointer,
     pointer_history,
     publish_folder,
 )
-from dynamicpo.evaluation.result_files import read_result
-from dynamicpo.promotion.gate_rows import seen_until
+from dynamicpo.monitoring.references import write_reference
 from dynamicpo.promotion.trained_users import write_trained_users
+from dynamicpo.promotion.version_cards import VersionCard, make_card, read_card
+from dynamicpo.promotion.version_cards import VersionSource as VersionSource
 
 # Shorter beginnings of names would be typing errors rather than names.
 _SHORTEST = 6
-# A publication waits for no more than this many others at once.
-_ATTEMPTS = 100
 # Time and machine differ between two makings of the same model.
 _NOT_OF_THE_CONTENT = shutil.ignore_patterns("run.json")
-
-
-class VersionCard(TypedDict):
-    """The content of a version's `card.json`.
-
-    Attributes:
-        model: The model's name in its evaluation.
-        fingerprint: A name for the content of the model's folder.
-        stage: The stage that made it.
-        backbone: The base model that serving needs beside the version.
-        base_version: The base's checksum or commit; "" where the version holds all weights.
-        licence: The licence, as its publisher gave it.
-        config: The settings of the training.
-        data: A name for the content of each input of the training.
-        seen_until: Time of the last row that training may have looked at, in epoch seconds.
-        evaluation: A name for the content of the evaluation.
-        protocol: The rows and candidates of the evaluation.
-        metrics: Its metrics of the model, with the bounds of their 95 % intervals.
-    """
-
-    model: str
-    fingerprint: str
-    stage: str
-    backbone: str
-    base_version: str
-    licence: str
-    config: JsonObject
-    data: dict[str, str]
-    seen_until: float
-    evaluation: str
-    protocol: JsonObject
-    metrics: dict[str, float | None]
 
 
 class Version(NamedTuple):
@@ -77,22 +44,6 @@ class Version(NamedTuple):
     name: str
     uri: str
     card: VersionCard
-
-
-class VersionSource(NamedTuple):
-    """The folders that a version is made of.
-
-    Attributes:
-        model: The output of `fine-tune` or `train-preferences`.
-        evaluation: An output of `evaluate` with this model.
-        preferences: The rows that it was trained on.
-        licence: Under which the model may be used.
-    """
-
-    model: Path
-    evaluation: Path
-    preferences: Path
-    licence: str = ""
 
 
 def make_version(source: VersionSource, store: str) -> Version:
@@ -112,18 +63,22 @@ def make_version(source: VersionSource, store: str) -> Version:
     manifest = read_input(source.model)
     evaluation = read_input(source.evaluation, "evaluate")
     _check_rows(source, manifest)
+    _check_generators(source, evaluation)
     name = _evaluated_name(source, manifest, evaluation)
-    card = _card(source, manifest, evaluation, name)
+    card = make_card(source, manifest, evaluation, name)
     with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
         folder = Path(scratch) / "version"
-        shutil.copytree(source.model, folder / "model", ignore=_NOT_OF_THE_CONTENT)
+        shutil.copytree(source.model, folder / MODEL_FOLDER, ignore=_NOT_OF_THE_CONTENT)
         shutil.copyfile(source.evaluation / "items.parquet", folder / "items.parquet")
+        if (source.evaluation / GENERATORS_FOLDER).is_dir():
+            shutil.copytree(source.evaluation / GENERATORS_FOLDER, folder / GENERATORS_FOLDER)
         _write_evaluated_rows(source.evaluation / name, folder)
         write_trained_users(source.preferences, folder)
-        write_json(folder / "card.json", card)
+        write_reference(source.preferences, source.evaluation, name, folder)
+        write_json(folder / CARD, card)
         uri = publish_folder(folder, join(store, "versions"))
     published = Version(uri.rpartition("/")[2], uri, card)
-    _list(store, published.name)
+    append_once(join(store, "published"), published.name)
     return published
 
 
@@ -140,7 +95,7 @@ def published_names(store: str) -> list[str]:
 
 def is_published(store: str, name: str) -> bool:
     """Tell whether a version is there, whole."""
-    return exists(join(version_uri(store, name), "contents.json"))
+    return exists(_contents_uri(store, name))
 
 
 def version_uri(store: str, name: str) -> str:
@@ -172,20 +127,7 @@ def read_version(store: str, name: str) -> Version:
         DataError: The version was deleted, or its card can't be read.
     """
     uri = version_uri(store, name)
-    path = join(uri, "card.json")
-    try:
-        card: VersionCard = json.loads(read_bytes(path))
-        missing = sorted(VersionCard.__required_keys__ - set(card))
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{path}: must be the card of a version, but it can't be read ({error}). "
-            "Publish the version again."
-        ) from error
-    if missing:
-        raise DataError(
-            f"{path}: must say {', '.join(missing)}, but it does not. Publish the version again."
-        )
-    return Version(name, uri, card)
+    return Version(name, uri, read_card(join(uri, CARD)))
 
 
 def fetch_version(store: str, name: str, output: Path) -> None:
@@ -210,10 +152,33 @@ def fetch_version(store: str, name: str, output: Path) -> None:
 
 def delete_version(store: str, name: str) -> None:
     """Delete a version, whole or so that nobody takes the rest for one."""
-    uri = version_uri(store, name)
     # Readers take a folder without its list for one that is not there.
-    delete(join(uri, "contents.json"))
+    delete(_contents_uri(store, name))
+    delete(version_uri(store, name))
+
+
+def hide_version(store: str, name: str) -> bytes:
+    """Let readers take a version for one that is not there; what shows it again.
+
+    Raises:
+        DataError: It is not there, or the store can't be written.
+    """
+    uri = _contents_uri(store, name)
+    contents = read_bytes(uri)
     delete(uri)
+    return contents
+
+
+def show_version_again(store: str, name: str, contents: bytes) -> None:
+    """Undo `hide_version`, with what it gave."""
+    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch:
+        file = Path(scratch) / CONTENTS
+        file.write_bytes(contents)
+        put(file, _contents_uri(store, name))
+
+
+def _contents_uri(store: str, name: str) -> str:
+    return join(version_uri(store, name), CONTENTS)
 
 
 def _check_rows(source: VersionSource, manifest: Manifest) -> None:
@@ -224,6 +189,18 @@ def _check_rows(source: VersionSource, manifest: Manifest) -> None:
         raise DataError(
             f"{source.preferences}: must be the rows that {source.model} was trained on "
             f"({trained_on}), got others ({fingerprint}). Give the folder of that training."
+        )
+
+
+def _check_generators(source: VersionSource, evaluation: Manifest) -> None:
+    """Refuse candidate generators that were trained on other rows than the model."""
+    evaluated = evaluation.inputs.get("preferences")
+    is_kept = (source.evaluation / GENERATORS_FOLDER).is_dir()
+    if is_kept and evaluated != read_input(source.preferences).fingerprint:
+        raise DataError(
+            f"{source.evaluation}: must be an evaluation on rows of {source.preferences}, whose "
+            f"training rows its candidate generators know, got one on others ({evaluated}). "
+            "Evaluate the model on those."
         )
 
 
@@ -240,52 +217,8 @@ def _evaluated_name(source: VersionSource, manifest: Manifest, evaluation: Manif
     )
 
 
-def _card(
-    source: VersionSource, manifest: Manifest, evaluation: Manifest, name: str
-) -> VersionCard:
-    base = manifest.extra.get("base", {})
-    result = read_result(source.evaluation / name, evaluation.config["split"])
-    return VersionCard(
-        model=name,
-        fingerprint=manifest.fingerprint,
-        stage=manifest.stage,
-        backbone=str(base.get("backbone", "")),
-        base_version=_base_version(source.model, base),
-        licence=source.licence,
-        config=manifest.config,
-        data=manifest.inputs,
-        seen_until=seen_until(source.preferences),
-        evaluation=evaluation.fingerprint,
-        protocol=evaluation.extra["protocol"],
-        metrics=dict(result.metrics),
-    )
-
-
-def _base_version(model: Path, base: Mapping[str, object]) -> str:
-    is_adapter = (model / "adapter_config.json").exists()
-    return str(base.get("checksum") or base.get("revision", "")) if is_adapter else ""
-
-
 def _write_evaluated_rows(result: Path, folder: Path) -> None:
     """Keep the ids of the rows that the model was judged on: a later gate needs others."""
     rows = pq.read_table(result / "ranks.parquet", columns=["example_id"])
     # Without what pandas and others add to a table: the bytes name the version.
     pq.write_table(rows.replace_schema_metadata(None), folder / "rows.parquet", compression="zstd")
-
-
-def _list(store: str, name: str) -> None:
-    """Add a version to the list of publications, unless it stands there."""
-    chain = join(store, "published")
-    for _ in range(_ATTEMPTS):
-        history = pointer_history(chain)
-        if any(step.target == name for step in history):
-            return
-        try:
-            move_pointer(chain, name, since=history[-1] if history else None)
-        except LostRaceError:
-            continue
-        return
-    raise DataError(
-        f"{chain}: must be written, but {_ATTEMPTS} other publications were first. "
-        "Publish the version again."
-    )

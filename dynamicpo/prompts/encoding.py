@@ -7,7 +7,7 @@ answer is never cut.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -124,6 +124,11 @@ class Prompts:
             answers = self._tokenise_answers(items)
         self._line_ids = lines
         self._answer_ids = self._with_end(answers)
+
+    @property
+    def item_ids(self) -> Set[str]:
+        """The items that the model can write: all that have a title, or a token of their own."""
+        return self._answer_ids.keys()
 
     def row(
         self,

@@ -38,7 +38,8 @@ def load_template(name: str, *, list_candidates: bool = False) -> PromptTemplate
             file = shipped[name] if is_shipped else fetch(name, Path(folder))
             text = file.read_text(encoding="utf-8")
         template = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # A RecursionError: brackets within brackets, thousands of them.
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(
             f"{name}: must be YAML, but it can't be read ({error}). Correct the file."
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import is_number
 from dynamicpo.core.messages import reason_of
 from dynamicpo.core.records.shapes import as_shape
 
@@ -33,15 +34,23 @@ def read_training_log(path: Path) -> list[dict[str, float]]:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             # `int` as well, or msgspec would make a float of each number of a step.
-            records.append(as_shape(path, json.loads(line), dict[str, float | int | None]))
+            record = as_shape(path, json.loads(line), dict[str, float | int | None])
+            _check_numbers(record)
+            records.append(record)
     # A RecursionError: brackets within brackets, thousands of them.
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(
             f"{path}: must hold a JSON object a line, but it can't be read ({reason_of(error)}). "
             "Train again."
         ) from error
     # Readers look for None by `get`, as for what was not logged.
     return cast(list[dict[str, float]], records)
+
+
+def _check_numbers(record: Mapping[str, float | None]) -> None:
+    for name, value in record.items():
+        if value is not None and not is_number(value):
+            raise TypeError(f"{name} is no number")
 
 
 def mean_of_last_steps(log: TrainingLog, key: str) -> float:

@@ -1,12 +1,18 @@
 """Wiring that every component shares: arguments to a configuration, results to KFP's artifacts."""
 
 import math
+import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynamicpo.core.config_checkpoints import (
+    CHECKPOINT_MINUTES_VARIABLE,
+    CHECKPOINT_PREFIX_VARIABLE,
+    CheckpointConfig,
+)
 from dynamicpo.core.config_fields import ConfigClass, from_mapping
 from dynamicpo.core.records.manifest import Manifest, write_json
 from dynamicpo.runs.shown_metrics import shown_metrics
@@ -30,6 +36,19 @@ def config_of(
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     return from_mapping(kind, {**settings, **given}, kind.__name__)
+
+
+def compiled_checkpoints() -> CheckpointConfig | None:
+    """Place and interval of checkpoints that a pipeline was compiled with; None without a place."""
+    # By the environment: they are the same on a retry, and no part of the key of KFP's cache.
+    place = os.environ.get(CHECKPOINT_PREFIX_VARIABLE, "")
+    if not place:
+        return None
+    given = {"checkpoints": place}
+    minutes = os.environ.get(CHECKPOINT_MINUTES_VARIABLE, "")
+    if minutes:
+        given["checkpoint_minutes"] = minutes
+    return from_mapping(CheckpointConfig, given, CHECKPOINT_MINUTES_VARIABLE)
 
 
 def log_stage_metrics(metrics: "dsl.Metrics", manifest: Manifest, model: str = "") -> None:

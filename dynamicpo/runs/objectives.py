@@ -15,7 +15,7 @@ from dynamicpo.study.kinds import PLAIN, VARIANT_NAMES
 
 # An objective's name becomes a model's name: a folder, a column of tables, part of a chart.
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
-RESERVED_NAMES = sorted((*BASELINES, "sft"))
+RESERVED_NAMES = sorted((*BASELINES, "sft", "champion"))
 
 
 class Objective(TypedDict):
@@ -154,6 +154,12 @@ def check_cells(parameters: Mapping[str, object]) -> int:
         ConfigError: A cell can't be trained.
     """
     shared = _shared_settings(parameters)
+    delivered = shared.get("deliver", "last")
+    if delivered != "last":
+        raise ConfigError(
+            f"preference_deliver: must be 'last' in a study, got {delivered!r}: what training ends "
+            "with is what is studied. Leave it out."
+        )
     num_negatives = []
     for cell in planned_cells(parameters):
         num_negatives.append(cell["num_negatives"])

@@ -29,6 +29,7 @@ from dynamicpo.runs.signatures import (
     INPUT_PARAMETERS,
     SEED,
     STAGE_CONFIGS,
+    STORE,
     field_of,
     pipeline_parameters,
     pipeline_signature,
@@ -208,6 +209,10 @@ class _Check:
             _check_inputs(self.parameters, self._invalid)
         with self.collected():
             _check_exclusion(self.parameters, self._invalid)
+        with self.collected():
+            _check_strategy(self.parameters)
+        with self.collected():
+            _check_store(self.parameters)
         key = "preference_num_negatives"
         if key in self.parameters:
             with self.collected():
@@ -315,6 +320,22 @@ def _check_exclusion(parameters: Mapping[str, object], invalid: set[str]) -> Non
         exclude, repeats = (str(parameters[key]) for key in keys)
         is_published = parameters["data_source"] == "published"
         check_exclusion(exclude, "" if is_published else repeats, "negatives_exclude")
+
+
+def _check_store(parameters: Mapping[str, object]) -> None:
+    if not parameters.get(STORE, True):
+        raise ConfigError(
+            f"{STORE}: must be given: versions, decisions and the champion are kept there."
+        )
+
+
+def _check_strategy(parameters: Mapping[str, object]) -> None:
+    """Check that negatives need no model, as a pipeline samples before it trains one."""
+    if parameters["negatives_strategy"] == "model":
+        raise ConfigError(
+            "negatives_strategy: must not be 'model' in a pipeline, which samples before it trains "
+            "the model. Choose another one, or mine with `dynamicpo sample-negatives --model`."
+        )
 
 
 def pipeline_arguments(name: str, parameters: Mapping[str, JsonValue]) -> JsonObject:

@@ -9,7 +9,9 @@ from dynamicpo.core.config_fields import range_of, unit_of
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.runs.signatures import (
     STAGE_CONFIGS,
+    STORE,
     field_of,
+    pipeline_parameters,
     pipeline_signature,
     setting_name,
     settings_stage,
@@ -25,6 +27,8 @@ STAGE_NAMES: Mapping[str, str] = {
     "drift": "drift monitoring",
     "grid": "the study's cells",
     "study": "the study's verdict",
+    "retrain": "retraining",
+    "gate": "the promotion gate",
 }
 # Parameters that are no field of a configuration.
 OTHER_TEXTS: Mapping[str, str] = {
@@ -112,7 +116,11 @@ def unnamed_settings(pipeline: str, stage: str) -> list[ParameterText]:
     for field in stage_fields(stage, signature):
         if setting_name(stage, field) not in signature:
             names.append(field)
-    return setting_texts(stage, names)
+    defaults = pipeline_parameters(pipeline)
+    return [
+        text._replace(default=defaults[setting_name(stage, text.name)])
+        for text in setting_texts(stage, names)
+    ]
 
 
 def pipeline_description(pipeline: str, summary: str, service_account: str) -> str:
@@ -125,7 +133,7 @@ def pipeline_description(pipeline: str, summary: str, service_account: str) -> s
     """
     parts = [
         summary,
-        f"Start a run with the service account `{service_account}`. Its defaults run as they are.",
+        f"Start a run with the service account `{service_account}`. {_defaults_text(pipeline)}",
         "## Parameters",
         parameter_table(parameter_texts(pipeline)),
     ]
@@ -134,6 +142,12 @@ def pipeline_description(pipeline: str, summary: str, service_account: str) -> s
         if stage:
             parts += [f"## {key}", parameter_table(unnamed_settings(pipeline, stage))]
     return "\n\n".join(parts) + "\n"
+
+
+def _defaults_text(pipeline: str) -> str:
+    if STORE in pipeline_signature(pipeline):
+        return f"Give `{STORE}`; all other defaults run as they are."
+    return "Its defaults run as they are."
 
 
 def default_text(value: JsonValue) -> str:

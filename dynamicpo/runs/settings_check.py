@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from dynamicpo.core.json_values import JsonObject, JsonValue
+from dynamicpo.models.backbones import default_item_text
 from dynamicpo.runs.parameters import check_parameters, exact_json, stage_settings
 from dynamicpo.runs.signatures import pipeline_signature
 
@@ -20,6 +21,8 @@ class CheckedSettings(NamedTuple):
         drift: Of drift monitoring.
         grid: The lists of a study's cells.
         study: Of a study's verdict.
+        retrain: Of retraining.
+        gate: Of the promotion gate.
         objectives: The trainings of the training pipeline.
         parameters: All of them by the names of the pipeline's parameters, for the run's record.
     """
@@ -32,6 +35,8 @@ class CheckedSettings(NamedTuple):
     drift: JsonObject
     grid: JsonObject
     study: JsonObject
+    retrain: JsonObject
+    gate: JsonObject
     objectives: list[JsonValue]
     parameters: JsonObject
 
@@ -56,6 +61,7 @@ def check_settings(pipeline: str, arguments: Mapping[str, object]) -> CheckedSet
     parameters = check_parameters(pipeline, given)
     settings = stage_settings(pipeline, parameters)
     _share_permissions(settings)
+    _share_tokenizer(settings)
     return CheckedSettings(
         data=settings.get("data", {}),
         negatives=settings.get("negatives", {}),
@@ -65,6 +71,8 @@ def check_settings(pipeline: str, arguments: Mapping[str, object]) -> CheckedSet
         drift=settings.get("drift", {}),
         grid=settings.get("grid", {}),
         study=settings.get("study", {}),
+        retrain=settings.get("retrain", {}),
+        gate=settings.get("gate", {}),
         objectives=cast(list[JsonValue], parameters.get("objectives", [])),
         parameters={key: exact_json(value) for key, value in parameters.items()},
     )
@@ -75,8 +83,25 @@ def _share_permissions(settings: Mapping[str, JsonObject]) -> None:
 
     The run itself names the base, so its later stages may fetch it; each is a machine of its own.
     """
-    for stage in ("preference", "evaluation"):
+    readers = ["preference", "evaluation"]
+    if "retrain" in settings:
+        # Its drift check scores rows with the champion.
+        readers.append("drift")
+    for stage in readers:
         if stage in settings:
             trusted = settings["sft"]["trust_remote_code"] or settings[stage]["trust_remote_code"]
             settings[stage]["trust_remote_code"] = trusted
             settings[stage]["allow_base_from_manifest"] = True
+
+
+def _share_tokenizer(settings: Mapping[str, JsonObject]) -> None:
+    """Let data preparation count the tokens of titles as the backbone to be tuned writes them."""
+    data, sft = settings["data"], settings["sft"]
+    backbone, item_text = str(sft["backbone"]), sft["item_text"]
+    if item_text == "auto":
+        item_text = default_item_text(backbone)
+    # No code of a model runs where data are prepared, which such a tokenizer may need.
+    if data["tokenizer"] or item_text == "token" or sft["trust_remote_code"]:
+        return
+    data["tokenizer"] = backbone
+    data["tokenizer_revision"] = sft["revision"]

@@ -31,6 +31,11 @@ SHOWN_METRICS: Mapping[str, tuple[str, ...]] = {
         *("final_boundary_fraction", "final_violation_share", "final_boundary_beta"),
         "final_boundary_gradient_relative",
     ),
+    "monitor_drift": (
+        *("drifted", "too_few_users", "user_activity_distance", "popularity_bucket_distance"),
+        *("category_distance", "history_length_distance", "unseen_share_distance"),
+        *("chosen_score_distance", "margin_distance", "hit_distance"),
+    ),
     "evaluate": (
         *("hit_ratio_at_1", "hit_ratio_at_5", "ndcg_at_5", "mrr"),
         *("valid_ratio", "generated_hit_ratio_at_1"),

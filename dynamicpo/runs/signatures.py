@@ -18,6 +18,9 @@ from dynamicpo.core.config import (
     StudyConfig,
 )
 from dynamicpo.core.config_fields import Checked, Field
+from dynamicpo.core.config_gate import GateConfig
+from dynamicpo.core.config_inputs import DATE_FIELDS
+from dynamicpo.core.config_retraining import RetrainConfig
 from dynamicpo.core.errors import ConfigError, unknown_name
 from dynamicpo.core.json_values import JsonObject, JsonValue
 
@@ -31,6 +34,8 @@ STAGE_CONFIGS: dict[str, type[Checked]] = {
     "drift": DriftConfig,
     "grid": GridConfig,
     "study": StudyConfig,
+    "retrain": RetrainConfig,
+    "gate": GateConfig,
 }
 INPUT_PARAMETERS = ("data_interactions", "data_items")
 SEED = "seed"
@@ -39,6 +44,13 @@ _SET_BY_LOOP = {
     "objectives": ("loss", "dynamic"),
     "grid_seeds": ("loss", "dynamic", "num_negatives", "seed"),
 }
+# What the first tasks of a retraining find out, by stage.
+_SET_BY_PLAN: Mapping[str, tuple[str, ...]] = {
+    "data": ("split", *DATE_FIELDS),
+    "drift": ("store", "version"),
+    "gate": ("store", "challenger"),
+}
+STORE = "retrain_store"
 _SETTINGS = "_settings"
 
 
@@ -102,8 +114,11 @@ def pipeline_parameters(name: str) -> JsonObject:
     signature = pipeline_signature(name)
     parameters = {key: value for key, value in signature.items() if not key.endswith(_SETTINGS)}
     for stage in stages_of(signature):
+        # Settings that are no parameters of their own have the pipeline's default as well.
+        settings = cast(JsonObject, signature.get(f"{stage}{_SETTINGS}", {}))
         for field, item in stage_fields(stage, signature).items():
-            parameters.setdefault(setting_name(stage, field), cast(JsonValue, item.default))
+            default = settings.get(field, cast(JsonValue, item.default))
+            parameters.setdefault(setting_name(stage, field), default)
     return parameters
 
 
@@ -114,8 +129,11 @@ def stages_of(signature: Mapping[str, object]) -> list[str]:
 
 
 def stage_fields(stage: str, signature: Mapping[str, object]) -> dict[str, Field]:
-    """The fields of a stage that a pipeline's parameters set; its loop sets the others."""
+    """The fields of a stage that a pipeline's parameters set; its tasks set the others."""
     fields = dict(STAGE_CONFIGS[stage].__dataclass_fields__)
+    if STORE in signature:
+        for name in _SET_BY_PLAN.get(stage, ()):
+            del fields[name]
     if stage == "preference":
         for parameter, names in _SET_BY_LOOP.items():
             if parameter in signature:

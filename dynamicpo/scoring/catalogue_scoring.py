@@ -11,7 +11,7 @@ Where every item is one token there is no tree: one softmax over the vocabulary 
 gives all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from dynamicpo.core.arrays import Float32Array, IntArray
 from dynamicpo.core.records.rows import Row
+from dynamicpo.distributed.collectives import add_up
+from dynamicpo.distributed.group import rank, world_size
 from dynamicpo.scoring.backend_choice import choose_backend
 from dynamicpo.scoring.packing import pack
 from dynamicpo.scoring.path_attention import PathAttention
@@ -40,10 +42,11 @@ def catalogue_scores(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
-    targets: Sequence[int] | None = None,
+    targets: Sequence[int | None] | None = None,
     *,
     token_budget: int = 8192,
     backend: str = "auto",
+    left_out: Container[int] = (),
 ) -> Iterator[Float32Array]:
     """Log-probabilities of all answers after each prompt.
 
@@ -51,12 +54,13 @@ def catalogue_scores(
         model: A causal LM; dropout is off meanwhile.
         prompts: Token ids.
         answers: Of every item of the catalogue.
-        targets: Each prompt's right answer. With it, answers that a part of already makes less
-            likely than the right one may get -inf, which leaves the right one's rank and all above
-            it as they are.
+        targets: Each prompt's right answer; None where it is not among them. With it, answers that
+            a part of already makes less likely than the right one may get -inf, which leaves the
+            right one's rank and all above it as they are.
         token_budget: Tokens of prompts in one forward pass, where items are one token each; and of
             the plain way.
         backend: As for `answer_logps`: "plain" gives each answer a prompt of its own.
+        left_out: Numbers of prompts whose blocks, as they would be cut, are left out.
 
     Yields:
         Blocks of shape (n, I), float32, in the order of the prompts.
@@ -73,43 +77,67 @@ def catalogue_scores(
         if not len(longest):
             return
         chosen = choose_backend(model, [Row(longest, answers)], backend)
-        if len(trie.levels) == 1:
-            prompts_at_once = max(1, token_budget // len(longest))
-            yield from _one_token_scores(model, prompts, trie, prompts_at_once)
-        elif chosen == "plain":
-            for prompt in prompts:
-                yield _plain_scores(model, prompt, answers, token_budget)
-        else:
-            for index, prompt in enumerate(prompts):
-                target = None if targets is None else answers[targets[index]]
-                yield _trie_scores(model, prompt, trie, target)
+        are_tokens = len(trie.levels) == 1
+        at_once = max(1, token_budget // len(longest)) if are_tokens else 1
+
+        def block(start: int) -> Float32Array:
+            if are_tokens:
+                return _one_token_scores(model, prompts[start : start + at_once], trie)
+            if chosen == "plain":
+                return _plain_scores(model, prompts[start], answers, token_budget)
+            right = None if targets is None else targets[start]
+            target = None if right is None else answers[right]
+            return _trie_scores(model, prompts[start], trie, target)
+
+        starts = range(0, len(prompts), at_once)
+        wanted = [start for start in starts if start not in left_out]
+        yield from _taken_in_turns(block, wanted, (len(prompts), at_once), len(answers))
     finally:
         model.train(was_training)
 
 
-def _one_token_scores(
-    model: nn.Module, prompts: Sequence[Sequence[int]], trie: TokenTrie, prompts_at_once: int
+def _taken_in_turns(
+    block: Callable[[int], Float32Array],
+    starts: Sequence[int],
+    sizes: tuple[int, int],
+    num_answers: int,
 ) -> Iterator[Float32Array]:
-    """Scores of items of one token each, by one softmax a prompt."""
+    """Blocks of scores in the order of the prompts, each computed by one of several processes."""
+    num_prompts, at_once = sizes
+    for first in range(0, len(starts), world_size()):
+        turn = starts[first : first + world_size()]
+        # Zeros where another process computes, so that the sum is exact.
+        blocks = []
+        for start in turn:
+            num_rows = min(at_once, num_prompts - start)
+            blocks.append(torch.zeros(num_rows, num_answers))
+        if rank() < len(turn):
+            blocks[rank()] = torch.from_numpy(block(turn[rank()]))
+        add_up(blocks)
+        yield from (scores.numpy() for scores in blocks)
+
+
+def _one_token_scores(
+    model: nn.Module, prompts: Sequence[Sequence[int]], trie: TokenTrie
+) -> Float32Array:
+    """Scores of items of one token each, by one softmax a prompt. Shape (n, I)."""
     device = next(model.parameters()).device
     level = trie.levels[0]
     tokens = torch.from_numpy(level.tokens).to(device)
     any_answer = trie.answers[0]  # of one token, so it is no input and does not matter
-    for start in range(0, len(prompts), prompts_at_once):
-        batch = prompts[start : start + prompts_at_once]
-        rows = [Row(prompt, [any_answer]) for prompt in batch]
-        packed = pack(rows, padded=True).to(device)
-        row_index = torch.arange(len(rows), device=device)
-        logps = token_logps(
-            model,
-            packed.token_ids,
-            None,
-            packed.prediction_positions,
-            prediction_index=row_index.repeat_interleave(len(tokens)),
-            targets=tokens.repeat(len(rows)),
-        )
-        of_tokens = _to_numpy(logps).reshape(len(rows), -1)
-        yield of_tokens[:, level.ends]
+    rows = [Row(prompt, [any_answer]) for prompt in prompts]
+    packed = pack(rows, padded=True).to(device)
+    row_index = torch.arange(len(rows), device=device)
+    logps = token_logps(
+        model,
+        packed.token_ids,
+        None,
+        packed.prediction_positions,
+        prediction_index=row_index.repeat_interleave(len(tokens)),
+        targets=tokens.repeat(len(rows)),
+    )
+    of_tokens = _to_numpy(logps).reshape(len(rows), -1)
+    return of_tokens[:, level.ends]
 
 
 def _plain_scores(

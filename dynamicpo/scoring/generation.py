@@ -15,10 +15,15 @@ from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import Row
 from dynamicpo.scoring.packing import batches, check_rows
 from dynamicpo.scoring.positions import check_positions, position_limit
+from dynamicpo.scoring.shards import LongWork, ScoredRows, Shards, rows_left
 from dynamicpo.scoring.transformers_internals import causal_lm
 
 # A token to the tree of what may follow it; nothing follows an answer's last token.
 PrefixTree: TypeAlias = dict[int, "PrefixTree"]
+# Of a shard: answers, filled up to one length.
+_TOKENS = "tokens"
+_NO_TOKEN = -1
+_GENERATING = LongWork("generating")
 
 
 @torch.no_grad()
@@ -29,7 +34,7 @@ def generate_answers(
     constrained: bool = False,
     max_new_tokens: int = 32,
     token_budget: int = 8192,
-    label: str = "generating",
+    work: LongWork = _GENERATING,
 ) -> list[list[int]]:
     """Generate the most likely next token, again and again, with a cache of keys and values.
 
@@ -41,7 +46,7 @@ def generate_answers(
         max_new_tokens: A free answer is cut after this many tokens, or after the row's longest
             answer if that is more; and where the model has no more positions.
         token_budget: Prompt tokens generated from at once, padding included.
-        label: The name of the work in progress reports.
+        work: Its name, and what is kept of it.
 
     Returns:
         For each row the tokens that were generated, those of its end included.
@@ -56,19 +61,52 @@ def generate_answers(
     least_limit = max_new_tokens if is_free else 0
     requests = [_request(model, row, least_limit, constrained) for row in rows]
     result: list[list[int]] = [[]] * len(rows)
+    left: Sequence[Sequence[int]] = _batches(model, requests, token_budget)
+    longest = max(request.limit for request in requests)
+    label, shards = work
+    if shards is not None:
+        left = _take_finished(shards, left, result, longest)
     was_training = model.training
     model.eval()
     try:
         with Progress(label, len(rows)) as counter:
-            for batch in _batches(model, requests, token_budget):
+            num_left = sum(map(len, left))
+            counter.skip(len(rows) - num_left)
+            for batch in left:
                 batch_requests = [requests[index] for index in batch]
                 outputs = _generate(causal_lm(model), end_ids, batch_requests)
                 for index, output in zip(batch, outputs, strict=True):
                     result[index] = output
                 counter.advance(len(batch))
+                if shards is not None:
+                    shards.add(_shard_rows(batch, outputs, longest))
     finally:
         model.train(was_training)
     return result
+
+
+def _take_finished(
+    shards: Shards, batches: Sequence[Sequence[int]], result: list[list[int]], longest: int
+) -> list[Sequence[int]]:
+    """Put finished answers into the result. Returns the batches that are left."""
+    none = torch.zeros(0, longest, dtype=torch.int64)
+    known = shards.finished(len(result), {_TOKENS: none})
+    numbers = known.numbers.tolist()
+    answers = known.columns[_TOKENS]
+    for index, padded in zip(numbers, answers, strict=True):
+        is_token = padded != _NO_TOKEN
+        result[index] = padded[is_token].tolist()
+    return rows_left(batches, known.numbers)
+
+
+def _shard_rows(batch: Sequence[int], outputs: Sequence[Sequence[int]], longest: int) -> ScoredRows:
+    numbers = torch.tensor(batch)
+    shape = (len(batch), longest)
+    padded = torch.full(shape, _NO_TOKEN)
+    for row, tokens in zip(padded, outputs, strict=True):
+        num_tokens = len(tokens)
+        row[:num_tokens] = torch.tensor(tokens)
+    return ScoredRows(numbers, {_TOKENS: padded})
 
 
 class _Request(NamedTuple):

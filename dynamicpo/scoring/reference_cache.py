@@ -2,29 +2,35 @@
 
 The file's name is a hash of what determines the numbers (fingerprints of model, data and prompts,
 and the token ids themselves); it carries that key and a checksum, which are verified when it is
-read.
+read. While it is computed, finished shards stand beside it, for a restart after a kill.
 """
 
 import hashlib
 import json
 import logging
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dynamicpo.core.errors import DataError
 from dynamicpo.core.locks import locked
 from dynamicpo.core.records.manifest import canonical
 from dynamicpo.core.records.rows import Row
+from dynamicpo.core.storage import cached_file, exists, join
+from dynamicpo.distributed.collectives import from_main, tensors_from_main
+from dynamicpo.distributed.group import is_main
+from dynamicpo.scoring.shards import Shards
 from dynamicpo.scoring.shared_prefix import score_rows
+from dynamicpo.scoring.tensor_files import read_tensors, warn_of_content, write_tensors
 
 log = logging.getLogger(__name__)
+
+# Between two shards, which is what a kill costs.
+_SHARD_SECONDS = 60.0
 
 
 class ScoringSettings(TypedDict, total=False):
@@ -37,7 +43,7 @@ class ScoringSettings(TypedDict, total=False):
 def reference_logps(
     model: nn.Module,
     rows: Sequence[Row],
-    cache: Path,
+    cache: str,
     key: Mapping[str, str],
     **scoring: Unpack[ScoringSettings],
 ) -> Tensor:
@@ -46,7 +52,7 @@ def reference_logps(
     Args:
         model: The reference, as it stands before training.
         rows: Rows with equally many answers.
-        cache: Folder of cache files; where it can't be written, nothing is kept.
+        cache: Folder or prefix of cache files; where it can't be written, nothing is kept.
         key: Fingerprints of what determines the numbers.
         scoring: Settings of `score_rows`.
 
@@ -56,15 +62,54 @@ def reference_logps(
     complete_key = full_key(rows, key)
     # A part of the hash is enough for a name, as the file holds the key itself.
     name = hashlib.sha256(complete_key.encode()).hexdigest()[:32]
-    path = cache / f"{name}.safetensors"
-    with _only_one_computes(path):
-        cached = _read(path, complete_key, _logps_shape(rows))
-        if cached is not None:
-            log.info("reference log-probabilities: from %s", path)
-            return cached
-        logps = score_rows(model, rows, label="reference log-probabilities", **scoring)
-        _write(path, complete_key, logps)
+    uri = join(cache, f"{name}.safetensors")
+    place = join(cache, f"{name}.shards")
+    shards = Shards(place, complete_key, _SHARD_SECONDS)
+    logps = _cached_logps(uri, complete_key, model, rows, shards, scoring)
+    if is_main() and _is_kept(uri):
+        shards.remove()
+    return logps
+
+
+def _cached_logps(
+    uri: str,
+    key: str,
+    model: nn.Module,
+    rows: Sequence[Row],
+    shards: Shards,
+    scoring: ScoringSettings,
+) -> Tensor:
+    """The content of the cache's file, which is made where it is not there."""
+    with _file_of_main(uri) as path:
+        cached = None if path is None else _read(path, key, _logps_shape(rows))
+        if from_main(cached is not None):
+            log.info("reference log-probabilities: from %s", uri)
+            found = {} if cached is None else {"logps": cached}
+            return tensors_from_main(found)["logps"]
+        logps = score_rows(
+            model, rows, label="reference log-probabilities", shards=shards, **scoring
+        )
+        if path is not None:
+            _write(path, key, logps)
         return logps
+
+
+def _is_kept(uri: str) -> bool:
+    try:
+        return exists(uri)
+    except DataError:
+        # Whoever could not write the file has said so.
+        return False
+
+
+@contextmanager
+def _file_of_main(uri: str) -> Iterator[Path | None]:
+    """The cache's file; None in other processes than the main one, which shares what it reads."""
+    if not is_main():
+        yield None
+        return
+    with cached_file(uri) as path, _only_one_computes(path):
+        yield path
 
 
 def _logps_shape(rows: Sequence[Row]) -> tuple[int, int]:
@@ -75,7 +120,7 @@ def _logps_shape(rows: Sequence[Row]) -> tuple[int, int]:
 
 @contextmanager
 def _only_one_computes(path: Path) -> Iterator[None]:
-    """Let runs at the same time wait for each other; without locks all of them compute it."""
+    """Let runs of this machine wait for each other; without locks all of them compute it."""
     busy = "reference log-probabilities: another run computes the same, waiting for it"
     with ExitStack() as stack:
         # A folder that can't be written, or a file system without locks.
@@ -96,52 +141,21 @@ def full_key(rows: Sequence[Row], key: Mapping[str, str]) -> str:
     return canonical({**key, "rows": digest.hexdigest()})
 
 
-def file_metadata(key: str, logps: Tensor) -> dict[str, str]:
-    """Describe a file: its key and the SHA-256 of its numbers.
-
-    Both are one entry, as safetensors writes several in any order, which would change the bytes.
-    """
-    numbers = np.ascontiguousarray(logps.numpy())
-    checksum = hashlib.sha256(numbers.tobytes()).hexdigest()
-    description = canonical({"key": key, "checksum": checksum})
-    return {"facts": description}
-
-
 def _read(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
     if not path.is_file():
         return None
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata()
-            logps: Tensor = file.get_tensor("logps")
-    except (SafetensorError, OSError, ValueError) as error:
-        log.warning("%s: can't be read (%s), computed anew", path, error)
+    tensors = read_tensors(path, key)
+    if tensors is None:
         return None
-    is_intact = metadata == file_metadata(key, logps)
-    if not is_intact or logps.shape != shape:
-        log.warning("%s: does not hold what it should, computed anew", path)
+    logps = tensors.get("logps")
+    if logps is None or logps.shape != shape:
+        warn_of_content(path)
         return None
     return logps
 
 
 def _write(path: Path, key: str, logps: Tensor) -> None:
-    # Readers see all of a file or none: it gets its name when it is complete. At random: without
-    # locks, two containers may write at once, and both are process 1.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        metadata = file_metadata(key, logps)
-        # `save_file` would make a file for one user, and shared volumes are for many.
-        partial.write_bytes(save({"logps": logps.contiguous()}, metadata))
-        partial.replace(path)
+        write_tensors(path, key, {"logps": logps})
     except (SafetensorError, OSError) as error:
-        with suppress(OSError):
-            partial.unlink()
         log.warning("%s: reference log-probabilities are not kept (%s)", path, error)
-
-
-def _remove_leftovers(path: Path) -> None:
-    # Of processes that were killed while they wrote: one at a time does.
-    for partial in path.parent.glob(f".{path.name}.*"):
-        partial.unlink(missing_ok=True)

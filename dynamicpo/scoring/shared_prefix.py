@@ -6,6 +6,7 @@ does unless a call brings a packed sequence. `backend_choice` says which models 
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import Row
+from dynamicpo.distributed.collectives import add_up, shared_out
+from dynamicpo.distributed.group import world_size
 from dynamicpo.scoring.backend_choice import SUPPORTED_MODEL_TYPES, choose_backend
 from dynamicpo.scoring.cpu_layers import fused_layers
 from dynamicpo.scoring.flex_attention import BLOCK_SIZE, BlockAttention
 from dynamicpo.scoring.frozen_head import frozen_head_logps
 from dynamicpo.scoring.packing import Packed, batches, check_rows, pack, packed_length, pad_sequence
 from dynamicpo.scoring.sdpa_attention import SplitAttention
+from dynamicpo.scoring.shards import ScoredRows, Shards, rows_left
 from dynamicpo.scoring.transformers_internals import (
     ATTENTION_NAME,
     HeadsAttention,
@@ -31,6 +35,8 @@ from dynamicpo.scoring.transformers_internals import (
 # ones end before the next kernel has been started.
 TOKEN_BUDGET = 4096
 GPU_TOKEN_BUDGET = 65536
+# Between two of a process's batches of which the others' results are put together for a shard.
+_BATCHES_OF_TURN = 8
 
 
 class PackedInput(NamedTuple):
@@ -81,8 +87,11 @@ def score_rows(
     token_budget: int = 8192,
     backend: str = "auto",
     label: str = "scoring",
+    shards: Shards | None = None,
 ) -> Tensor:
     """Log-probabilities of many rows, without gradients, in batches of similar length.
+
+    Several processes take turns with the batches, and all get the result.
 
     Args:
         model: A causal LM; dropout is off meanwhile.
@@ -90,24 +99,64 @@ def score_rows(
         token_budget: Tokens in one forward pass.
         backend: As for `answer_logps`.
         label: The name of the work in progress reports.
+        shards: What an earlier attempt has finished is taken from them, and new rows are added.
 
     Returns:
         Shape (N, A), float32, on the CPU, in the order of the rows.
     """
     check_rows(rows)
     lengths = [packed_length(row) for row in rows]
-    result = torch.empty(len(rows), len(rows[0].answer_ids))
+    parts: list[Sequence[int]] = [*batches(lengths, token_budget, padded=False)]
+    result = torch.zeros(len(rows), len(rows[0].answer_ids))
+    turn_size = max(1, len(parts))
+    if shards is not None:
+        known = shards.finished(len(rows), {"logps": result[:0]})
+        result[known.numbers] = known.columns["logps"]
+        parts = rows_left(parts, known.numbers)
+        turn_size = _BATCHES_OF_TURN * world_size()
     was_training = model.training
     model.eval()
     try:
-        with Progress(label, len(rows)) as counter:
-            for batch in batches(lengths, token_budget, padded=False):
-                batch_rows = [rows[index] for index in batch]
-                logps = _checked_answer_logps(model, batch_rows, backend, token_budget)
-                result[batch] = logps.cpu()
-                counter.advance(len(batch))
+        own = shared_out(parts)
+        with Progress(label, sum(map(len, own))) as counter:
+            for start in range(0, len(parts), turn_size):
+                turn = parts[start : start + turn_size]
+                logps = _turn_logps(model, rows, turn, backend, token_budget, counter)
+                row_numbers = [*chain.from_iterable(turn)]
+                numbers = torch.tensor(row_numbers)
+                result[numbers] = logps
+                if shards is not None:
+                    shards.add(ScoredRows(numbers, {"logps": logps}))
     finally:
         model.train(was_training)
+    return result
+
+
+def _turn_logps(
+    model: nn.Module,
+    rows: Sequence[Row],
+    turn: Sequence[Sequence[int]],
+    backend: str,
+    token_budget: int,
+    counter: Progress,
+) -> Tensor:
+    """Log-probabilities of some batches, one after another, each computed by one process."""
+    num_answers = len(rows[0].answer_ids)
+    turn_numbers = range(len(turn))
+    own = shared_out(turn_numbers)
+    parts = []
+    for number, batch in enumerate(turn):
+        num_rows = len(batch)
+        # Zeros where another process scores, so that the sum is exact.
+        logps = torch.zeros(num_rows, num_answers)
+        if number in own:
+            batch_rows = [rows[index] for index in batch]
+            scored = _checked_answer_logps(model, batch_rows, backend, token_budget)
+            logps = scored.cpu()
+            counter.advance(num_rows)
+        parts.append(logps)
+    result = torch.cat(parts)
+    add_up([result])
     return result
 
 

@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
 from transformers.activations import SiLUActivation
@@ -252,15 +251,6 @@ def forget_local_files_only(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.init_kwargs.pop("local_files_only", None)
 
 
-def count_labels_in_place(trainer: Trainer) -> None:
-    """Have a trainer count the labels of all positions.
-
-    It would count from the second position on, as transformers' own loss of a causal LM does;
-    labels of ours stand at the position that predicts them.
-    """
-    trainer._loss_shifts_labels = False
-
-
 def use_one_gpu(arguments: TrainingArguments) -> None:
     """Have a trainer leave a machine's other GPUs alone.
 
@@ -268,6 +258,16 @@ def use_one_gpu(arguments: TrainingArguments) -> None:
     """
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
+
+
+def expect_process_group() -> None:
+    """Have transformers not warn of processes whose gradients are added up without it."""
+    logging.getLogger("transformers.training_args").setLevel(logging.ERROR)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that a model repeats, in their order."""
+    return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
 def switch_noise_off(model: nn.Module) -> None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from dynamicpo.core.choices import BASELINES, VARIANTS
+from dynamicpo.core.choices import BASELINES, VARIANTS, Loss
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest
+from dynamicpo.core.records.shapes import as_shape
+from dynamicpo.evaluation.delivered import LAST, delivered_rule
 from dynamicpo.evaluation.saved import SavedResult, evaluated_models, read_saved_result
 from dynamicpo.reports.training_log import (
     BOUNDARY_GRADIENT,
@@ -22,6 +24,23 @@ from dynamicpo.study.kinds import SFT, Kind, kind_at, kind_name, kind_order
 
 # The settings that are studied, in which cells may differ.
 _STUDIED = ("loss", "dynamic", "num_negatives", "seed")
+
+
+class _CellConfig(TypedDict):
+    loss: Loss
+    dynamic: str
+    num_negatives: int
+    seed: int
+
+
+class _CellInputs(TypedDict):
+    adapter: str
+
+
+class _Cell(TypedDict):
+    config: _CellConfig
+    inputs: _CellInputs
+    backbone: Any  # compared, and nothing else
 
 
 class StudyCells(NamedTuple):
@@ -124,11 +143,17 @@ def _by_kind_and_seed(entries: Sequence[SavedResult]) -> dict[Kind, dict[int, Sa
 
 
 def _check_is_cell(path: Path, entry: SavedResult) -> None:
-    stage = entry.provenance["stage"]
+    stage = entry.provenance.get("stage")
     if stage != "preference_training" or not entry.training_log:
         raise DataError(
             f"{path}: must be a model of preference training with its steps.jsonl, but it comes "
             f"from {stage} with {len(entry.training_log)} steps. Leave it out."
+        )
+    as_shape(path.parent / "manifest.json", entry.provenance, _Cell)
+    if delivered_rule(entry.provenance) != LAST:
+        raise DataError(
+            f"{path}: a cell must have the last weights of its training, but has the best by "
+            "validation. Train it again with deliver 'last'."
         )
     variant = entry.provenance["config"]["dynamic"]
     if variant not in VARIANTS:
@@ -158,6 +183,8 @@ def _settings(entry: SavedResult) -> JsonObject:
     provenance = entry.provenance
     return {
         **provenance["config"],
+        # Cells of earlier versions do not say it.
+        "deliver": delivered_rule(provenance),
         **provenance["inputs"],
         "backbone": provenance["backbone"],
     }

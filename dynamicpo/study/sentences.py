@@ -1,8 +1,10 @@
 """A study's verdict in words."""
 
+import math
 from collections.abc import Sequence
 
 from dynamicpo.core.config import StudyConfig
+from dynamicpo.metrics.intervals import detectable_difference
 from dynamicpo.reports.number_format import (
     format_interval,
     format_number,
@@ -56,6 +58,13 @@ def _clause(verdict: Verdict) -> str:
 def evidence(verdict: Verdict, study: Study) -> list[str]:
     """The numbers behind the verdict on one objective."""
     sentences = [_change_sentence(verdict, study)]
+    detectable = detectable_difference(verdict.fall.low, verdict.fall.high)
+    # It is 0 where both rank all rows alike, and infinite for one user: neither says anything.
+    if not verdict.collapsed and 0 < detectable < math.inf:
+        sentences.append(
+            f"These users and seeds would have shown a change of {format_number(detectable)} with "
+            "a probability of 80 %, before Holm's correction."
+        )
     if verdict.gain is not None:
         treated = verdict.gain.a
         sentences.append(

@@ -1,25 +1,28 @@
-"""Early stopping: training ends when validation no longer improves; the best weights are kept."""
+"""The best weights of a training by validation, and its end when that no longer improves."""
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dynamicpo.training.checkpoints.state import Look
+
 log = logging.getLogger(__name__)
 
 
 class EarlyStopping(TrainerCallback):
-    """Measures validation every so many steps, and stops training when it has got no better.
+    """Measures validation every so many steps, keeps the best weights, and may end the training.
 
     Args:
         model: The model in training.
         validation_loss: Computes the loss on held-out rows. Lower is better.
         eval_steps: Steps between two measures.
-        patience: Measures without a new best after which training stops.
+        patience: Measures without a new best after which training stops; infinite for never.
+        measure: What is measured, for messages.
 
     Attributes:
         best_step: The step of the best measure; 0 before the first.
@@ -31,7 +34,8 @@ class EarlyStopping(TrainerCallback):
         model: nn.Module,
         validation_loss: Callable[[], float],
         eval_steps: int,
-        patience: int,
+        patience: float = math.inf,
+        measure: str = "loss",
     ) -> None:
         """Start without a measure."""
         self.best_step = 0
@@ -40,6 +44,7 @@ class EarlyStopping(TrainerCallback):
         self._validation_loss = validation_loss
         self._eval_steps = eval_steps
         self._patience = patience
+        self._measure = measure
         self._measures_since_best = 0
         self._best_weights: dict[str, Tensor] = {}
 
@@ -51,7 +56,7 @@ class EarlyStopping(TrainerCallback):
         if state.global_step % self._eval_steps and not is_last:
             return control
         loss = self._validation_loss()
-        log.info("step %d: validation loss %.4f", state.global_step, loss)
+        log.info("step %d: validation %s %.4f", state.global_step, self._measure, loss)
         if loss < self.best_loss:
             self.best_step = state.global_step
             self.best_loss = loss
@@ -62,6 +67,32 @@ class EarlyStopping(TrainerCallback):
         if self._measures_since_best >= self._patience:
             control.should_training_stop = True
         return control
+
+    def look(self) -> Look:
+        """Its measures so far, for a checkpoint; the best weights belong to it."""
+        return {
+            "best_step": self.best_step,
+            # JSON has no infinity.
+            "best_loss": self.best_loss if self._best_weights else None,
+            "measures_since_best": self._measures_since_best,
+        }
+
+    def counts(self) -> dict[str, float]:
+        """The best measure, by the names that a manifest has for it."""
+        name = f"best_validation_{self._measure}".replace(" ", "_")
+        return {"best_step": self.best_step, name: self.best_loss}
+
+    def best_weights(self) -> Mapping[str, Tensor]:
+        """The weights of the best measure; none before the first."""
+        return self._best_weights
+
+    def go_on(self, look: Look, best_weights: Mapping[str, Tensor]) -> None:
+        """Go on from what an earlier attempt has seen."""
+        self.best_step = look["best_step"]
+        best_loss = look["best_loss"]
+        self.best_loss = math.inf if best_loss is None else best_loss
+        self._measures_since_best = look["measures_since_best"]
+        self._best_weights = dict(best_weights)
 
     @torch.no_grad()
     def restore_best(self) -> None:

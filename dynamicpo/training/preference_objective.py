@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynamicpo.core.choices import ABLATIONS, LOSSES_OF_ONE_NEGATIVE
+from dynamicpo.core.choices import (
+    ABLATIONS,
+    LOSSES_OF_ONE_NEGATIVE,
+    LOSSES_WITHOUT_REFERENCE,
+)
 from dynamicpo.core.config import PreferenceConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.rows import Row
@@ -14,8 +18,8 @@ from dynamicpo.objective.diagnostics import ObjectiveSettings, preference_diagno
 from dynamicpo.objective.dynamicpo import preference_losses
 from dynamicpo.objective.losses import chosen_likelihood_loss
 from dynamicpo.scoring.shared_prefix import answer_logps
+from dynamicpo.training.batches import BatchLoss
 from dynamicpo.training.preference_batches import PreferenceBatch
-from dynamicpo.training.trainer import BatchLoss
 
 _TINY = 1e-30  # in place of a loss of 0, of which nothing has a share
 
@@ -60,6 +64,24 @@ class PreferenceObjective:
             total = total + likelihood
             metrics["sft_loss_share"] = (likelihood / total.clamp(min=_TINY)).detach()
         return BatchLoss(total, metrics)
+
+    def boundary_gradient(self, rows: Sequence[Row], logps: Tensor, reference: Tensor) -> float:
+        """Mean size of the loss's gradient at the boundary negatives of rows that were scored.
+
+        Args:
+            rows: The rows, with K or more negatives.
+            logps: The policy's log-probabilities of their answers, (N, A), nats.
+            reference: The reference's.
+        """
+        if self.config.loss == "simpo":
+            logps = logps / _answer_lengths(rows).to(logps)
+        num_answers = 1 + self.config.num_negatives
+        policy = _split_answers(logps[:, :num_answers])
+        references: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.config.loss not in LOSSES_WITHOUT_REFERENCE:
+            references = _split_answers(reference[:, :num_answers])
+        measures = preference_diagnostics(*policy, *references, **_settings(self.config))
+        return float(measures["boundary_gradient"])
 
 
 def _settings(config: PreferenceConfig) -> ObjectiveSettings:

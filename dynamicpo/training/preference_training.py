@@ -1,38 +1,47 @@
 """DynamicPO preference training (arXiv 2605.00327) of an SFT model, which is also the reference."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-from torch import Tensor, nn
+from torch import nn
 
 from dynamicpo.core import random_keys, stage_subjects
 from dynamicpo.core.choices import LOSSES_WITHOUT_REFERENCE
 from dynamicpo.core.config import PreferenceConfig
+from dynamicpo.core.config_checkpoints import CheckpointConfig
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_input
-from dynamicpo.core.records.outputs import finished, stage_output
-from dynamicpo.core.records.rows import Row, read_items, read_rows
+from dynamicpo.core.records.rows import read_items, read_parts
 from dynamicpo.core.row_numbers import rows_taken
+from dynamicpo.core.storage import beside, origin_of
+from dynamicpo.distributed.outputs import finished_by_main
 from dynamicpo.models import checkpoints
 from dynamicpo.models.backbones import COMPACT, permissions_of
 from dynamicpo.prompts.encoding import Prompts
-from dynamicpo.reports.pages.training import training_page
 from dynamicpo.reports.training_log import RELATIVE_BOUNDARY_GRADIENT, relative_boundary_gradient
 from dynamicpo.scoring.reference_cache import reference_logps
 from dynamicpo.training import trainer
-from dynamicpo.training.launchers import check_one_process
+from dynamicpo.training.checkpoints.saving import resumable_output
+from dynamicpo.training.collapse_watch import WATCH_MEASURES
+from dynamicpo.training.early_stopping import EarlyStopping
 from dynamicpo.training.preference_batches import (
+    PreferenceRows,
+    RowsToScore,
     collate_preferences,
     encode_preference_rows,
-    make_dataset,
 )
 from dynamicpo.training.preference_objective import PreferenceObjective, check_objective
+from dynamicpo.training.row_store import MappedRows
 from dynamicpo.training.schedule import Schedule
+from dynamicpo.training.selected_rows import SelectedRows
+from dynamicpo.training.stages import Training, trained_by_workers, write_training
+from dynamicpo.training.step_log import StepMetrics
+from dynamicpo.training.watched_sample import keep_best, make_watch
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +50,11 @@ _NO_MEASURES = ("step", "epoch", "learning_rate")
 
 
 def train_preferences(
-    preferences: Path, adapter: Path, output: Path, config: PreferenceConfig
+    preferences: Path,
+    adapter: Path,
+    output: Path,
+    config: PreferenceConfig,
+    checkpoints_config: CheckpointConfig | None = None,
 ) -> Manifest:
     """Train a fine-tuned model to prefer each row's target over its first K rejected items.
 
@@ -50,6 +63,7 @@ def train_preferences(
         adapter: The SFT model's folder: the start of the policy, and the reference.
         output: The trained model's folder.
         config: Objective and schedule.
+        checkpoints_config: Where and how often its state is kept (None: nowhere).
 
     Returns:
         The manifest; `counts` holds rows, steps and the means of the last ten steps.
@@ -59,47 +73,59 @@ def train_preferences(
         DataError: Input that can't be used.
     """
     label = f"{'' if config.dynamic == 'none' else 'DynamicPO-'}{config.loss.upper()}"
-    stage_subjects.announce(_subject(label, config))
-    check_one_process("train-preferences")
+    subject = _subject(label, config)
+    stage_subjects.announce(subject)
+    paths = {"preferences": preferences, "adapter": adapter, "output": output}
+    done = trained_by_workers("train-preferences", paths, config, checkpoints_config)
+    if done is not None:
+        return done
     data = read_input(preferences)
     start = read_input(adapter)
     inputs = {"preferences": data.fingerprint, "adapter": start.fingerprint}
     manifest = Manifest("preference_training", config_dict(config), inputs)
-    existing = finished(output, manifest)
+    existing = finished_by_main(output, manifest)
     if existing is not None:
         return existing
     check_objective(config)
     selected = _select_rows(preferences, start, config)
-    rows = selected.table
-    with stage_output(output, manifest) as folder:
+    with resumable_output(output, manifest, checkpoints_config) as (folder, saved):
         loaded = checkpoints.load_model(adapter, permissions_of(config), trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
-        encoded = encode_preference_rows(rows, prompts, config.num_negatives)
+        tables = selected.rows.tables()
+        encoded = encode_preference_rows(tables, prompts, config.num_negatives, folder)
         with loaded.execution_context():
-            reference = _reference(encoded, loaded.model, preferences, config, inputs)
-            dataset = make_dataset(rows["example_id"].to_pylist(), encoded, reference)
+            dataset = _with_reference(encoded, loaded.model, preferences, config, inputs)
             schedule = Schedule.from_config(config, _learning_rate(config, loaded))
             objective = PreferenceObjective(config)
+            watch = make_watch(preferences, loaded, objective, schedule.num_steps(len(dataset)))
+            best = keep_best(watch, loaded, config)
+            schedule = replace(schedule, checkpoints=saved, run_name=subject, watch=watch)
+            schedule = replace(schedule, early_stopping=best)
             steps = trainer.train(
                 loaded.model, dataset, collate_preferences, objective, schedule, folder, label
             )
-        checkpoints.save_model(folder, loaded.model, loaded.tokenizer)
         manifest.counts = {
             **selected.counts,
             "steps": len(steps),
             "history_items_cut": prompts.cut_items,
             **_final_measures(steps),
+            **(watch.counts() if watch is not None else {}),
+            **(best.counts() if best is not None else {}),
         }
-        manifest.extra = checkpoints.manifest_entries(loaded.base, loaded.model, loaded.settings)
-        manifest.extra["data"] = data.extra
-        page = training_page(
-            steps,
-            f"Preference training: {label}",
-            {**manifest.counts, **manifest.config},
-            data.extra.get("warnings", ()),
-        )
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        notes = watch.signals.sentences() if watch is not None else []
+        if best is not None:
+            notes.append(_delivered_note(best))
+        training = Training(f"Preference training: {label}", steps, notes)
+        write_training(folder, manifest, loaded, data, training)
     return manifest
+
+
+def _delivered_note(best: EarlyStopping) -> str:
+    hit_ratio = 1 - best.best_loss
+    return (
+        f"The weights of step {best.best_step} are delivered: HitRatio@1 of validation rows, "
+        f"{hit_ratio:.3f}, is best there."
+    )
 
 
 def _subject(label: str, config: PreferenceConfig) -> str:
@@ -108,44 +134,52 @@ def _subject(label: str, config: PreferenceConfig) -> str:
     return f"{label}{half}, {config.num_negatives} negatives, seed {config.seed}"
 
 
-class _SelectedRows(NamedTuple):
+class _Selection(NamedTuple):
     """The rows of a training.
 
     Attributes:
-        table: The rows, in the order of the files.
+        rows: The rows, in the order of the files.
         counts: Their number, and that of those which SFT took as well, where it is known.
     """
 
-    table: pa.Table
+    rows: SelectedRows
     counts: dict[str, float]
 
 
-def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -> _SelectedRows:
+def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -> _Selection:
     """The last rows of the random order whose first rows SFT took: as few of its own as can be."""
-    rows = read_rows(preferences, "train")
-    _check_negatives(rows, preferences, config)
-    number = rows_taken(config.rows, len(rows), "preference training")
+    example_ids = _checked_example_ids(preferences, config)
+    number = rows_taken(config.rows, len(example_ids), "preference training")
     counts: dict[str, float] = {"rows": number}
     # After another preference training nothing is known of SFT's rows, nor without their number.
     sft_rows = start.counts.get("rows") if start.stage == "sft" else None
     if sft_rows is not None:
-        left = len(rows) - int(sft_rows)
+        left = len(example_ids) - int(sft_rows)
         counts["rows_shared_with_sft"] = shared = max(number - left, 0)
         if config.rows and shared:
             log.info(
                 "preference training: %d of %d rows are SFT's, which left %d", shared, number, left
             )
-    example_ids = rows["example_id"].to_pylist()
     seed = int(start.config["seed"])
     order = random_keys.random_order(seed, "rows", example_ids)
-    selected = order[-number:]
-    return _SelectedRows(rows.take(np.sort(selected)), counts)
+    selected = np.sort(order[-number:])
+    return _Selection(SelectedRows(preferences, "train", selected), counts)
 
 
-def _check_negatives(rows: pa.Table, preferences: Path, config: PreferenceConfig) -> None:
-    counts = pc.list_value_length(rows["rejected"])
-    # The minimum of no rows is None.
-    fewest = pc.min(counts).as_py() or 0
+def _checked_example_ids(preferences: Path, config: PreferenceConfig) -> list[str]:
+    """The ids of all training rows, which must have enough negatives."""
+    example_ids: list[str] = []
+    fewest: list[int] = []
+    for part in read_parts(preferences, "train"):
+        example_ids += part["example_id"].to_pylist()
+        if len(part):
+            counts = pc.list_value_length(part["rejected"])
+            fewest.append(pc.min(counts).as_py())
+    _check_negatives(min(fewest, default=0), preferences, config)
+    return example_ids
+
+
+def _check_negatives(fewest: int, preferences: Path, config: PreferenceConfig) -> None:
     if fewest < config.num_negatives:
         raise ConfigError(
             f"{preferences}: need {config.num_negatives} negatives, some rows offer {fewest}. "
@@ -157,32 +191,36 @@ def _learning_rate(config: PreferenceConfig, loaded: checkpoints.LoadedModel) ->
     if config.learning_rate:
         return config.learning_rate
     if loaded.base.backbone == COMPACT:
-        return 2e-3
+        # By validation (docs/results.md): at higher rates ranking among all items fell further.
+        return 3e-5
     # A tenth of SFT's rates: the policy is to stay near the reference.
     return 1e-4 if loaded.manifest.extra["kind"] == "adapter" else 1e-6
 
 
-def _reference(
-    rows: Sequence[Row],
+def _with_reference(
+    encoded: MappedRows,
     policy: nn.Module,
     preferences: Path,
     config: PreferenceConfig,
     inputs: Mapping[str, str],
-) -> Tensor | None:
-    """The reference's log-probabilities, where the loss takes them. Shape (N, 1 + K), nats."""
+) -> PreferenceRows:
+    """The rows with the reference's log-probabilities, where the loss takes them."""
     if config.loss in LOSSES_WITHOUT_REFERENCE:
-        return None
+        return PreferenceRows(encoded, None)
     # The policy starts as the reference, so that no second model is loaded. The cache is beside
     # the data, because runs with other objectives have the same reference.
-    cache = preferences.parent / "reference-logps"
-    return reference_logps(policy, rows, cache, inputs, backend=config.backend)
+    cache = beside(origin_of(preferences), "reference-logps")
+    rows = RowsToScore(encoded)
+    logps = reference_logps(policy, rows, cache, inputs, backend=config.backend)
+    return PreferenceRows(encoded, logps)
 
 
-def _final_measures(steps: list[trainer.StepMetrics]) -> dict[str, float]:
+def _final_measures(steps: list[StepMetrics]) -> dict[str, float]:
     """Means over the last steps, by the names that a manifest has for them."""
     measures = {}
     for name in steps[-1]:
-        if name in _NO_MEASURES:
+        # Validation is measured in some steps only.
+        if name in _NO_MEASURES or name in WATCH_MEASURES:
             continue
         # Names in a manifest, and so of KFP metrics, are words with underscores.
         key = name.replace("/", "_")

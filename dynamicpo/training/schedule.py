@@ -4,7 +4,11 @@ import math
 from dataclasses import dataclass
 
 from dynamicpo.core.config import PreferenceConfig, SFTConfig
+from dynamicpo.core.config_reporting import ReportingSettings
 from dynamicpo.core.errors import DataError
+from dynamicpo.distributed.group import world_size
+from dynamicpo.training.checkpoints.saving import Checkpoints
+from dynamicpo.training.collapse_watch import CollapseWatch
 from dynamicpo.training.early_stopping import EarlyStopping
 
 
@@ -14,8 +18,10 @@ class Schedule:
 
     With `dropout` the model is noisy in training, as its own configuration and its adapter's say.
     `passes` says how often the data set holds each row, where it does so more than once.
-    `early_stopping` ends training early and keeps the best weights; without it the last ones are
-    kept.
+    `early_stopping` keeps the best weights and may end training early; without it the last ones
+    are kept. `checkpoints` are what a training goes on from after it was killed. `reporting` says
+    who else is sent its metrics, under the name `run_name`. With `sharding` "full" each process
+    holds a part of the layers. `watch` looks for a collapse.
     """
 
     epochs: float
@@ -30,6 +36,11 @@ class Schedule:
     seed: int
     passes: int = 1
     early_stopping: EarlyStopping | None = None
+    checkpoints: Checkpoints | None = None
+    reporting: ReportingSettings = ReportingSettings()
+    run_name: str = ""
+    sharding: str = "none"
+    watch: CollapseWatch | None = None
 
     @classmethod
     def from_config(cls, config: SFTConfig | PreferenceConfig, learning_rate: float) -> "Schedule":
@@ -48,14 +59,27 @@ class Schedule:
             # SFT has no reference that its model would have to be compared with.
             dropout=isinstance(config, SFTConfig) or config.dropout,
             seed=config.seed,
+            reporting=config,
+            sharding=config.sharding,
         )
 
     def check(self) -> None:
-        """Refuse micro-batches that do not fill the batch.
+        """Refuse micro-batches that do not fill the batch, and processes without a row of it.
 
         Raises:
-            DataError: The batch size is no multiple of the micro-batch size.
+            DataError: The batch size is no multiple of the micro-batch size, or has fewer rows
+                than there are processes.
         """
+        if self.sharding != "none" and self.early_stopping is not None:
+            raise DataError(
+                "sharding: early stopping keeps whole weights, which no process has with 'full'. "
+                "Set patience to 0, or sharding to 'none'."
+            )
+        if self.batch_size < world_size():
+            raise DataError(
+                f"batch_size: must be at least {world_size()}, the number of processes, "
+                f"got {self.batch_size}. Raise it, or start fewer processes."
+            )
         if self.batch_size % self.micro_batch_size:
             raise DataError(
                 f"batch_size: must be a multiple of micro_batch_size ({self.micro_batch_size}), "

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: prompt plus answer, loss on the answer's tokens or the history's too."""
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from dynamicpo.core import random_keys, storage
 from dynamicpo.core.config import SFTConfig
+from dynamicpo.core.config_checkpoints import CheckpointConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import (
     Manifest,
@@ -20,30 +22,27 @@ from dynamicpo.core.records.manifest import (
     fingerprint,
     read_input,
 )
-from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.core.records.partial_folders import check_apart
-from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.core.records.rows import read_items, read_parts, read_rows
 from dynamicpo.core.row_numbers import rows_taken
-from dynamicpo.models import backbones, checkpoints
+from dynamicpo.distributed.outputs import finished_by_main
+from dynamicpo.models import backbones
 from dynamicpo.models.backbones import COMPACT, BackboneVersion, BaseModelSpec, Permissions
 from dynamicpo.models.base_models import item_token_ids, load_base_model
 from dynamicpo.models.causality import check_causal
+from dynamicpo.models.checkpoints import PromptedModel
 from dynamicpo.models.dropout import layer_dropout
-from dynamicpo.models.execution import (
-    choose_base_weights,
-    choose_precision,
-    execution_context,
-)
+from dynamicpo.models.execution import choose_base_weights, choose_precision
 from dynamicpo.models.lora import LanguageModel, add_adapter
 from dynamicpo.prompts.encoding import Prompts, PromptSettings
 from dynamicpo.prompts.loader import load_template
 from dynamicpo.prompts.template import PLAIN_TEMPLATE
-from dynamicpo.reports.pages.training import training_page
 from dynamicpo.scoring.positions import check_positions
 from dynamicpo.training import trainer
+from dynamicpo.training.checkpoints.saving import Checkpoints, resumable_output
 from dynamicpo.training.early_stopping import EarlyStopping
-from dynamicpo.training.launchers import check_one_process
 from dynamicpo.training.schedule import Schedule
+from dynamicpo.training.selected_rows import SelectedRows
 from dynamicpo.training.sequence_rows import sequence_rows
 from dynamicpo.training.sft_batches import (
     collate_sft,
@@ -52,17 +51,28 @@ from dynamicpo.training.sft_batches import (
     longest_row,
     mean_cross_entropy,
 )
+from dynamicpo.training.stages import Training, trained_by_workers, write_training
+from dynamicpo.training.warm_start import load_start
 
 _VALIDATION_ROWS = 1000  # looked at each time: more costs more than it says
 
 
-def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
+def fine_tune(
+    preferences: Path,
+    output: Path,
+    config: SFTConfig,
+    checkpoints_config: CheckpointConfig | None = None,
+    start: Path | None = None,
+) -> Manifest:
     """Fine-tune a backbone on the training split.
 
     Args:
         preferences: Output of negative sampling.
         output: The model's folder.
         config: Backbone, prompts and schedule.
+        checkpoints_config: Where and how often its state is kept (None: nowhere).
+        start: Folder of a trained model to go on from, its weights or adapter (None: from the
+            backbone).
 
     Returns:
         The manifest; `counts` holds rows, steps, final loss and trainable parameters.
@@ -71,58 +81,56 @@ def fine_tune(preferences: Path, output: Path, config: SFTConfig) -> Manifest:
         ConfigError: Settings that can't be used.
         DataError: Input that can't be used.
     """
-    check_one_process("sft")
+    paths = {"preferences": preferences, "output": output, "start_from": start}
+    done = trained_by_workers("sft", paths, config, checkpoints_config)
+    if done is not None:
+        return done
     settings = prompt_settings(config)
     data = read_input(preferences)
-    backbones.check_backbone(config.backbone, config.quantization)
-    check_apart(output, config.backbone)
-    version = backbones.resolve_version(config.backbone, config.revision)
-    inputs = _input_checksums(data, config, version)
+    version = _backbone_version(output, config)
+    inputs = _input_checksums(data, start, config, version)
     manifest = Manifest("sft", config_dict(config), inputs)
-    existing = finished(output, manifest)
+    existing = finished_by_main(output, manifest)
     if existing is not None:
         return existing
     items = read_items(preferences)
     rows = _select_rows(preferences, config)
-    base = _base_model(config, settings, items, version)
-    with stage_output(output, manifest) as folder:
-        model, tokenizer = _load_trainable_model(base, config)
-        prompts = Prompts(tokenizer, items, settings)
-        with execution_context(base), _dropout(model, config):
-            passes = _num_passes(config)
-            learnt = sequence_rows(items, rows, passes, config.seed) if passes else rows
-            dataset = encode_sft_rows(learnt, prompts, config.loss_on)
+    spec = _base_model(config, settings, items, version)
+    with resumable_output(output, manifest, checkpoints_config) as (folder, saved):
+        loaded = _trainable_model(spec, config, settings, start)
+        model = loaded.model
+        prompts = Prompts(loaded.tokenizer, items, settings)
+        with loaded.execution_context(), _dropout(model, config):
+            learnt = _learnt_rows(rows, items, config)
+            dataset = encode_sft_rows(learnt, prompts, config.loss_on, folder)
             check_positions(model, longest_row(dataset))
-            early_stopping = _early_stopping(preferences, model, prompts, config)
-            schedule = Schedule.from_config(config, _learning_rate(config))
-            schedule = replace(schedule, early_stopping=early_stopping, passes=max(passes, 1))
+            early_stopping = _early_stopping(preferences, model, prompts, config, folder)
+            schedule = _schedule(config, early_stopping, saved)
             steps = trainer.train(
                 model, dataset, collate_sft, cross_entropy, schedule, folder, "SFT"
             )
-        checkpoints.save_model(folder, model, tokenizer)
         manifest.counts = {
             "rows": len(rows),
             "steps": len(steps),
             "final_loss": trainer.final_mean(steps, "loss"),
             "history_items_cut": prompts.cut_items,
             **_count_parameters(model),
+            **(early_stopping.counts() if early_stopping is not None else {}),
         }
-        if early_stopping is not None:
-            manifest.counts["best_step"] = early_stopping.best_step
-            manifest.counts["best_validation_loss"] = early_stopping.best_loss
-        manifest.extra = checkpoints.manifest_entries(base, model, settings)
-        manifest.extra["data"] = data.extra
-        page = training_page(
-            steps,
-            "Supervised fine-tuning",
-            {**manifest.counts, **manifest.config},
-            data.extra.get("warnings", ()),
-        )
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        training = Training("Supervised fine-tuning", steps)
+        write_training(folder, manifest, loaded, data, training)
     return manifest
 
 
-def _input_checksums(data: Manifest, config: SFTConfig, version: BackboneVersion) -> dict[str, str]:
+def _backbone_version(output: Path, config: SFTConfig) -> BackboneVersion:
+    backbones.check_backbone(config.backbone, config.quantization)
+    check_apart(output, config.backbone)
+    return backbones.resolve_version(config.backbone, config.revision)
+
+
+def _input_checksums(
+    data: Manifest, start: Path | None, config: SFTConfig, version: BackboneVersion
+) -> dict[str, str]:
     inputs = {"preferences": data.fingerprint}
     # Files that may change under the same name; the templates of ours change with our version.
     if storage.is_remote(config.template):
@@ -131,6 +139,8 @@ def _input_checksums(data: Manifest, config: SFTConfig, version: BackboneVersion
         inputs["template"] = file_checksum(Path(config.template))
     if version.name:
         inputs["backbone"] = version.name
+    if start is not None:
+        inputs["start"] = read_input(start).fingerprint
     return inputs
 
 
@@ -159,19 +169,40 @@ def _check_compact(config: SFTConfig, item_text: str) -> None:
         )
 
 
-def _select_rows(preferences: Path, config: SFTConfig) -> pa.Table:
+def _select_rows(preferences: Path, config: SFTConfig) -> SelectedRows:
     """The first rows of a random order, in the order of the files."""
-    rows = read_rows(preferences, "train")
+    example_ids: list[str] = []
+    for part in read_parts(preferences, "train"):
+        example_ids += part["example_id"].to_pylist()
     # Preference training takes the last rows of the same order, so that the two can be disjoint.
-    example_ids = rows["example_id"].to_pylist()
     order = random_keys.random_order(config.seed, "rows", example_ids)
-    selected = order[: rows_taken(config.rows, len(rows), "SFT")]
-    return rows.take(np.sort(selected))
+    selected = order[: rows_taken(config.rows, len(example_ids), "SFT")]
+    return SelectedRows(preferences, "train", np.sort(selected))
+
+
+def _learnt_rows(rows: SelectedRows, items: pd.DataFrame, config: SFTConfig) -> Iterable[pa.Table]:
+    """The rows as they are, or the sequences that they are put together to."""
+    num_passes = _num_passes(config)
+    if not num_passes:
+        return rows.tables()
+    return [sequence_rows(items, rows.table(), num_passes, config.seed)]
 
 
 def _num_passes(config: SFTConfig) -> int:
     """Number of times that sequences are cut into rows; 0 where rows are learnt as they are."""
     return math.ceil(config.epochs) if config.sequences else 0
+
+
+def _schedule(
+    config: SFTConfig, early_stopping: EarlyStopping | None, saved: Checkpoints | None
+) -> Schedule:
+    return replace(
+        Schedule.from_config(config, _learning_rate(config)),
+        passes=max(_num_passes(config), 1),
+        early_stopping=early_stopping,
+        checkpoints=saved,
+        run_name=f"SFT, seed {config.seed}",
+    )
 
 
 def _dropout(model: LanguageModel, config: SFTConfig) -> AbstractContextManager[None]:
@@ -181,7 +212,7 @@ def _dropout(model: LanguageModel, config: SFTConfig) -> AbstractContextManager[
 
 
 def _early_stopping(
-    preferences: Path, model: LanguageModel, prompts: Prompts, config: SFTConfig
+    preferences: Path, model: LanguageModel, prompts: Prompts, config: SFTConfig, folder: Path
 ) -> EarlyStopping | None:
     if not config.patience:
         return None
@@ -196,7 +227,7 @@ def _early_stopping(
     order = random_keys.random_order(config.seed, "validation", example_ids)
     chosen = rows.take(np.sort(order[:_VALIDATION_ROWS]))
     # On answers alone: the histories of held-out rows are what training learns from.
-    validation = encode_sft_rows(chosen, prompts, "answer")
+    validation = encode_sft_rows([chosen], prompts, "answer", folder)
     check_positions(model, longest_row(validation))
     batch_size = config.micro_batch_size or config.batch_size
     return EarlyStopping(
@@ -244,7 +275,16 @@ def _learning_rate(config: SFTConfig) -> float:
     return 1e-3 if _tuning(config) == "lora" else 1e-5
 
 
-def _load_trainable_model(
+def _trainable_model(
+    spec: BaseModelSpec, config: SFTConfig, settings: PromptSettings, start: Path | None
+) -> PromptedModel:
+    if start is not None:
+        return load_start(start, config, settings, spec.items)
+    model, tokenizer = _trainable_backbone(spec, config)
+    return PromptedModel(model, tokenizer, settings, spec)
+
+
+def _trainable_backbone(
     base: BaseModelSpec, config: SFTConfig
 ) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
     # The backbone is named by this command, and not by somebody's manifest.
@@ -261,6 +301,7 @@ def _load_trainable_model(
             config.lora_alpha,
             config.lora_dropout,
             item_token_ids(tokenizer, base),
+            config.lora_modules,
             seed=config.seed,
         )
     return model, tokenizer

@@ -1,18 +1,22 @@
 """Rows of supervised fine-tuning: token ids, labels, batches and their loss."""
 
 import logging
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from dynamicpo.distributed.collectives import total
+from dynamicpo.distributed.group import rank, world_size
 from dynamicpo.prompts.encoding import Prompts, TokenKind
 from dynamicpo.scoring.shared_prefix import token_logps
-from dynamicpo.training.row_store import Rows, store_rows
-from dynamicpo.training.trainer import IGNORED_LABEL, BatchLoss, LabelledBatch
+from dynamicpo.training.batches import IGNORED_LABEL, BatchLoss, LabelledBatch
+from dynamicpo.training.row_store import TOKEN_IDS, MappedRows, Rows, store_rows
+from dynamicpo.training.selected_rows import python_rows
 
 log = logging.getLogger(__name__)
 # Kinds of tokens that carry the loss, by the names that users choose from.
@@ -20,11 +24,13 @@ _COUNTED_KINDS: dict[str, tuple[TokenKind, ...]] = {
     "answer": ("answer",),
     "history": ("answer", "history"),
 }
+_ENCODED = pa.schema([("example_id", pa.string()), ("input_ids", TOKEN_IDS), ("labels", TOKEN_IDS)])
 
 
 class SFTExample(TypedDict):
     """A row of the data set: prompt and answer, and for each token itself or "ignored"."""
 
+    example_id: str
     input_ids: list[int]
     labels: list[int]
 
@@ -42,38 +48,43 @@ class SFTBatch(LabelledBatch):
     targets: Tensor
 
 
-def encode_sft_rows(rows: pa.Table, prompts: Prompts, loss_on: str) -> Rows:
+def encode_sft_rows(
+    tables: Iterable[pa.Table], prompts: Prompts, loss_on: str, folder: Path
+) -> MappedRows:
     """The data set of `SFTExample`s.
 
     Args:
-        rows: Preference rows.
+        tables: Preference rows.
         prompts: Prompts of the model; counts the history items that are cut.
         loss_on: Tokens that carry the loss, "answer" or "history".
+        folder: Folder on the disk that they are to be on.
     """
-    list_candidates = prompts.settings.list_candidates
     columns = ["example_id", "history", "target"]
     # Long lists, which take longer to convert than all else.
-    columns += ["candidates"] if list_candidates else []
+    columns += ["candidates"] if prompts.settings.list_candidates else []
     counted_kinds = _COUNTED_KINDS[loss_on]
-    token_ids = []
-    labels = []
-    for row in rows.select(columns).to_pylist():
-        candidates = row["candidates"] if list_candidates else ()
-        tokens, kinds = prompts.training_row(
-            row["example_id"], row["history"], row["target"], candidates
-        )
-        token_ids.append(tokens)
-        labels.append(_labels(tokens, kinds, counted_kinds))
+    rows = (_encoded(row, prompts, counted_kinds) for row in python_rows(tables, columns))
+    stored = store_rows(rows, _ENCODED, folder)
     if prompts.cut_items:
         log.warning(
             "SFT: cut %d history items, the oldest ones, to fit into max_length", prompts.cut_items
         )
-    return store_rows({"input_ids": token_ids, "labels": labels})
+    return stored
 
 
-def longest_row(rows: Rows) -> int:
+def _encoded(
+    row: Mapping[str, Any], prompts: Prompts, counted_kinds: Sequence[TokenKind]
+) -> SFTExample:
+    example_id = row["example_id"]
+    candidates = row.get("candidates", ())
+    tokens, kinds = prompts.training_row(example_id, row["history"], row["target"], candidates)
+    labels = _labels(tokens, kinds, counted_kinds)
+    return {"example_id": example_id, "input_ids": tokens, "labels": labels}
+
+
+def longest_row(rows: Iterable[Mapping[str, Any]]) -> int:
     """The most tokens of a row, prompt and answer; 0 without rows."""
-    return max((len(rows[index]["input_ids"]) for index in range(len(rows))), default=0)
+    return max((len(row["input_ids"]) for row in rows), default=0)
 
 
 def _labels(
@@ -136,15 +147,16 @@ def mean_cross_entropy(model: nn.Module, rows: Rows, batch_size: int) -> float:
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    summed = torch.zeros((), dtype=torch.float64, device=device)
     num_tokens = 0
-    for start in range(0, len(rows), batch_size):
+    # Every n-th batch, where there are n processes.
+    for start in range(rank() * batch_size, len(rows), world_size() * batch_size):
         stop = min(start + batch_size, len(rows))
         batch = collate_sft([rows[index] for index in range(start, stop)])
-        total += cross_entropy(model, _to_device(batch, device)).total
+        summed += cross_entropy(model, _to_device(batch, device)).total
         num_tokens += len(batch["targets"])
     model.train(was_training)
-    return float(total) / num_tokens
+    return total(float(summed)) / total(num_tokens)
 
 
 def _to_device(batch: SFTBatch, device: torch.device) -> SFTBatch:

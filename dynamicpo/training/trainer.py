@@ -3,14 +3,11 @@
 All that depends on the trainer of transformers stands here.
 """
 
-import json
 import logging
-import math
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, NotRequired, TypeAlias, TypedDict, TypeVar
+from typing import Generic
 
 import numpy as np
 import torch
@@ -20,22 +17,44 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.progress import Progress
+from dynamicpo.distributed.group import is_main, world_size
+from dynamicpo.distributed.launchers import without_launcher_settings
 from dynamicpo.scoring.transformers_internals import (
-    count_labels_in_place,
+    expect_process_group,
     switch_noise_off,
     use_one_gpu,
 )
-from dynamicpo.training.launchers import without_launcher_settings
+from dynamicpo.training.batches import (
+    Batch,
+    BatchLoss,
+    BatchLossFunction,
+    Collate,
+    StepRows,
+)
+from dynamicpo.training.checkpoints.random_states import random_states, restore_random_states
+from dynamicpo.training.checkpoints.state import (
+    TrainingState,
+    optimizer_tensors,
+    restore_optimizer,
+    restore_weights,
+    trained_weights,
+)
+from dynamicpo.training.checkpoints.stopping import stop_requests
+from dynamicpo.training.gradients import StepGradients, share_weights
+from dynamicpo.training.memory_report import MemoryReport
+from dynamicpo.training.micro_batches import Example
+from dynamicpo.training.reporting import make_reporting
 from dynamicpo.training.row_store import Rows
 from dynamicpo.training.schedule import Schedule
+from dynamicpo.training.sharding import gather_weights, shard_layers
+from dynamicpo.training.step_log import StepLog, StepMetrics
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +62,7 @@ log = logging.getLogger(__name__)
 _FIXED_ARGUMENTS = {
     "optim": "adamw_torch",
     "weight_decay": 0.0,
-    # Logging, progress and saving are ours.
+    # Logging, reporting, progress and saving are ours.
     "logging_strategy": "no",
     # It copies each micro-batch's loss to the host, which waits for the GPU.
     "logging_nan_inf_filter": False,
@@ -61,58 +80,10 @@ _CHECKPOINTING_ARGUMENT = (
     if "activation_checkpointing" in TrainingArguments.__dataclass_fields__
     else "gradient_checkpointing"
 )
-IGNORED_LABEL = -100  # as in transformers and torch: a label that does not count
 _FINAL_STEPS = 10  # so few that training has moved little in them, and enough to smooth batches
 
 
-class LabelledBatch(TypedDict):
-    """Labels of a batch: the trainer divides the sum of its losses by the number that count.
-
-    `num_labels`, that number, is added to what a collator returns.
-    """
-
-    labels: Tensor
-    num_labels: NotRequired[int]
-
-
-class BatchLoss(NamedTuple):
-    """The loss of a batch.
-
-    Attributes:
-        total: Sum over the labels that count. 0-d.
-        metrics: Means over the batch, for the training log. 0-d, on the device.
-    """
-
-    total: Tensor
-    metrics: dict[str, Tensor]
-
-
-Example = TypeVar("Example")
-Batch = TypeVar("Batch", bound=LabelledBatch)
-Collate: TypeAlias = Callable[[list[Example]], Batch]
-BatchLossFunction: TypeAlias = Callable[[nn.Module, Batch], BatchLoss]
-StepMetrics: TypeAlias = dict[str, float]  # a line of steps.jsonl
-
-
-def _with_num_labels(collate: Collate[Example, Batch]) -> Collate[Example, Batch]:
-    """Have a collator count the labels, while they are on the host: a GPU would be waited for."""
-
-    def collate_and_count(rows: list[Example]) -> Batch:
-        batch = collate(rows)
-        is_counted = batch["labels"] != IGNORED_LABEL
-        num_labels = is_counted.sum()
-        batch["num_labels"] = int(num_labels)
-        return batch
-
-    return collate_and_count
-
-
-class _MicroBatchMetrics(NamedTuple):
-    num_labels: int
-    metrics: dict[str, Tensor]
-
-
-class LossTrainer(Trainer, Generic[Batch]):
+class LossTrainer(Trainer, Generic[Example, Batch]):
     """A trainer that minimises a loss of ours.
 
     Args:
@@ -125,6 +96,7 @@ class LossTrainer(Trainer, Generic[Batch]):
     """
 
     lr_scheduler: LambdaLR | None
+    step_log: StepLog
 
     def __init__(
         self,
@@ -135,122 +107,136 @@ class LossTrainer(Trainer, Generic[Batch]):
         rows: Rows,
         collate: Collate[Example, Batch],
     ) -> None:
-        """Have the trainer count all labels of a step, and leave the division to us."""
+        """Have the trainer hand over a step's rows as they are, and leave the division to us."""
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=rows,
-            data_collator=_with_num_labels(collate),
+            data_collator=lambda rows: {"step": StepRows(rows)},
         )
         self._loss_function = loss_function
         self._schedule = schedule
-        self._micro_batches: list[_MicroBatchMetrics] = []
-        # Without this the trainer hands over no `num_items_in_batch`, and divides the loss by the
-        # number of micro-batches, which is wrong where they have unequal numbers of labels.
-        self.model_accepts_loss_kwargs = True
-        count_labels_in_place(self)
+        self._gradients = StepGradients[Example, Batch](
+            collate, self._backward, schedule.micro_batch_size, schedule.seed
+        )
+        self._resumed: TrainingState | None = None
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LambdaLR:
         """The learning rates of our schedule."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer,
-                partial(self._schedule.rate_share, num_steps=num_training_steps),
-            )
+            self.lr_scheduler = self._learning_rates(optimizer or self.optimizer, steps_done=0)
         return self.lr_scheduler
 
-    def compute_loss(
+    def _learning_rates(self, optimizer: torch.optim.Optimizer, steps_done: int) -> LambdaLR:
+        share = partial(self._schedule.rate_share, num_steps=self.args.max_steps)
+        return LambdaLR(optimizer, share, last_epoch=steps_done - 1)
+
+    def train_from(self, state: TrainingState, scratch: Path) -> None:
+        """Train from a state on, with what an uninterrupted training would have at this step.
+
+        Args:
+            state: The state after some step.
+            scratch: An empty folder.
+        """
+        self._gradients.cutter.max_tokens = state.max_tokens
+        if state.ended or state.step >= state.num_steps:
+            restore_weights(self.model, state.weights)
+            return
+        self._resumed = state
+        position = TrainerState(
+            global_step=state.step,
+            train_batch_size=self.args.train_batch_size,
+            logging_steps=self.args.logging_steps,
+            eval_steps=self.args.eval_steps,
+            save_steps=self.args.save_steps,
+        )
+        # The trainer takes no more from there than the position: the rest comes by the methods
+        # below, in place of its own, which would unpickle.
+        position.save_to_json(str(scratch / TRAINER_STATE_NAME))
+        self.train(resume_from_checkpoint=str(scratch))
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        restore_weights(self.model, self._state_to_restore().weights)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        state = self._state_to_restore()
+        restore_optimizer(self.optimizer, state.optimizer)
+        self.lr_scheduler = self._learning_rates(self.optimizer, state.step)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        restore_random_states(self._state_to_restore().random)
+        # The last of the three: its weights take as much memory as the model's.
+        self._resumed = None
+
+    def _state_to_restore(self) -> TrainingState:
+        assert self._resumed is not None, "the trainer restores what it was not told to"
+        return self._resumed
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        checkpoints = self._schedule.checkpoints
+        assert checkpoints is not None, "nothing else asks the trainer to save"
+        checkpoints.save(self._current_state(checkpoints.is_over))
+
+    def _current_state(self, is_over: bool) -> TrainingState:
+        state = TrainingState(
+            step=self.state.global_step,
+            num_steps=self.state.max_steps,
+            ended=is_over,
+            weights=trained_weights(self.model),
+            optimizer=optimizer_tensors(self.optimizer),
+            random=random_states(),
+            steps=self.step_log.steps,
+            max_tokens=self._gradients.cutter.max_tokens,
+        )
+        early_stopping = self._schedule.early_stopping
+        if early_stopping is not None:
+            state.look = early_stopping.look()
+            state.best = dict(early_stopping.best_weights())
+        if self._schedule.watch is not None:
+            state.looks = self._schedule.watch.state()
+        return state
+
+    def training_step(
         self,
         model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
+        inputs: dict[str, StepRows[Example]],
         num_items_in_batch: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the batch's losses over the number of labels in all micro-batches of the step."""
-        # The trainer puts the model into training mode before each call.
-        if not self._schedule.dropout:
-            switch_noise_off(model)
-        total, metrics = self._loss_function(model, inputs)
-        num_labels = inputs["num_labels"]
-        batch_mean = total.detach() / num_labels
-        logged = _MicroBatchMetrics(num_labels, {"loss": batch_mean, **metrics})
-        self._micro_batches.append(logged)
-        divisor = num_labels if num_items_in_batch is None else num_items_in_batch
-        loss = total / divisor
-        # As `Trainer` has it for callers that want the model's outputs: there are none here.
-        return (loss, {}) if return_outputs else loss
-
-    def pop_step_metrics(self) -> StepMetrics:
-        """Means over the micro-batches since the last call, weighted by their labels."""
-        micro_batches = self._micro_batches
-        self._micro_batches = []
-        names = list(micro_batches[0].metrics)
-        rows = []
-        for micro_batch in micro_batches:
-            values = [micro_batch.metrics[name].float() for name in names]
-            rows.append(torch.stack(values))
-        # One copy to the host for all metrics of the step: each would wait for the GPU.
-        table = torch.stack(rows).cpu()
-        num_labels = [float(micro_batch.num_labels) for micro_batch in micro_batches]
-        weights = torch.tensor(num_labels)
-        weighted = table * weights[:, None]
-        means = weighted.sum(0) / weights.sum()
-        return dict(zip(names, means.tolist(), strict=True))
-
-
-class StepLog(TrainerCallback):
-    """Writes a line of metrics for each step, and shows progress.
-
-    Args:
-        path: File to append to, inside the unfinished output.
-        pop_metrics: Returns the metrics of the step that has ended.
-        progress: Progress in steps.
-        passes: How often the data set holds each row.
-    """
-
-    def __init__(
-        self, path: Path, pop_metrics: Callable[[], StepMetrics], progress: Progress, passes: int
-    ) -> None:
-        """Start with no steps."""
-        self._passes = passes
-        self.steps: list[StepMetrics] = []
-        self._path = path
-        self._pop_metrics = pop_metrics
-        self._progress = progress
-        self._learning_rate = math.nan
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Remember the learning rate of the coming step: at its end the next one is set already."""
-        optimizer: torch.optim.Optimizer = kwargs["optimizer"]
-        self._learning_rate = float(optimizer.param_groups[0]["lr"])
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Write the line of the step.
+    ) -> Tensor:
+        """Gradients of a step's mean loss, a micro-batch after the other; returns that loss.
 
         Raises:
-            DataError: The loss is not finite.
+            DataError: The loss is not finite, or a row does not fit into memory.
         """
-        line: StepMetrics = {
-            "step": state.global_step,
-            "epoch": round(float(state.epoch) * self._passes, 4),
-            "learning_rate": self._learning_rate,
-        }
-        line |= self._pop_metrics()
-        if not math.isfinite(line["loss"]):
-            raise DataError(
-                f"step {state.global_step}: the loss must be finite, got {line['loss']}. "
-                "Lower the learning rate."
-            )
-        self.steps.append(line)
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-        self._progress.advance(1, f"loss {line['loss']:.4f}")
+        model.train()
+        if not self._schedule.dropout:
+            switch_noise_off(model)
+        rows = inputs["step"].rows
+        self._step_metrics = self._gradients.compute(model, rows, self.state.global_step + 1)
+        return torch.tensor(self._step_metrics["loss"], device=self.args.device)
+
+    def _backward(self, batch: Batch, divisor: float) -> BatchLoss:
+        """Add the gradients of a batch's losses over a number."""
+        loss = self.batch_loss(batch)
+        self.accelerator.backward(loss.total / divisor)
+        return loss
+
+    def batch_loss(self, batch: Batch) -> BatchLoss:
+        """The loss of a batch, with what its backward pass takes."""
+        batch = self._prepare_inputs(batch)
+        with self.compute_loss_context_manager():
+            return self._loss_function(self.model, batch)
+
+    def pop_step_metrics(self) -> StepMetrics:
+        """Metrics of the step that has ended."""
+        watch = self._schedule.watch
+        if watch is None:
+            return self._step_metrics
+        looked = watch.measures_of_step(self.state.global_step, self._step_metrics["loss"])
+        return {**self._step_metrics, **looked}
 
 
 def train(
@@ -277,7 +263,8 @@ def train(
         The lines of `steps.jsonl`.
 
     Raises:
-        DataError: No rows, a batch that micro-batches do not fill, or a loss that is not finite.
+        DataError: No rows, a batch that micro-batches do not fill, a loss that is not finite, or a
+            row that does not fit into memory.
     """
     if len(rows) == 0:
         raise DataError(
@@ -295,21 +282,59 @@ def train(
         with Progress(label, num_steps, "steps") as progress:
             path = folder / "steps.jsonl"
             step_log = StepLog(path, trainer.pop_step_metrics, progress, schedule.passes)
+            trainer.step_log = step_log
             trainer.add_callback(step_log)
-            if schedule.early_stopping is not None:
-                trainer.add_callback(schedule.early_stopping)
-            trainer.train()
+            memory = MemoryReport[Example](
+                model, lambda rows: trainer.batch_loss(collate(rows)).total, schedule
+            )
+            memory.log(label, rows)
+            reporting = make_reporting(schedule.reporting, step_log, schedule.run_name or label)
+            if reporting is not None and is_main():
+                trainer.add_callback(reporting)
+            for callback in (schedule.early_stopping, schedule.watch):
+                if callback is not None:
+                    trainer.add_callback(callback)
+            _train_to_the_end(trainer, schedule, Path(scratch))
             if schedule.early_stopping is not None:
                 schedule.early_stopping.restore_best()
+    gather_weights(model)
     return step_log.steps
 
 
+def _train_to_the_end(
+    trainer: LossTrainer[Example, Batch], schedule: Schedule, scratch: Path
+) -> None:
+    """Train from the newest checkpoint on, or from the first step where there is none."""
+    share_weights(trainer.model)
+    if schedule.sharding == "full":
+        # Before there is an optimizer, which keeps its state in parts as well.
+        shard_layers(trainer.model)
+    checkpoints = schedule.checkpoints
+    if checkpoints is None:
+        trainer.train()
+        return
+    # The last one: what it saves is of all others' step, too.
+    trainer.add_callback(checkpoints)
+    state = checkpoints.newest(trainer.model, trainer.args.max_steps)
+    with stop_requests(checkpoints.stop):
+        if state is None:
+            trainer.train()
+            return
+        trainer.step_log.go_on(state.steps)
+        if schedule.early_stopping is not None and state.look is not None:
+            schedule.early_stopping.go_on(state.look, state.best)
+        if schedule.watch is not None:
+            schedule.watch.go_on(state.looks, [line["loss"] for line in state.steps])
+        trainer.train_from(state, scratch)
+
+
 def _training_arguments(schedule: Schedule, num_steps: int, scratch: str) -> TrainingArguments:
-    num_micro_batches = schedule.batch_size // schedule.micro_batch_size
+    if world_size() > 1:
+        expect_process_group()
     arguments = TrainingArguments(
         output_dir=scratch,
-        per_device_train_batch_size=schedule.micro_batch_size,
-        gradient_accumulation_steps=num_micro_batches,
+        # Micro-batches are cut by us.
+        per_device_train_batch_size=schedule.batch_size,
         max_steps=num_steps,
         learning_rate=schedule.learning_rate,
         max_grad_norm=schedule.max_grad_norm,

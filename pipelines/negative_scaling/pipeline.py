@@ -4,14 +4,12 @@ from kfp import dsl
 
 from dynamicpo_components.cell_plan.component import plan_cells
 from dynamicpo_components.data_prep.component import prepare_data
-from dynamicpo_components.evaluation.component import evaluate
-from dynamicpo_components.negative_sampling.component import sample_negatives
 from dynamicpo_components.preference_training.component import train_preferences
 from dynamicpo_components.settings_check.component import check_settings
-from dynamicpo_components.sft.component import fine_tune
 from dynamicpo_components.study.component import judge_collapse
 from dynamicpo_pipelines.description import description_of
-from dynamicpo_pipelines.placement import never_cached, on_cpu, on_gpu, run_facts
+from dynamicpo_pipelines.placement import never_cached, on_cpu, run_facts
+from dynamicpo_pipelines.training_chain import evaluate_trained, run_outputs, sample_rows, train_sft
 
 
 @dsl.pipeline(name="negative_scaling", description=description_of("negative_scaling"))
@@ -33,7 +31,7 @@ def negative_scaling(
     grid_seeds: str = "0,1,2",
     preference_rows: int = 32000,
     preference_epochs: float = 1.0,
-    preference_learning_rate: float = 0.0,
+    preference_learning_rate: float = 0.002,
     evaluation_rows: int = 0,
     evaluation_sasrec: bool = False,
     seed: int = 0,
@@ -88,20 +86,13 @@ def negative_scaling(
     prepared = prepare_data(
         interactions=data_interactions, items=data_items, settings=checked["data"]
     )
-    examples = on_cpu(prepared).outputs["examples"]
-    sampled = on_cpu(sample_negatives(examples=examples, settings=checked["negatives"]))
-    preferences = sampled.outputs["preferences"]
-    tuned = on_gpu(fine_tune(preferences=preferences, settings=checked["sft"]))
-    sft = tuned.outputs["model"]
-    baselines = on_gpu(
-        evaluate(preferences=preferences, model=sft, name="sft", settings=checked["evaluation"])
-    )
-    baselines.set_display_name("evaluate sft")
+    sampled = sample_rows(prepared, checked)
+    sft = train_sft(sampled, checked)
     cells = on_cpu(plan_cells(settings=checked["grid"]))
     with dsl.ParallelFor(cells.output, name="each cell") as cell:
-        trained = train_preferences(
-            preferences=preferences,
-            adapter=sft,
+        training = train_preferences(
+            preferences=sampled.outputs["preferences"],
+            adapter=sft.training.outputs["model"],
             name=cell.cell,
             loss=cell.loss,
             dynamic=cell.dynamic,
@@ -109,30 +100,10 @@ def negative_scaling(
             seed=cell.seed,
             settings=checked["preference"],
         )
-        model = on_gpu(trained).outputs["model"]
-        evaluated = on_gpu(
-            evaluate(
-                preferences=preferences,
-                model=model,
-                name=cell.cell,
-                # The baselines are the same for all models: evaluated once, above.
-                base=False,
-                sasrec=False,
-                settings=checked["evaluation"],
-            )
-        )
-        evaluated.set_display_name("evaluate")
+        models = evaluate_trained(training, sampled, cell.cell, checked)
     judged = judge_collapse(
-        baselines=baselines.outputs["evaluation"],
-        evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
-        rows_uri=sampled.outputs["preferences_uri"],
-        sft_uri=tuned.outputs["model_uri"],
-        sft_report_uri=tuned.outputs["report_uri"],
-        baselines_report_uri=baselines.outputs["report_uri"],
-        model_uris=dsl.Collected(trained.outputs["model_uri"]),
-        training_report_uris=dsl.Collected(trained.outputs["report_uri"]),
-        evaluation_report_uris=dsl.Collected(evaluated.outputs["report_uri"]),
         settings=checked["study"],
+        **run_outputs(sampled, sft, models),
         **run_facts("negative_scaling", checked["parameters"]),
     )
     never_cached(on_cpu(judged))

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 
 from dynamicpo.core.records.rows import Row
 from dynamicpo.scoring.generation import generate_answers
 from dynamicpo.scoring.packing import packed_length
 from dynamicpo.scoring.shared_prefix import answer_logps, score_rows
 from tests.benchmarks.measure import peak_bytes, seconds
+from tests.benchmarks.published import published_logps
 from tests.benchmarks.workload import (
     data_sets,
     load,
@@ -82,16 +82,6 @@ def main(argv: list[str] | None = None) -> int:
         show(name, result)
     (REPORTS / "scoring.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
-
-
-def published_logps(model: nn.Module, row: Row) -> Tensor:
-    """The published way: a padded batch, log-probabilities of the vocabulary at each token."""
-    sequences = [torch.tensor([*row.prompt_ids, *ids]) for ids in row.answer_ids]
-    token_ids = pad_sequence(sequences, batch_first=True)
-    mask = pad_sequence([torch.ones_like(ids) for ids in sequences], batch_first=True)
-    logps = model(input_ids=token_ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
-    picked = logps.gather(2, token_ids[:, 1:, None])[..., 0] * mask[:, 1:]
-    return picked[:, len(row.prompt_ids) - 1 :].sum(1)[None]
 
 
 def training(

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 from kfp import compiler
 
+from dynamicpo.models import checkpoints
 from dynamicpo.runs.shown_metrics import MOST_METRICS
 from dynamicpo_components import readme
 from dynamicpo_components.image import IMAGE
@@ -72,6 +74,29 @@ def test_sample_negatives_makes_preferences(sampled: SimpleNamespace):
     assert manifest.config["num_candidates"] == 6
     check_metrics(sampled.metrics, manifest.counts)
     assert sampled.returned == (sampled.preferences.uri,)
+
+
+def test_a_training_goes_on_from_the_place_that_was_compiled_in(
+    call: Call,
+    sampled: SimpleNamespace,
+    tuned: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """The retry of a task has another folder for its output, and the same environment."""
+    monkeypatch.setenv("DYNAMICPO_CHECKPOINT_PREFIX", str(tmp_path / "place"))
+    # Every step has an end of this interval.
+    monkeypatch.setenv("DYNAMICPO_CHECKPOINT_MINUTES", "1e-9")
+    arguments = {"max_steps": 2, "settings": {"batch_size": 8.0}}
+    with monkeypatch.context() as lost, pytest.raises(RuntimeError, match="a lost node"):
+        lost.setattr(checkpoints, "save_model", mock.Mock(side_effect=RuntimeError("a lost node")))
+        call("sft", preferences=sampled.preferences, **arguments)
+    with caplog.at_level("INFO", logger="dynamicpo"):
+        retried = call("sft", preferences=sampled.preferences, **arguments)
+    assert "going on from step 1 of 2" in caplog.text
+    assert manifest_of(retried.model).files == manifest_of(tuned.model).files
+    assert not (tmp_path / "place").exists()
 
 
 def test_fine_tune_makes_a_model(tuned: SimpleNamespace):
@@ -179,9 +204,11 @@ def test_monitor_drift_returns_its_verdict(
     call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, scored: bool
 ):
     model = tuned.model if scored else None
-    made = call("drift_monitoring", reference=sampled.preferences, model=model)
+    made = call("drift_monitoring", current=sampled.preferences, model=model)
     manifest = manifest_of(made.drift)
-    assert made.returned is bool(manifest.counts["drifted"])
+    # Twelve users are too few to tell, which is no failure of the task.
+    assert made.returned == (False, "too few users")
+    assert manifest.counts["too_few_users"]
     check_metrics(made.metrics, manifest.counts)
 
 

@@ -18,7 +18,7 @@ from tests.components.conftest import Call
 from tests.conftest import ROOT
 from tests.fixtures.tables import write_tables
 
-NEED_TORCH = {"sft", "preference_training", "evaluation"}
+NEED_TORCH = {"sft", "preference_training", "evaluation", "window_check", "challenge"}
 Given = dict[str, Any]
 
 HIDE = """
@@ -110,9 +110,10 @@ def given(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Giv
         "settings_check": lambda: {"pipeline": "training", "sft_epochs": 1.0},
         "data_prep": tables,
         "negative_sampling": lambda: {"examples": uri(made("prepared").examples)},
-        "drift_monitoring": lambda: {"reference": uri(made("sampled").preferences)},
+        "drift_monitoring": lambda: {"current": uri(made("sampled").preferences)},
         "comparison": judged,
         "study": judged,
+        "retraining_plan": lambda: {"settings": {"store": str(tmp_path / "store")}},
     }
     return lambda stage: stages[stage]()
 

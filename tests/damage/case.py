@@ -124,7 +124,7 @@ def _run(target: Target) -> Outcome:
     with _measured() as measures, contextlib.redirect_stdout(stdout):
         with contextlib.redirect_stderr(stderr):
             try:
-                with _alarm():
+                with alarm():
                     code = main(argv)
             except KeyboardInterrupt:
                 raise
@@ -156,7 +156,9 @@ def _problem(code: int | None, printed: str, memory: float) -> str:
 
 
 @contextlib.contextmanager
-def _alarm() -> Iterator[None]:
+def alarm() -> Iterator[None]:
+    """Stop what takes longer than a case may."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise TooSlowError(f"longer than {SECONDS} s")
 

@@ -1,6 +1,7 @@
 """Cases in processes of their own, which may crash or hang: both are outcomes."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import tempfile
@@ -119,7 +120,9 @@ class _Worker:
 
 def _serve(connection: Connection, pristine: Path, seed: int) -> None:
     from tests.damage.case import run_case, run_whole
+    from tests.damage.charts import remember_charts
 
+    remember_charts()
     scratch = Path(tempfile.mkdtemp(prefix="cases-"))
     seen: set[str] = set()
     with contextlib.suppress(EOFError):
@@ -131,6 +134,9 @@ def _serve(connection: Connection, pristine: Path, seed: int) -> None:
                 code = _in(scratch, run_whole, name, pristine)
                 assert code == EXPECTED[name], f"{name} on whole inputs: exit code {code}"
                 seen.add(name)
+                # Libraries collect garbage at each step, which would look at all modules again.
+                gc.collect()
+                gc.freeze()
             connection.send(_in(scratch, run_case, number, seed, pristine)._asdict())
 
 

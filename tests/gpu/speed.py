@@ -194,7 +194,10 @@ def expensive_kernels(run: Callable[[], object], number: int = 10) -> list[dict[
 
 
 def largest_k(model: nn.Module, vocabulary: int, deadline: float) -> dict[str, int]:
-    """The largest K of a doubling series, ours and published, of which one row fits into memory."""
+    """The largest K of a doubling series, ours and published, of which one row fits into memory.
+
+    A way that ran out of time, and not of memory, has no `..._is_limit` of 1.
+    """
     result = {"ours": 0, "published": 0}
     for name, score in (("published", published_logps), ("ours", ours)):
         number = NUM_NEGATIVES
@@ -203,6 +206,7 @@ def largest_k(model: nn.Module, vocabulary: int, deadline: float) -> dict[str, i
             if "out_of_memory" in measured(
                 lambda row=row, score=score: step(model, row, score, True), 1, repeats=1
             ):
+                result[f"{name}_is_limit"] = 1
                 break
             result[name] = number
             number = 2 * number + 1

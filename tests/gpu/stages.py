@@ -24,6 +24,7 @@ from dynamicpo.training.preference_training import train_preferences
 from dynamicpo.training.sft import fine_tune
 from tests.fixtures.folders import preference_rows, write_preferences, write_title_model
 from tests.gpu.models import SHAPES, lastfm_like_rows, lora_model
+from tests.gpu.parts import run_parts
 from tests.gpu.speed import step
 
 WARM_BATCHES = 4
@@ -173,7 +174,6 @@ def loader_share(folders: Folders, output: Path) -> dict[str, float]:
 def run(shape: str) -> dict[str, Any]:
     """Everything, each part failing alone."""
     logging.disable(logging.INFO)
-    report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folders = make_folders(Path(scratch))
         output = Path(scratch) / "out"
@@ -187,12 +187,4 @@ def run(shape: str) -> dict[str, Any]:
         if importlib.util.find_spec("bitsandbytes") is not None:
             (output / "4bit").mkdir()
             parts["4bit"] = lambda: run_chain(folders, output / "4bit", "4bit")
-        for name, part in parts.items():
-            try:
-                report[name] = part()
-            except Exception as error:  # a part failing must not hide the others
-                logging.getLogger(__name__).exception("%s failed", name)
-                report[name] = {"error": f"{type(error).__name__}: {error}"[:500]}
-            print(f"{name}: {report[name]}")
-    report["passed"] = not any("error" in part for part in report.values())
-    return report
+        return run_parts(parts)

@@ -459,11 +459,10 @@ def pack(output: Path, target: Path) -> None:
     with tarfile.open(whole, "w:gz") as tar:
         for path in sorted(output.rglob("*")):
             name = path.relative_to(output)
-            is_partial = any(part.startswith(".") for part in name.parts)
-            is_result = path.suffix in (".json", ".jsonl", ".parquet")
-            # Later runs go on from SFT's adapters; the cells' own are gone by now.
-            is_sft = len(name.parts) > 1 and name.parts[1].startswith("sft-rate")
-            if path.is_file() and (is_result or is_sft) and not is_partial:
+            # An evaluation comes back whole, since its manifest names all of its files, and SFT's
+            # adapters do, as later runs go on from them. A model of a cell is trained anew.
+            is_partial = any(part.startswith(".") or part.endswith("-model") for part in name.parts)
+            if path.is_file() and not is_partial:
                 tar.add(path, name)
     data = whole.read_bytes()
     whole.unlink()

@@ -179,6 +179,9 @@ ALLOWED = {
     ("argoproj.io", "workflowtasksets/status"): {"patch"},
     ("", "configmaps"): {"get"},
     ("", "secrets"): {"get"},
+    ("trainer.kubeflow.org", "trainjobs"): {"create", "get", "delete"},
+    ("", "pods"): {"list"},
+    ("", "pods/log"): {"get"},
 }
 
 
@@ -192,6 +195,8 @@ def test_roles_hold_the_least(render: Render, overlay: str):
             assert set(rule["verbs"]) <= ALLOWED[group, resource]
             if resource in ("configmaps", "secrets"):
                 assert len(rule["resourceNames"]) == 1
+    # Trainings on several nodes come with GPUs.
+    assert ("dynamicpo-train-jobs" in of_kind(documents, "Role")) == (overlay != "kind")
     subjects = [
         subject["name"]
         for item in of_kind(documents, "RoleBinding").values()

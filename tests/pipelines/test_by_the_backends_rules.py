@@ -50,7 +50,7 @@ def test_a_small_table_runs_with_the_forms_defaults_and_once_more_from_the_cache
     file = tmp_path / "training.yaml"
     compile_pipeline("training", file, IMAGE, {"gpu_count": 0})
     backend = Backend(tmp_path / "root")
-    given = form(tmp_path)
+    given = form(tmp_path, sft_rows=5000)
     run = backend.start(file, **given)
     assert backend.cached == [] and backend.ran.count("train-preferences") == 3
     record = record_of(run)

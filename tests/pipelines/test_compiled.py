@@ -130,4 +130,5 @@ def test_programs_are_whole_and_carry_no_docstrings(compiled: Compiled):
 
 
 def test_a_compiled_pipeline_stays_small(compiled: Compiled):
-    assert len(compiled.text) < 100_000
+    # A retraining has four more tasks than a training, and settings of retraining and gate.
+    assert len(compiled.text) < 130_000

@@ -149,6 +149,8 @@ def test_an_interrupted_study_goes_on_and_ends_in_a_verdict(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     data = write_tables(tmp_path)
     program = [
+        # In the background of a script children would ignore the signal.
+        *("env", "--default-signal=INT"),
         sys.executable,
         "-c",
         "from dynamicpo.cli.main import main; raise SystemExit(main())",

@@ -8,7 +8,9 @@ import yaml
 from kfp import compiler, dsl
 
 from dynamicpo.core.config_fields import from_mapping
+from dynamicpo.core.config_inputs import HASH_KEY_VARIABLE
 from dynamicpo.core.errors import ConfigError
+from dynamicpo.runs.compile import compile_pipeline
 from dynamicpo_pipelines.placement import Placement, on_cpu, placed
 from tests.pipelines.conftest import Compile, prepare, sample
 
@@ -178,6 +180,29 @@ def test_the_token_comes_from_a_secret_that_may_be_absent(compile_placed: Compil
     assert not any("secretAsEnv" in executors[name] for name in CPU_TASKS)
 
 
+@pytest.mark.parametrize("name", ["training", "negative_scaling"])
+def test_the_key_of_hashed_ids_reaches_data_preparation_alone(tmp_path: Path, name: str):
+    settings = {"hash_key_secret": "ids", "hash_key_entry": "hmac", "cache_claim": "models"}
+    image = "registry.invalid/cpu@sha256:" + 64 * "a"
+    compile_pipeline(name, tmp_path / "p.yaml", image, placement=settings)
+    _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text(encoding="utf-8"))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    with_key = [task for task, executor in executors.items() if HASH_KEY_VARIABLE in str(executor)]
+    assert with_key == ["exec-prepare-data"]
+    key, token = executors["exec-prepare-data"]["secretAsEnv"]
+    assert (key["secretName"], key["optional"]) == ("ids", True)
+    assert key["keyToEnv"] == [{"secretKey": "hmac", "envVar": HASH_KEY_VARIABLE}]
+    # A backbone's tokenizer counts the tokens of titles.
+    assert token["secretName"] == "huggingface-token"
+    assert executors["exec-prepare-data"]["pvcMount"][0]["constant"] == "models"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 254])
+def test_names_of_secrets_are_checked(name: str):
+    with pytest.raises(ConfigError, match="hash_key_secret: must be a name in Kubernetes"):
+        Placement(hash_key_secret=name)
+
+
 def test_volumes_for_models_and_data(compile_placed: Compile):
     spec, executors = compile_placed(
         cache_claim="models", data_claim="rows", checkpoint_prefix="/data/checkpoints"
@@ -189,6 +214,7 @@ def test_volumes_for_models_and_data(compile_placed: Compile):
         assert given == {
             "HF_HOME": "/cache/huggingface",
             "DYNAMICPO_CHECKPOINT_PREFIX": "/data/checkpoints",
+            "DYNAMICPO_CHECKPOINT_MINUTES": "10",
         }
     for name in CPU_TASKS:
         assert [mount["constant"] for mount in executors[name]["pvcMount"]] == ["rows"]

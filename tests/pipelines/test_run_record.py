@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from dynamicpo.runs.compile import compile_pipeline
-from dynamicpo.runs.signatures import pipeline_names
 
 CPU, GPU = (f"registry.invalid/{name}@sha256:" + 64 * "a" for name in ("cpu", "gpu"))
+# Those that always come to their last task; tests/pipelines/test_retraining.py has the other.
 LAST = {"training": "compare-evaluations", "negative_scaling": "judge-collapse"}
 # Input of the last task -> the task and its output parameter.
 URIS = {
@@ -41,7 +41,7 @@ def constants(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", pipeline_names())
+@pytest.mark.parametrize("name", LAST)
 def test_what_others_made_comes_as_uris_and_not_as_artifacts(name: str, tmp_path: Path):
     """KFP's launcher downloads all of an artifact that is an input, models too."""
     spec = compiled(name, tmp_path)
@@ -59,7 +59,7 @@ def test_what_others_made_comes_as_uris_and_not_as_artifacts(name: str, tmp_path
     assert found == URIS
 
 
-@pytest.mark.parametrize("name", pipeline_names())
+@pytest.mark.parametrize("name", LAST)
 def test_the_record_is_never_an_earlier_runs_and_waits_for_no_drift(name: str, tmp_path: Path):
     spec = compiled(name, tmp_path)
     task = last_task(name, spec)
@@ -70,7 +70,7 @@ def test_the_record_is_never_an_earlier_runs_and_waits_for_no_drift(name: str, t
     )
 
 
-@pytest.mark.parametrize("name", pipeline_names())
+@pytest.mark.parametrize("name", LAST)
 @pytest.mark.parametrize(
     ("placement", "images"),
     [
@@ -96,7 +96,7 @@ def test_facts_that_no_task_can_find_out_are_given(
     assert parameters == {"producerTask": "check-settings", "outputParameterKey": "parameters"}
 
 
-@pytest.mark.parametrize("name", pipeline_names())
+@pytest.mark.parametrize("name", LAST)
 def test_a_run_has_one_scorecard(name: str, tmp_path: Path):
     spec = compiled(name, tmp_path)
     found = {
@@ -110,7 +110,7 @@ def test_a_run_has_one_scorecard(name: str, tmp_path: Path):
     assert {output for _, output in found} == {"scorecard", "metrics"}
 
 
-@pytest.mark.parametrize("name", pipeline_names())
+@pytest.mark.parametrize("name", LAST)
 def test_tasks_of_a_loop_know_the_name_of_their_model(name: str, tmp_path: Path):
     spec = compiled(name, tmp_path)
     item = {"training": "objective", "negative_scaling": "cell"}[name]

@@ -22,7 +22,7 @@ from dynamicpo.runs.parameters import (
     restored_parameters,
 )
 from dynamicpo.runs.settings_check import check_settings as check
-from dynamicpo.runs.signatures import pipeline_names, pipeline_signature
+from dynamicpo.runs.signatures import STORE, pipeline_names, pipeline_signature
 from dynamicpo_components.settings_check.component import check_settings
 from dynamicpo_pipelines.signatures import PRESETS
 
@@ -183,9 +183,21 @@ def test_items_of_a_source_that_has_none_are_refused():
 @pytest.mark.parametrize("name", pipeline_names())
 def test_defaults_are_those_of_the_preset(name: str):
     preset = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
-    parameters = check_parameters(name, preset)
-    assert parameters == check_parameters(name, {})
-    assert pipeline_arguments(name, parameters) == pipeline_signature(name)
+    # Nobody but the user knows where versions are.
+    given = {STORE: "versions"} if STORE in pipeline_signature(name) else {}
+    parameters = check_parameters(name, {**preset, **given})
+    assert parameters == check_parameters(name, given)
+    # Settings hold what differs from the preset's, which the first task has from the signature.
+    expected = {
+        key: {} if key.endswith("_settings") else value
+        for key, value in pipeline_signature(name).items()
+    }
+    assert pipeline_arguments(name, parameters) == {**expected, **given}
+
+
+def test_a_retraining_without_a_store_is_refused():
+    with pytest.raises(ConfigError, match="retrain_store: must be given"):
+        check_parameters("retraining", {})
 
 
 def test_settings_may_be_given_by_field_or_as_a_dictionary():
@@ -197,6 +209,28 @@ def test_settings_may_be_given_by_field_or_as_a_dictionary():
     assert by_field["evaluation_seed"] == 3
 
 
+SMOLLM2 = "smollm2-135m"
+
+
+@pytest.mark.parametrize("name", ["training", "negative_scaling"])
+@pytest.mark.parametrize(
+    ("given", "tokenizer"),
+    [
+        ({}, ("", "main")),
+        ({"sft_backbone": SMOLLM2}, (SMOLLM2, "main")),
+        ({"sft_backbone": "a/b", "sft_settings": {"revision": "v2"}}, ("a/b", "v2")),
+        ({"sft_backbone": SMOLLM2, "sft_settings": {"item_text": "token"}}, ("", "main")),
+        ({"sft_backbone": "a/b", "sft_settings": {"trust_remote_code": True}}, ("", "main")),
+        ({"sft_backbone": "a/b", "data_settings": {"tokenizer": "c/d"}}, ("c/d", "main")),
+    ],
+)
+def test_data_preparation_counts_in_tokens_of_the_backbone(
+    name: str, given: dict[str, Any], tokenizer: tuple[str, str]
+):
+    data = check(name, {"data_source": "movielens", **given}).data
+    assert (data["tokenizer"], data["tokenizer_revision"]) == tokenizer
+
+
 def test_the_check_needs_no_torch():
     code = (
         "import sys; sys.modules.update(torch=None, transformers=None);"
@@ -204,7 +238,7 @@ def test_the_check_needs_no_torch():
         "print(check('training', {}).sft['rows'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "5000\n", done.stderr
+    assert done.stdout == f"{pipeline_signature('training')['sft_rows']}\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -138,14 +138,15 @@ def run(arguments: argparse.Namespace) -> "FinishedRun":
 def _run_folder(uri: str, copies: storage.LocalCopies) -> Path:
     """The folder that a run works in; for one in an object store it is where runs are by default.
 
-    There its cache stays for the next run.
+    There its cache stays for the next run. In a store no other machine could use it: keys of kfp's
+    cache hold the paths of artifacts on this one.
     """
     name = uri.rstrip("/").rpartition("/")[2]
     return copies.output(uri, Path("runs") / name)
 
 
 def _add_results(finished: "FinishedRun", task: "TaskEntry", folder: Path) -> None:
-    """Add what a comparison or a study found to the result of the run."""
+    """Add what a comparison or a study found, or a retraining decided, to the result."""
     from dynamicpo.runs.local.summary import artifact_path
 
     if output := artifact_path(folder, task, "comparison"):
@@ -154,6 +155,8 @@ def _add_results(finished: "FinishedRun", task: "TaskEntry", folder: Path) -> No
     if output := artifact_path(folder, task, "study"):
         study = read_json(output / "study.json")
         finished["sentences"] = study["sentences"]
+    if why := task["outputs"].get("why"):
+        finished.setdefault("sentences", []).append(str(why))
 
 
 def runs(arguments: argparse.Namespace) -> RunList:

@@ -5,12 +5,14 @@ What a stage reads only in part is fetched in part.
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from dynamicpo.cli.commands.checkpoint_flags import CHECKPOINT_TEXTS
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import DriftConfig
 from dynamicpo.core.storage import FolderPart, LocalCopies, exists, is_remote, join, read_bytes
 from dynamicpo.core.storage.partial_copies import WHOLE
+from dynamicpo.distributed.group import is_main
 
 # Prepared data comes in files of other people, which `prepare-data` fetches by itself.
 _FETCHED_BY_STAGES = ("interactions", "items")
@@ -28,13 +30,18 @@ def local_paths(
     """
     local: dict[str, object] = {}
     for name, value in paths.items():
-        if name in _FETCHED_BY_STAGES:
+        if name in _FETCHED_BY_STAGES or name in CHECKPOINT_TEXTS:
             local[name] = value
         elif name == "output":
-            local[name] = str(copies.output(str(value)))
+            local[name] = _output(str(value), copies)
         else:
             local[name] = _fetched(value, copies, _needed_parts(name, paths, config))
     return local
+
+
+def _output(uri: str, copies: LocalCopies) -> str:
+    """The local path of an output; a name alone where another process writes it."""
+    return str(copies.output(uri)) if is_main() else PurePosixPath(uri).name
 
 
 def _fetched(value: object, copies: LocalCopies, parts: Sequence[FolderPart]) -> object:
@@ -55,8 +62,12 @@ def _needed_parts(name: str, paths: Mapping[str, object], config: object) -> Seq
     if not isinstance(config, DriftConfig) or name not in ("reference", "current"):
         return WHOLE
     # Its own windows only, and candidates for a model's scores alone.
-    split = "train" if name == "reference" else config.split
-    return _split_parts([split], with_candidates="model" in paths)
+    splits = [config.split] if name == "current" else []
+    if name == "reference" or "reference" not in paths:
+        splits += ["train", config.held_out]
+    # A version has a model.
+    has_model = "model" in paths or bool(config.store)
+    return _split_parts(list(dict.fromkeys(splits)), with_candidates=has_model)
 
 
 def audited_rows(uri: str, split: str, copies: LocalCopies) -> Path:

@@ -9,11 +9,22 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
 
+from dynamicpo.cli.commands.checkpoint_flags import (
+    CHECKPOINT_TEXTS,
+    checkpoints_of,
+    with_place,
+)
 from dynamicpo.cli.commands.remote_paths import audited_rows, local_paths
 from dynamicpo.cli.commands.values import read_json, read_yaml, stage_result
-from dynamicpo.cli.results import EvaluationResult, GateOutcome, StageResult, StudyResult
+from dynamicpo.cli.results import (
+    DriftOutcome,
+    EvaluationResult,
+    GateOutcome,
+    StageResult,
+    StudyResult,
+)
 from dynamicpo.core.config import (
     DataConfig,
     DriftConfig,
@@ -25,11 +36,13 @@ from dynamicpo.core.config import (
 )
 from dynamicpo.core.config_fields import Checked, from_mapping
 from dynamicpo.core.config_gate import GateConfig
+from dynamicpo.core.config_retraining import RetrainConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.core.model_names import check_model_names
 from dynamicpo.core.records.manifest import Manifest
-from dynamicpo.core.storage import LocalCopies
+from dynamicpo.core.storage import LocalCopies, join
+from dynamicpo.distributed.group import is_main
 from dynamicpo.prompts.loader import load_template
 
 if TYPE_CHECKING:
@@ -83,7 +96,8 @@ def _sample_negatives(paths: Paths, config: NegativesConfig) -> StageResult:
 
     examples = _path(paths, "examples")
     output = _path(paths, "output")
-    manifest = sample_negatives(examples, output, config)
+    model = _path(paths, "model") if "model" in paths else None
+    manifest = sample_negatives(examples, output, config, model)
     return _result(manifest, paths)
 
 
@@ -92,10 +106,12 @@ def _fine_tune(paths: Paths, config: SFTConfig) -> StageResult:
     load_template(config.template, list_candidates=config.list_candidates)
     preferences = _path(paths, "preferences")
     _check_folders(preferences)
+    checkpoints = checkpoints_of(paths)
     from dynamicpo.training.sft import fine_tune
 
     output = _path(paths, "output")
-    manifest = fine_tune(preferences, output, config)
+    start = _path(paths, "start_from") if "start_from" in paths else None
+    manifest = fine_tune(preferences, output, config, checkpoints, start)
     return _result(manifest, paths)
 
 
@@ -103,10 +119,11 @@ def _train_preferences(paths: Paths, config: PreferenceConfig) -> StageResult:
     preferences = _path(paths, "preferences")
     adapter = _path(paths, "adapter")
     _check_folders(preferences, adapter)
+    checkpoints = checkpoints_of(paths)
     from dynamicpo.training.preference_training import train_preferences
 
     output = _path(paths, "output")
-    manifest = train_preferences(preferences, adapter, output, config)
+    manifest = train_preferences(preferences, adapter, output, config, checkpoints)
     return _result(manifest, paths)
 
 
@@ -116,10 +133,11 @@ def _evaluate(paths: Paths, config: EvaluationConfig) -> EvaluationResult:
     check_model_names(models)
     preferences = _path(paths, "preferences")
     _check_folders(preferences, *models.values())
+    checkpoints = checkpoints_of(paths)
     from dynamicpo.evaluation.evaluate import evaluate
 
     output = _path(paths, "output")
-    manifest = evaluate(preferences, models, output, config)
+    manifest = evaluate(preferences, models, output, config, checkpoints)
     metrics = {}
     for path in sorted(output.glob("*/metrics.json")):
         model = path.parent.name
@@ -127,15 +145,17 @@ def _evaluate(paths: Paths, config: EvaluationConfig) -> EvaluationResult:
     return {**_result(manifest, paths), "metrics": metrics}
 
 
-def _monitor_drift(paths: Paths, config: DriftConfig) -> StageResult:
-    from dynamicpo.monitoring.drift import monitor_drift
+def _monitor_drift(paths: Paths, config: DriftConfig) -> DriftOutcome:
+    from dynamicpo.promotion.version_drift import monitor_window
 
-    reference = _path(paths, "reference")
     current = _path(paths, "current")
     output = _path(paths, "output")
+    reference = _path(paths, "reference") if "reference" in paths else None
     model = _path(paths, "model") if "model" in paths else None
-    manifest = monitor_drift(reference, current, output, config, model)
-    return _result(manifest, paths)
+    manifest = monitor_window(reference, current, output, config, model)
+    drift = read_json(output / "drift.json")
+    result = _result(manifest, paths)
+    return {**result, "status": drift["status"], "verdict": drift["verdict"], "fails_gate": False}
 
 
 def _judge_collapse(paths: Paths, config: StudyConfig) -> StudyResult:
@@ -211,6 +231,14 @@ def _judge_challenger(paths: Paths, config: GateConfig) -> GateOutcome:
     return {**_result(manifest, paths), "reasons": decision["reasons"]}
 
 
+def _plan_retraining(paths: Paths, config: RetrainConfig) -> GateOutcome:
+    from dynamicpo.promotion.retraining_plan import decide_retraining
+
+    sources = [str(paths.get(name, "")) for name in ("interactions", "items")]
+    manifest = decide_retraining(sources, _path(paths, "output"), config)
+    return {**_result(manifest, paths), "reasons": [manifest.extra["decision"]["why"]]}
+
+
 _OUTPUT = {"output": "folder to make"}
 _PREFERENCES = {"preferences": "preferences folder, from sample-negatives"}
 _PREPARE_DATA = StageCommand(
@@ -227,21 +255,26 @@ _SAMPLE_NEGATIVES = StageCommand(
     "examples to preference rows: the target among negatives",
     NegativesConfig,
     required={"examples": "examples folder, from prepare-data", **_OUTPUT},
-    optional={},
+    optional={"model": "SFT model folder that mines negatives, for strategy model"},
     run=_sample_negatives,
 )
 _SFT = StageCommand(
     "supervised fine-tuning",
     SFTConfig,
     required={**_PREFERENCES, **_OUTPUT},
-    optional={},
+    optional={
+        **CHECKPOINT_TEXTS,
+        "start_from": "trained model folder to go on from; with --store a version's name, or "
+        "champion",
+        "store": "where the version is that --start-from names",
+    },
     run=_fine_tune,
 )
 _TRAIN_PREFERENCES = StageCommand(
     "preference training, with DynamicPO or a base objective",
     PreferenceConfig,
     required={**_PREFERENCES, "adapter": "SFT model folder", **_OUTPUT},
-    optional={},
+    optional=CHECKPOINT_TEXTS,
     run=_train_preferences,
 )
 _EVALUATE = StageCommand(
@@ -252,18 +285,18 @@ _EVALUATE = StageCommand(
         "model": "model folder and its name; may be given several times",
         **_OUTPUT,
     },
-    optional={},
+    optional=CHECKPOINT_TEXTS,
     run=_evaluate,
 )
 _MONITOR_DRIFT = StageCommand(
-    "compare new rows with the ones a model was trained on",
+    "compare new rows with the ones a model was trained and gated on",
     DriftConfig,
-    required={
-        "reference": "preferences folder of the model",
-        "current": "preferences folder of now",
-        **_OUTPUT,
+    required={"current": "preferences folder of now", **_OUTPUT},
+    optional={
+        "reference": "preferences folder of a model, or copy of a version (without it: the "
+        "store's champion, or the current folder's own training rows)",
+        "model": "model folder, to compare its signals as well; a version has one",
     },
-    optional={"model": "model folder, to compare its scores as well"},
     run=_monitor_drift,
 )
 _JUDGE_COLLAPSE = StageCommand(
@@ -289,6 +322,16 @@ _JUDGE_CHALLENGER = StageCommand(
     optional={},
     run=_judge_challenger,
 )
+_PLAN_RETRAINING = StageCommand(
+    "whether retraining starts, on which window, and from which weights",
+    RetrainConfig,
+    required=_OUTPUT,
+    optional={
+        "interactions": "file of interactions: its content is listed, not read",
+        "items": "file of items",
+    },
+    run=_plan_retraining,
+)
 # Any: each command has a configuration of its own.
 STAGE_COMMANDS: Mapping[str, StageCommand[Any]] = {
     "prepare-data": _PREPARE_DATA,
@@ -299,6 +342,7 @@ STAGE_COMMANDS: Mapping[str, StageCommand[Any]] = {
     "monitor-drift": _MONITOR_DRIFT,
     "judge-collapse": _JUDGE_COLLAPSE,
     "judge-challenger": _JUDGE_CHALLENGER,
+    "plan-retraining": _PLAN_RETRAINING,
 }
 # Required paths that may be given several times.
 REPEATED_PATHS: Mapping[str, ArgumentOptions] = {
@@ -327,12 +371,38 @@ def run_stage(name: str, arguments: argparse.Namespace) -> StageResult:
         flags = ", ".join(missing)
         raise ConfigError(f"{name}: {flags} must be given. See `dynamicpo {name} --help`.")
     paths = _selected(values, path_names)
+    if CHECKPOINT_TEXTS.keys() <= command.optional.keys():
+        paths = with_place(paths)
+    if "store" in paths:
+        paths = _with_version(paths)
     with LocalCopies() as copies:
         result = command.run(local_paths(paths, config, copies), config)
-        copies.publish()
+        if is_main():
+            copies.publish()
     # The folder as the user wrote it: scripts compare it with what they gave.
     result["output"] = str(paths["output"])
     return result
+
+
+def _with_version(paths: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The paths with the model of the version that they name."""
+    from dynamicpo.promotion.champion import named_version
+    from dynamicpo.promotion.versions import version_uri
+
+    if "start_from" not in paths:
+        raise ConfigError("--store: must go with --start-from, a version of it. Give both.")
+    others = {name: value for name, value in paths.items() if name != "store"}
+    store = str(paths["store"])
+    name = named_version(store, str(paths["start_from"]))
+    return {**others, "start_from": join(version_uri(store, name), "model")}
+
+
+def check_drift(arguments: argparse.Namespace) -> DriftOutcome:
+    """Run `monitor-drift`, and fail where `--gate` was given and no drift could not be shown."""
+    outcome = cast("DriftOutcome", run_stage("monitor-drift", arguments))
+    counts = outcome["counts"]
+    is_clear = not counts["drifted"] and not counts["too_few_users"]
+    return {**outcome, "fails_gate": arguments.gate and not is_clear}
 
 
 def _selected(values: Mapping[str, JsonValue], names: Collection[str]) -> dict[str, JsonValue]:

@@ -30,8 +30,9 @@ def read_yaml(path: str | None, known: Collection[str] | None = None) -> dict[st
         is_stored = storage.is_remote(path)
         content = storage.read_bytes(path) if is_stored else Path(path).read_bytes()
         values = yaml.safe_load(content.decode())
-    # A file that is not text, such as an archive, fails before YAML is parsed.
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # A file that is not text, such as an archive, fails before YAML is parsed. A RecursionError:
+    # brackets within brackets, thousands of them.
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: must be YAML, but it can't be read: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold names and values, got {type(values).__name__}.")

@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
@@ -10,11 +11,10 @@ from dynamicpo.core.json_values import JsonValue
 
 if TYPE_CHECKING:
     from dynamicpo.promotion.champion import Decision, Move, Reason
-    from dynamicpo.promotion.versions import VersionCard
+    from dynamicpo.promotion.version_cards import VersionCard
 
-# In place of a version's name.
-CHAMPION = "champion"
 _NONE = "none"
+_MAIN_METRICS = ("hit_ratio_at_1", "ndcg_at_10")  # how their names end, of each split
 
 
 class PublishedVersion(TypedDict):
@@ -86,6 +86,22 @@ class ShownVersion(TypedDict):
     output: str
 
 
+class RegisteredVersion(TypedDict):
+    """The result of `register-version`.
+
+    Attributes:
+        model: The registered model that it belongs to.
+        version: Its name, in the registry too.
+        uri: Where its files are.
+        is_new: False where all of it was registered before.
+    """
+
+    model: str
+    version: str
+    uri: str
+    is_new: bool
+
+
 def publish_version(arguments: argparse.Namespace) -> PublishedVersion:
     """Publish a trained model as a version."""
     from dynamicpo.promotion import versions
@@ -123,7 +139,9 @@ def roll_back(arguments: argparse.Namespace) -> DecisionResult:
     from dynamicpo.promotion import champion
 
     expected = _expected(arguments)
-    decision = champion.roll_back_champion(arguments.store, _reason(arguments), expected)
+    line = champion.champions(champion.read_moves(arguments.store))
+    reason = _reason(arguments, line[-2:])
+    decision = champion.roll_back_champion(arguments.store, reason, expected)
     return _decision_result(decision)
 
 
@@ -143,9 +161,10 @@ def list_versions(arguments: argparse.Namespace) -> VersionList:
 
 def show_version(arguments: argparse.Namespace) -> ShownVersion:
     """Show a version's card, and copy the version for serving where that was asked for."""
+    from dynamicpo.promotion.champion import named_version
     from dynamicpo.promotion.versions import fetch_version, read_version
 
-    name = _named(arguments.store, arguments.version)
+    name = named_version(arguments.store, arguments.version)
     version = read_version(arguments.store, name)
     if arguments.output:
         fetch_version(arguments.store, name, Path(arguments.output))
@@ -157,29 +176,58 @@ def show_version(arguments: argparse.Namespace) -> ShownVersion:
     }
 
 
-def _named(store: str, text: str) -> str:
-    from dynamicpo.promotion.champion import read_moves
-    from dynamicpo.promotion.versions import find_version
+def register_version(arguments: argparse.Namespace) -> RegisteredVersion:
+    """Register a version with Kubeflow Model Registry."""
+    from dynamicpo.promotion import registration
+    from dynamicpo.promotion.champion import named_version
+    from dynamicpo.runs.cluster.credentials import Credentials, check_url
 
-    moves = read_moves(store)
-    if text == CHAMPION and moves:
-        return moves[-1].version
-    return find_version(store, text)
+    server = check_url("--registry", arguments.registry)
+    headers = Credentials(arguments.token_file or "").headers
+    token = headers.get("Authorization", "").removeprefix("Bearer ")
+    place = registration.RegistryPlace(server, arguments.name, token)
+    name = named_version(arguments.store, arguments.version)
+    author = arguments.who or _account()
+    registered = registration.add_to_registry(arguments.store, name, place, author)
+    return {
+        "model": registered.model,
+        "version": registered.version,
+        "uri": registered.uri,
+        "is_new": registered.is_new,
+    }
 
 
 def _grounds(arguments: argparse.Namespace, name: str) -> "tuple[Reason, str | None]":
     """The reason of a promotion, and the champion that it was decided against."""
     if arguments.decision:
         return _decided(arguments, name)
-    return _reason(arguments), _expected(arguments)
+    from dynamicpo.promotion.champion import champions, read_moves
+
+    line = champions(read_moves(arguments.store))
+    return _reason(arguments, [*line[-1:], name]), _expected(arguments)
 
 
-def _reason(arguments: argparse.Namespace) -> "Reason":
+def _reason(arguments: argparse.Namespace, versions: Sequence[str]) -> "Reason":
+    """The reason that the user gives, with the figures of the versions that the move is about."""
     from dynamicpo.promotion.champion import Reason
 
     if not arguments.why:
         raise ConfigError("--why or --decision: must be given, for the history.")
-    return Reason(who=arguments.who or _account(), why=arguments.why, numbers={})
+    numbers = _card_figures(arguments.store, versions)
+    return Reason(who=arguments.who or _account(), why=arguments.why, numbers=numbers)
+
+
+def _card_figures(store: str, versions: Sequence[str]) -> dict[str, JsonValue]:
+    """The main figures of some versions, as their cards have them, each on rows of its own."""
+    from dynamicpo.promotion.versions import is_published, read_version
+
+    figures: dict[str, JsonValue] = {}
+    for name in versions:
+        if is_published(store, name):
+            metrics = read_version(store, name).card["metrics"]
+            main = {key: value for key, value in metrics.items() if key.endswith(_MAIN_METRICS)}
+            figures[name] = dict(main)
+    return figures
 
 
 def _decided(arguments: argparse.Namespace, name: str) -> "tuple[Reason, str]":

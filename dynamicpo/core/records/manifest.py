@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from dynamicpo.core.config_fields import Checked
+from dynamicpo.core.config_fields import Checked, recorded_fields
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import is_number
+from dynamicpo.core.records.shapes import as_shape
 from dynamicpo.core.storage.partial_copies import is_incomplete
 
 # A stage looks at its inputs more than once. A file that was written to has another time of change,
@@ -17,6 +19,29 @@ from dynamicpo.core.storage.partial_copies import is_incomplete
 _checksums: dict[tuple[int, int, int, int, int], str] = {}
 # Written after the checksums: the manifest, and what differs from run to run.
 _UNLISTED = ("manifest.json", "run.json")
+
+
+class _Protocol(TypedDict, total=False):
+    strategy: str
+    held_out_strategy: str
+    exclude: str
+    repeats: str
+    num_candidates: int
+
+
+class _Prompts(TypedDict, total=False):
+    list_candidates: bool
+
+
+class _Entries(TypedDict, total=False):
+    """Entries of one stage that others read; each has more of its own, which its readers check."""
+
+    protocol: _Protocol
+    prompts: _Prompts
+    base: dict[str, Any]
+    # Of prepared data a fingerprint, of a model what its data said of itself.
+    data: dict[str, Any] | str
+    warnings: list[str]
 
 
 def canonical(value: object) -> str:
@@ -107,6 +132,7 @@ def read_manifest(folder: Path, stage: str = "") -> Manifest:
         raise DataError(
             f"{path}: must be a manifest, but it can't be read ({error}). Run the stage again."
         ) from error
+    as_shape(path, manifest.extra, _Entries)
     if stage and manifest.stage != stage:
         raise DataError(
             f"{folder}: must be the output of {stage}, but it comes from {manifest.stage}. "
@@ -126,8 +152,8 @@ def _check_types(manifest: Manifest) -> None:
             if not isinstance(value, str):
                 raise TypeError(f"{name}: {key} is no text")
     for key, value in manifest.counts.items():
-        # None: a metric of nothing, such as the mean over no rows. A verdict is a bool, an int too.
-        if value is not None and not isinstance(value, (int, float)):
+        # None: a metric of nothing, such as the mean over no rows. A bool: a verdict.
+        if not (is_number(value) or value is None or isinstance(value, bool)):
             raise TypeError(f"counts: {key} is no number")
 
 
@@ -203,8 +229,8 @@ def write_json(path: Path, value: object) -> None:
 
 
 def config_dict(config: Checked) -> dict[str, Any]:
-    """A config as it stands in a manifest."""
-    return dataclasses.asdict(config)
+    """A config as it stands in a manifest: without what no result depends on."""
+    return recorded_fields(config)
 
 
 def input_fingerprint(folder: Path) -> str:

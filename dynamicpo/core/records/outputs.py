@@ -1,6 +1,7 @@
 """Outputs of stages: written completely or not at all, and reused where nothing has changed."""
 
 import dataclasses
+import json
 import logging
 import platform
 import time
@@ -8,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import (
     Manifest,
     check_files,
@@ -39,7 +41,8 @@ class RunRecord(TypedDict):
 def stage_output(output: Path, manifest: Manifest) -> Iterator[Path]:
     """A folder to write into, which is renamed to `output` when the block ends without an error.
 
-    The block fills `manifest.counts` and `manifest.extra`; checksums are added here.
+    The block fills `manifest.counts` and `manifest.extra`; checksums are added here. What it writes
+    into `run.json` stands there beside the time and the machine.
 
     Args:
         output: The result's folder. Must not exist, or be empty.
@@ -53,12 +56,22 @@ def stage_output(output: Path, manifest: Manifest) -> Iterator[Path]:
         yield partial
         # Before run.json is written: it has the time and the host, which would make every
         # fingerprint differ.
+        path = partial / "run.json"
+        measured = _taken(path)
         manifest.files = file_checksums(partial)
-        record = _run_record(started)
-        write_json(partial / "run.json", record)
+        write_json(path, {**measured, **_run_record(started)})
         content = dataclasses.asdict(manifest)
         write_json(partial / "manifest.json", content)
         publish(partial, output)
+
+
+def _taken(path: Path) -> JsonObject:
+    """Take what a stage has measured of its run out of its folder; nothing where it has not."""
+    if not path.is_file():
+        return {}
+    measured = cast(JsonObject, json.loads(path.read_text(encoding="utf-8")))
+    path.unlink()
+    return measured
 
 
 def finished(output: Path, manifest: Manifest) -> Manifest | None:
@@ -77,14 +90,15 @@ def finished(output: Path, manifest: Manifest) -> Manifest | None:
     if existing.cause != manifest.cause:
         raise DataError(
             f"{output}: must be new or made from the same configuration and inputs, but it differs "
-            f"in {_difference(existing, manifest)}. Remove it or choose another output."
+            f"in {difference(existing, manifest)}. Remove it or choose another output."
         )
     check_files(output, existing)
     log.info("%s: already there from the same configuration and inputs, used as it is", output)
     return existing
 
 
-def _difference(old: Manifest, new: Manifest) -> str:
+def difference(old: Manifest, new: Manifest) -> str:
+    """The settings and inputs in which a request differs from an earlier one, as text."""
     if old.stage != new.stage:
         return f"stage ({old.stage}, asked for {new.stage})"
     differences = []

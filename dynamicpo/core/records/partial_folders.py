@@ -50,7 +50,7 @@ def partial_folder(output: Path) -> Iterator[Path]:
             with _temporary(_random_name(output, "partial")) as partial:
                 yield partial
     except Exception as error:
-        number = _disk_error(error)
+        number = disk_error(error)
         if number is None:
             raise
         raise DataError(
@@ -191,7 +191,7 @@ def publish(partial: Path, output: Path) -> None:
         DataError: It can't; the finished folder then has another name, which the message gives.
     """
     _share(partial)
-    _sync(partial)
+    sync_folder(partial)
     try:
         # Linux replaces an empty folder by the rename itself.
         partial.replace(output)
@@ -250,7 +250,8 @@ def _share(folder: Path) -> None:
             path.chmod(mode)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the disk write all of a folder."""
     # Without it, a machine that loses power after the rename has the name and not the content.
     for path in [*folder.rglob("*"), folder]:
         _sync_file(path)
@@ -268,7 +269,7 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_error(error: Exception) -> int | None:
+def disk_error(error: Exception) -> int | None:
     """The number of a disk's failure, or None for any other error."""
     if isinstance(error, DynamicPOError):
         return None

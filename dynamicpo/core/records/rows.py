@@ -1,7 +1,7 @@
 """Rows and items as Parquet files, and their schemas."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,13 +79,19 @@ def read_rows(folder: Path, split: str, schema: pa.Schema = PREFERENCES) -> pa.T
     Raises:
         DataError: No such split; or a file that can't be read, or whose columns are others.
     """
+    return pa.concat_tables(read_parts(folder, split, schema))
+
+
+def read_parts(folder: Path, split: str, schema: pa.Schema = PREFERENCES) -> Iterator[pa.Table]:
+    """A split's rows, file by file; errors as those of `read_rows`."""
     parts = sorted((folder / split).glob("part-*.parquet"))
     if not parts:
         raise DataError(
             f"{folder / split}: must hold part-*.parquet files, but none is there. "
             "Run the stage before this one."
         )
-    return pa.concat_tables([read_columns(part, schema) for part in parts])
+    for part in parts:
+        yield read_columns(part, schema)
 
 
 def read_columns(path: Path, schema: pa.Schema, nullable: Collection[str] = ()) -> pa.Table:
@@ -119,6 +125,21 @@ def read_columns(path: Path, schema: pa.Schema, nullable: Collection[str] = ()) 
         if field.name not in nullable and _has_nulls(column):
             raise _not_as_written(path, f"values of {field.name} are missing")
     return table
+
+
+def write_columns(path: Path, schema: pa.Schema, columns: Iterable[object]) -> None:
+    """Write a Parquet file that `read_columns` reads.
+
+    Args:
+        path: The file.
+        schema: Names and types of the columns.
+        columns: The values of each.
+    """
+    arrays = []
+    for field, values in zip(schema, columns, strict=True):
+        arrays.append(pa.array(values, field.type))
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    pq.write_table(table, path, compression="zstd")
 
 
 def _has_nulls(column: pa.ChunkedArray) -> bool:

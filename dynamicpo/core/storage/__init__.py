@@ -4,7 +4,8 @@ A URI is a local path, or `gs://bucket/name`, `s3://bucket/name` or `minio://buc
 each transfer checksums are compared. A store's library is imported when it is first used.
 """
 
-from dynamicpo.core.storage.addresses import SCHEMES, is_remote, join
+from dynamicpo.core.storage.addresses import SCHEMES, beside, is_remote, join
+from dynamicpo.core.storage.cached_files import cached_file
 from dynamicpo.core.storage.checksums import crc32c
 from dynamicpo.core.storage.files import (
     FoundFile,
@@ -17,7 +18,7 @@ from dynamicpo.core.storage.files import (
     read_bytes,
     remote_versions,
 )
-from dynamicpo.core.storage.local_copies import LocalCopies
+from dynamicpo.core.storage.local_copies import LocalCopies, origin_of
 from dynamicpo.core.storage.partial_copies import FolderPart, fetch_parts, is_incomplete
 from dynamicpo.core.storage.ranges import open_file
 
@@ -26,6 +27,8 @@ __all__ = [
     "FoundFile",
     "LocalCopies",
     "FolderPart",
+    "beside",
+    "cached_file",
     "crc32c",
     "delete",
     "exists",
@@ -37,6 +40,7 @@ __all__ = [
     "join",
     "list_files",
     "open_file",
+    "origin_of",
     "put",
     "read_bytes",
     "remote_versions",

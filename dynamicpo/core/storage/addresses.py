@@ -1,5 +1,7 @@
 """Addresses: a local path, or `SCHEME://bucket/name` in an object store."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +9,10 @@ from dynamicpo.core.errors import DataError
 
 # Google Cloud Storage, S3, and the store that Kubeflow Pipelines brings along.
 SCHEMES = ("gs://", "s3://", "minio://")
+# Of the stores; in bytes.
+_LONGEST_NAME = 1024
+# Google refuses line breaks, XML most of these; SeaweedFS takes a backslash for a slash.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 class Address(NamedTuple):
@@ -45,8 +51,12 @@ def parse_address(uri: str) -> Address:
     """The parts of an object store's URI.
 
     Raises:
-        DataError: The bucket is missing, or a login is there.
+        DataError: The bucket is missing, a login is there, or it is no UTF-8.
     """
+    if not _is_utf8(uri):
+        raise DataError(
+            f"{ascii(uri)}: must be a name of characters in UTF-8, but it is not. Rename it."
+        )
     scheme = next(scheme for scheme in SCHEMES if uri.startswith(scheme))
     bucket, _, name = uri.removeprefix(scheme).partition("/")
     if not bucket:
@@ -65,6 +75,64 @@ def parse_address(uri: str) -> Address:
 def join(root: str, name: str) -> str:
     """The URI of a name below a folder or prefix."""
     return f"{root.rstrip('/')}/{name}"
+
+
+def beside(uri: str, name: str) -> str:
+    """The URI of a name in the folder or prefix that holds a URI; for a bucket, within it."""
+    if not is_remote(uri):
+        return str(Path(uri).parent / name)
+    address = parse_address(uri)
+    parent = address.name.rstrip("/").rpartition("/")[0]
+    return str(address.named(f"{parent}/{name}".lstrip("/")))
+
+
+def _is_utf8(text: str) -> bool:
+    # Bytes of a path that are no UTF-8 come as halves of pairs.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def check_new_name(uri: str) -> None:
+    """Check that every store can keep an object of this name.
+
+    Raises:
+        DataError: It can't.
+    """
+    name = parse_address(uri).name
+    num_bytes = len(name.encode())
+    if num_bytes > _LONGEST_NAME:
+        raise DataError(
+            f"{uri}: names in object stores must have at most {_LONGEST_NAME} bytes, got "
+            f"{num_bytes}. Shorten it, or nest fewer folders."
+        )
+    if unfit := _UNFIT.search(name):
+        raise DataError(
+            f"{uri!r}: names in object stores must have no control characters and no backslash, "
+            f"got {unfit[0]!r}. Rename that file."
+        )
+
+
+def check_distinct(paths: Iterable[Path], uri: str) -> None:
+    """Check that no object would replace another where all have become files.
+
+    Raises:
+        DataError: Two would be one file (x/y, x//y), or one a file and a folder (x, x/y).
+    """
+    seen: set[Path] = set()
+    folders: set[Path] = set()
+    for path in paths:
+        if path in seen:
+            raise _not_distinct(uri, path)
+        seen.add(path)
+        folders.update(path.parents)
+    for path in sorted(seen & folders):
+        raise _not_distinct(uri, path)
+
+
+def _not_distinct(uri: str, path: Path) -> DataError:
+    return DataError(
+        f"{uri}: objects must become one file each, but two of them need the place of "
+        f"{path.name!r}, as x/y and x//y or x and x/y do. Rename one."
+    )
 
 
 def path_below(folder: Path, name: str, uri: str) -> Path:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.storage.addresses import Address, is_remote, join, parse_address, path_below
+from dynamicpo.core.storage.addresses import (
+    Address,
+    check_distinct,
+    check_new_name,
+    is_remote,
+    join,
+    parse_address,
+    path_below,
+)
 from dynamicpo.core.storage.clients import explained, store_of
 from dynamicpo.core.storage.download import download_large, download_small, read_whole
 from dynamicpo.core.storage.parts import PART_BYTES, in_threads
@@ -111,7 +119,7 @@ def planned_copies(uri: str, folder: Path) -> tuple[Path, list[Transfer]]:
     """The local path of a copy of a URI, and each of its objects with the path of its own copy.
 
     Raises:
-        DataError: Nothing is there, or a name would leave the folder.
+        DataError: Nothing is there, a name would leave the folder, or two would be one file.
     """
     prefix = parse_address(uri).name.rstrip("/")
     local = folder / (prefix.rpartition("/")[2] or "bucket")
@@ -120,6 +128,7 @@ def planned_copies(uri: str, folder: Path) -> tuple[Path, list[Transfer]]:
         # Empty where the URI names this very object.
         relative_name = file.address.name[len(prefix) :].lstrip("/")
         transfers.append((file, path_below(local, relative_name, uri)))
+    check_distinct([path for _, path in transfers], uri)
     return local, transfers
 
 
@@ -175,6 +184,9 @@ def put(local: Path, uri: str, before_last: Callable[[], None] | None = None) ->
         DataError: It can't be read or written, or the store holds another checksum than the file.
     """
     transfers = _uploads(existing_path(str(local)), uri)
+    if is_remote(uri):
+        for _, target in transfers:
+            check_new_name(target)
     copy = _upload if is_remote(uri) else _copy_all
     copy([pair for pair in transfers if pair[0].name not in _LAST_NAMES])
     if before_last is not None:

@@ -14,6 +14,7 @@ from dynamicpo.core.storage.failures import CorruptionError
 from dynamicpo.core.storage.parts import read_part
 from dynamicpo.core.storage.retries import retried
 from dynamicpo.core.storage.store import Store, find_object
+from dynamicpo.core.storage.upload_sessions import SessionRecord, session_record
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob, Client
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 TIMEOUT = (10, 60)
 # Each part waits for its answer. A break costs less than a part: the store is asked how much of it
 # has arrived. A multiple of 256 KiB, as the protocol wants.
-_UPLOAD_BYTES = 64 << 20
+_UPLOAD_BYTES = 96 << 20
 # The store's answers for a session that it does not know (any more).
 _ENDED = (404, 410)
 _RECEIVED = re.compile(r"bytes=0-(\d+)")
@@ -41,14 +42,19 @@ def upload_resumable(store: Store, client: "Client", path: Path, blob: "Blob") -
     if _is_there(store, blob, path.stat().st_size, checksum):
         return
 
-    def whole_upload() -> None:
-        try:
-            stored = _Upload(store, client, path, blob).run()
-        except _SessionEndedError as error:
-            raise CorruptionError(str(error)) from None
-        check_equal(stored, checksum)
+    uri = f"gs://{blob.bucket.name}/{blob.name}"
+    with session_record(uri, checksum) as record:
 
-    retried(store, whole_upload)
+        def whole_upload() -> None:
+            try:
+                stored = _Upload(store, client, path, blob, record).run()
+            except _SessionEndedError as error:
+                record.write("")
+                raise CorruptionError(str(error)) from None
+            record.write("")
+            check_equal(stored, checksum)
+
+        retried(store, whole_upload)
 
 
 def _is_there(store: Store, blob: "Blob", size: int, checksum: str) -> bool:
@@ -64,23 +70,34 @@ class _SessionEndedError(Exception):
 
 
 class _Upload:
-    """One session of the protocol."""
+    """One session of the protocol, which a killed process may have begun."""
 
-    def __init__(self, store: Store, client: "Client", path: Path, blob: "Blob") -> None:
+    def __init__(
+        self, store: Store, client: "Client", path: Path, blob: "Blob", record: SessionRecord
+    ) -> None:
         self._store = store
         self._client = client
         self._path = path
         self._size = path.stat().st_size
-        self._url = blob.create_resumable_upload_session(
+        self._num_received = 0
+        earlier = record.read()
+        # Requests carry a token, which no other host may see.
+        is_ours = earlier.startswith(f"{client._connection.API_BASE_URL}/")
+        # What has arrived of an earlier one is for the store to tell.
+        self._is_certain = not is_ours
+        self._url = earlier if is_ours else self._begin(blob)
+        record.write(self._url)
+
+    def _begin(self, blob: "Blob") -> str:
+        url: str = blob.create_resumable_upload_session(
             content_type="application/octet-stream",
             size=self._size,
-            client=client,
+            client=self._client,
             timeout=TIMEOUT,
             checksum=None,
             retry=None,
         )
-        self._num_received = 0
-        self._is_certain = True
+        return url
 
     def run(self) -> str:
         """Send all parts; the checksum of what the store has written."""

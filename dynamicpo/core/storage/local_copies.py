@@ -24,6 +24,13 @@ log = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 # Of a finished output: what its stage says of it again, and no weights or rows.
 _RECORDS = (FolderPart(("*.json",)),)
+# The URIs of copies that are there now: what is kept beside an input belongs beside its original.
+_origins: dict[Path, str] = {}
+
+
+def origin_of(path: Path) -> str:
+    """The URI that a local path is a copy of; the path itself where it is none."""
+    return _origins.get(path, str(path))
 
 
 class _Output(NamedTuple):
@@ -58,6 +65,8 @@ class LocalCopies:
         for output in self._outputs:
             output.claim.release(keep=self._is_publishing and error is not None)
         self._cleanup.close()
+        for local in self._uris:
+            _origins.pop(Path(local), None)
         if isinstance(error, DynamicPOError):
             error.args = (self._renamed(str(error)),)
 
@@ -70,7 +79,7 @@ class LocalCopies:
         if not is_remote(uri):
             return Path(uri)
         local = fetch_parts(uri, self._new_folder(), parts)
-        self._uris[str(local)] = uri.rstrip("/")
+        self._uris[str(local)] = _origins[local] = uri.rstrip("/")
         return local
 
     def fetch_output(self, uri: str, parts: Sequence[FolderPart] = WHOLE) -> Path:
@@ -112,8 +121,10 @@ class LocalCopies:
                 "Remove it or choose another output."
             )
         claim = PrefixClaim(uri)
-        local = local or self._new_folder() / uri.rpartition("/")[2]
-        self._uris[str(local)] = uri
+        # A folder of the user's own keeps its name in messages.
+        if local is None:
+            local = self._new_folder() / uri.rpartition("/")[2]
+            self._uris[str(local)] = uri
         self._outputs.append(_Output(local, uri, claim))
         return local
 

@@ -30,10 +30,23 @@ class FolderPart(NamedTuple):
     Attributes:
         names: Patterns of their names below the folder; `*` stands for any text, with its `/`.
         columns: What is needed of them where they are Parquet (empty: all).
+        without: Patterns of names that are not needed all the same.
     """
 
     names: tuple[str, ...]
     columns: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def fits(self, name: str) -> bool:
+        """Tell whether a file of this name is in this part."""
+        # "." is the object that the URI itself names.
+        if name == ".":
+            return True
+        return _matches(name, self.names) and not _matches(name, self.without)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 WHOLE = (FolderPart(("*",)),)
@@ -78,8 +91,7 @@ def is_incomplete(path: Path) -> bool:
 
 def _part_of(name: str, parts: Sequence[FolderPart]) -> FolderPart | None:
     for part in parts:
-        # "." is the object that the URI itself names.
-        if name == "." or any(fnmatchcase(name, pattern) for pattern in part.names):
+        if part.fits(name):
             return part
     return None
 

@@ -28,7 +28,7 @@ from dynamicpo.core.storage.files import delete, exists, fetch, list_files, put,
 from dynamicpo.core.storage.store import Store
 
 # The list of a published folder's files: written last, so that its presence means "whole".
-_CONTENTS = "contents.json"
+CONTENTS = "contents.json"
 _STEP = re.compile(r"(?:.*/)?(\d{8})\.json")
 # Clients and their buckets that have passed the probe in this process.
 _honouring: set[tuple[Store, str]] = set()
@@ -48,32 +48,51 @@ class Pointer(NamedTuple):
     note: Mapping[str, JsonValue] = MappingProxyType({})
 
 
-def publish_folder(folder: Path, root: str) -> str:
+def publish_folder(folder: Path, root: str, *, move: bool = False) -> str:
     """Copy a folder below `root` under the name of its content, or find it there.
 
     Args:
         folder: The folder. No file in it may be called `contents.json`.
         root: A folder or prefix.
+        move: Rename the folder, which is on the same disk, where `root` is a folder.
 
     Returns:
         The URI of the published folder: the same for the same content.
 
     Raises:
-        DataError: It can't be read or written. Then nobody takes what has arrived for the folder.
+        DataError: It can't be read or written, or a folder of that name has other content. Then
+            nobody takes what has arrived for the folder.
     """
     checksums = _checksums(folder)
-    if _CONTENTS in checksums:
-        raise DataError(f"{folder}: must not have a file {_CONTENTS} of its own. Rename it.")
+    if CONTENTS in checksums:
+        raise DataError(f"{folder}: must not have a file {CONTENTS} of its own. Rename it.")
     contents = json.dumps(checksums, indent=1, sort_keys=True).encode()
     uri = join(root, sha256_of(contents))
-    if exists(join(uri, _CONTENTS)):
+    if exists(join(uri, CONTENTS)):
+        check_content_name(uri)
         return uri
     if is_remote(root):
         put(folder, uri)
-        replace_object(join(uri, _CONTENTS), contents)
+        replace_object(join(uri, CONTENTS), contents)
     else:
-        _publish_here(folder, Path(uri), contents)
+        publish = _move_here if move else _publish_here
+        publish(folder, Path(uri), contents)
     return uri
+
+
+def check_content_name(uri: str) -> None:
+    """Refuse a published folder whose list of files is not the one that its name is made of.
+
+    Raises:
+        DataError: It is another one, or can't be read.
+    """
+    listed = join(uri, CONTENTS)
+    name = uri.rstrip("/").rpartition("/")[2]
+    if sha256_of(read_bytes(listed)) != name:
+        raise DataError(
+            f"{listed}: must list the files that the folder is named by, but it lists others: "
+            "somebody has changed it. Remove the folder, and publish its content again."
+        )
 
 
 def fetch_published(uri: str, folder: Path) -> Path:
@@ -82,14 +101,14 @@ def fetch_published(uri: str, folder: Path) -> Path:
     Raises:
         DataError: It is not whole, or a file is not the one that was published.
     """
-    listed = join(uri, _CONTENTS)
+    listed = join(uri, CONTENTS)
     if not exists(listed):
         raise DataError(
-            f"{uri}: must be a published folder, but {_CONTENTS} is missing. "
+            f"{uri}: must be a published folder, but {CONTENTS} is missing. "
             "Its publication was interrupted: publish it again."
         )
     local = fetch(uri, folder)
-    expected = json.loads((local / _CONTENTS).read_bytes())
+    expected = json.loads((local / CONTENTS).read_bytes())
     found = _checksums(local)
     for name, checksum in expected.items():
         if found.get(name) != checksum:
@@ -195,7 +214,7 @@ def _publish_here(folder: Path, target: Path, contents: bytes) -> None:
     try:
         with explained(str(target)):
             shutil.copytree(folder, partial)
-            (partial / _CONTENTS).write_bytes(contents)
+            (partial / CONTENTS).write_bytes(contents)
             # Another publisher of the same content may have been first.
             with contextlib.suppress(FileExistsError, NotADirectoryError):
                 _rename(partial, target)
@@ -203,11 +222,18 @@ def _publish_here(folder: Path, target: Path, contents: bytes) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _move_here(folder: Path, target: Path, contents: bytes) -> None:
+    with explained(str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / CONTENTS).write_bytes(contents)
+        _rename(folder, target)
+
+
 def _rename(partial: Path, target: Path) -> None:
     try:
         partial.rename(target)
     except OSError:
-        if not (target / _CONTENTS).is_file():
+        if not (target / CONTENTS).is_file():
             raise
 
 

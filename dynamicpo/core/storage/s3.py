@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # More than the threads of a transfer; further connections would be discarded after each use.
 _NUM_CONNECTIONS = 32
 _MD5_DIGITS = 32
+# S3's most in one answer.
+_PAGE_OBJECTS = 1000
 # What is written while the next comes: a third faster than whole parts.
 _BLOCK_BYTES = 256 << 10
 
@@ -52,7 +54,10 @@ class S3Store:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=prefix.bucket,
             Prefix=prefix.name,
-            PaginationConfig={"MaxItems": limit, "PageSize": min(limit or 1000, 1000)},
+            PaginationConfig={
+                "MaxItems": limit,
+                "PageSize": min(limit or _PAGE_OBJECTS, _PAGE_OBJECTS),
+            },
         )
         for page in pages:
             for item in page.get("Contents", []):

@@ -137,12 +137,15 @@ def check_limits(checks: Sequence[QualityCheck]) -> None:
     """
     problems = []
     for check in checks:
-        if check.is_exceeded:
-            problems.append(
-                f"quality: {check.name} ({check.meaning}) must be at most {check.limit:g}, got "
-                f"{check.value:.4g} ({check.counted}). {check.remedy} If that is as it should be, "
-                f"raise the limit: quality_limits={check.name}={_above(check.value)}."
-            )
+        if not check.is_exceeded:
+            continue
+        name = check.name
+        raised = _above(check.value)
+        problems.append(
+            f"quality: {name} ({check.meaning}) must be at most {check.limit:g}, got "
+            f"{check.value:.4g} ({check.counted}). {check.remedy} If that is as it should be, "
+            f"raise the limit: quality_limits={name}={raised}."
+        )
     if problems:
         raise DataError("\n".join(problems))
 

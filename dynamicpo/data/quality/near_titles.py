@@ -4,7 +4,8 @@ Two titles are near duplicates where they have the same words, whatever their or
 and articles, or where few letters differ: one of ten. Their numbers must be the same, for
 "Rocky II" and "Rocky III" are two films. Candidates share one of their rarest trigrams: strings
 that d edits make equal differ in at most 3 d of their trigrams, so that of the 3 d + 1 rarest of
-each, in one order for all, one is in both (prefix filtering). Not every pair is compared.
+each, in one order for all, one is in both (prefix filtering). Not every pair is compared, and in
+time that grows with the number of titles alone, whatever their form.
 """
 
 import re
@@ -27,6 +28,10 @@ _LETTERS_AN_EDIT = 10
 # Of titles that share a trigram each is compared with so many that follow it in the alphabet: what
 # is nearly equal stands near, and thousands of titles of one form don't take hours.
 _NEIGHBOURS = 20
+# Nearer ones come first, and none after these: the next letter of 50,000 titles of one form.
+_MOST_PAIRS = 4_000_000
+# Titles of more than 50 letters have more, but near duplicates share most of them.
+_MOST_GRAMS = 16
 _PAIRS_AT_ONCE = 500_000
 
 
@@ -126,10 +131,11 @@ def _distances(keys: Sequence[_Key], pairs: IntArray, largest: int) -> IntArray:
 def _candidates(keys: Sequence[_Key]) -> IntArray:
     """Pairs of titles that share a rare trigram and all numbers. Shape (number of pairs, 2)."""
     blocks, members = _rare_grams(keys)
-    pairs = []
+    pairs: list[IntArray] = []
     for distance in range(1, _NEIGHBOURS + 1):
         is_same_block = blocks[:-distance] == blocks[distance:]
-        if not is_same_block.any():
+        num_pairs = sum(map(len, pairs))
+        if num_pairs >= _MOST_PAIRS or not is_same_block.any():
             break
         firsts = members[:-distance][is_same_block]
         seconds = members[distance:][is_same_block]
@@ -149,7 +155,8 @@ def _rare_grams(keys: Sequence[_Key]) -> tuple[IntArray, IntArray]:
     blocks = []
     members = []
     for index, key in enumerate(keys):
-        for gram in _rarest(grams[index], frequency, _GRAM * key.num_edits + 1):
+        num_grams = min(_GRAM * key.num_edits + 1, _MOST_GRAMS)
+        for gram in _rarest(grams[index], frequency, num_grams):
             block = numbers.setdefault((gram, key.numbers), len(numbers))
             blocks.append(block)
             members.append(index)

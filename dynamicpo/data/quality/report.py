@@ -30,7 +30,10 @@ from dynamicpo.reports.pages.quality import (
 )
 
 _SHOWN_TITLES = 20
-_SETTINGS = ("bot_rate", "as_of", "tokenizer", "quality_limits", "max_unknown_share")
+_SETTINGS = (
+    *("bot_rate", "as_of", "tokenizer", "tokenizer_revision"),
+    *("quality_limits", "max_unknown_share"),
+)
 
 
 class TitleQuality(NamedTuple):
@@ -56,7 +59,9 @@ def checked_events(interactions: ir.Table, config: DataConfig) -> EventQuality:
     # The clock tells what is in the future, and nothing else of the page.
     future_from = end_of_known_time(config, time.time())
     quality = measure_events(interactions, config.bot_rate, future_from)
-    check_limits(event_checks(quality, quality_limits(config.quality_limits)))
+    limits = quality_limits(config.quality_limits)
+    checks = event_checks(quality, limits)
+    check_limits(checks)
     return quality
 
 
@@ -69,9 +74,12 @@ def checked_titles(titles: Sequence[str], config: DataConfig) -> TitleQuality:
     near = near_duplicates(titles, _SHOWN_TITLES)
     tokens = None
     if config.tokenizer:
-        tokens = measure_tokens(titles, config.tokenizer, _SHOWN_TITLES)
+        revision = config.tokenizer_revision
+        tokens = measure_tokens(titles, config.tokenizer, revision, _SHOWN_TITLES)
     quality = TitleQuality(len(titles), near, tokens)
-    check_limits(title_checks(*quality, quality_limits(config.quality_limits)))
+    limits = quality_limits(config.quality_limits)
+    checks = title_checks(*quality, limits)
+    check_limits(checks)
     return quality
 
 
@@ -110,15 +118,24 @@ def _report(
     checks: Sequence[QualityCheck],
     config: DataConfig,
 ) -> QualityReport:
+    first_counts = _first_counts(events, titles, counts)
+    time = users = token_classes = None
+    alike: list[list[str]] = []
+    if events is not None:
+        time = _time_report(events)
+        users = Classes(USER_CLASSES, events.by_class)
     tokens = titles.tokens
+    if tokens is not None:
+        token_classes = Classes(TOKEN_CLASSES, tokens.by_class)
+        alike = tokens.alike
     return QualityReport(
-        counts={**_first_counts(events, titles, counts), **counts},
+        counts={**first_counts, **counts},
         limits=[_measured(check) for check in checks],
-        time=None if events is None else _time_report(events),
-        users=None if events is None else Classes(USER_CLASSES, events.by_class),
-        tokens=None if tokens is None else Classes(TOKEN_CLASSES, tokens.by_class),
+        time=time,
+        users=users,
+        tokens=token_classes,
         near_duplicates=titles.near.pairs,
-        alike=[] if tokens is None else tokens.alike,
+        alike=alike,
         tokenizer=config.tokenizer,
         details={name: getattr(config, name) for name in _SETTINGS},
     )

@@ -49,12 +49,15 @@ def check_tokenizer(backbone: str) -> None:
     check_backbone(backbone, quantization="none")
 
 
-def measure_tokens(titles: Sequence[str], backbone: str, num_shown: int) -> TitleTokens:
+def measure_tokens(
+    titles: Sequence[str], backbone: str, revision: str, num_shown: int
+) -> TitleTokens:
     """Tokenise all titles by themselves, as plain text.
 
     Args:
         titles: All titles, none twice.
         backbone: The name of the model whose tokenizer it is.
+        revision: Of a Hugging Face model.
         num_shown: The number of groups of titles alike that are named.
 
     Raises:
@@ -67,15 +70,17 @@ def measure_tokens(titles: Sequence[str], backbone: str, num_shown: int) -> Titl
     from dynamicpo.prompts.template import TITLE
 
     ordered = sorted(titles)
-    tokeniser = TitleTokeniser(load_tokenizer(backbone))
+    tokenizer = load_tokenizer(backbone, revision)
+    tokeniser = TitleTokeniser(tokenizer)
     token_ids = tokeniser.tokenise_titles(TITLE, ordered)
     by_tokens = defaultdict(list)
     for title, ids in zip(ordered, token_ids, strict=True):
         by_tokens[tuple(ids)].append(title)
     alike = [group for group in by_tokens.values() if len(group) > 1]
     lengths = np.array([len(ids) for ids in token_ids])
+    large = np.percentile(lengths, _LARGE_SHARE)
     return TitleTokens(
-        large=float(np.percentile(lengths, _LARGE_SHARE)),
+        large=float(large),
         most=int(lengths.max()),
         by_class=_class_sizes(lengths),
         num_alike=sum(map(len, alike)),

@@ -90,6 +90,8 @@ def _first_line(part: Part) -> tuple[str, int, str]:
     hint = ""
     for number, line in enumerate(text_lines(part, "utf-8", limit=_MAX_HEADER)):
         text = line.strip("\r\n")
+        # Some programs quote the hint.
+        text = text.strip('"') if text.lower().startswith(f'"{_DELIMITER_HINT}') else text
         if not hint and text.lower().startswith(_DELIMITER_HINT) and len(text) <= 5:
             hint = text[len(_DELIMITER_HINT) :] or ","
         elif text.strip(" ,;\t|"):

@@ -15,8 +15,10 @@ from dynamicpo.data.sources.text_values import HIDDEN_RE2, MISSING, null_if_miss
 # What a float column of whole numbers becomes in a text file.
 _WITH_POINT = r"^-?[0-9]+[.]0+$"
 _WHOLE = r"^-?[0-9]+$"
-# What a spreadsheet makes of a long number.
-_SHORTENED = r"^[0-9][.,][0-9]+E[+][0-9]+$"
+# What programs make of a long number: 7.65612E+16, 1e+05; in Java without the sign.
+_SHORTENED = r"^-?[0-9]([.,][0-9]+[eE][+]?|[eE][+])[0-9]+$"
+# At and above 2^53 floats step by two and more.
+_FIRST_INEXACT = 2**53
 
 
 class CleanIds(NamedTuple):
@@ -113,7 +115,21 @@ def id_checks(table: ir.Table, name: str) -> list[RowCheck]:
         RowCheck(
             fails=table[name].fill_null("").re_search(_SHORTENED),
             shown_column=name,
-            must=f"every {name} must have all its digits, not be shortened by a spreadsheet",
-            remedy="Export the column as text.",
+            must=f"every {name} must have all its digits, not be shortened by a program",
+            remedy="Export the column as text or as integers, not as floats.",
+        ),
+        RowCheck(
+            fails=_is_inexact(table, name),
+            shown_column=raw,
+            must=f"every {name} must be exact, not a float of 2^53 or more",
+            remedy="Export the column as text or as integers from where it is exact.",
         ),
     ]
+
+
+def _is_inexact(table: ir.Table, name: str) -> ir.BooleanValue:
+    """True where a whole number was written with a point and is too large for a float's digits."""
+    raw = trimmed(table[f"{name}.raw"].fill_null(""))
+    number = raw.try_cast("float64").abs()
+    is_large = (number >= _FIRST_INEXACT).fill_null(False)
+    return raw.re_search(_WITH_POINT) & is_large

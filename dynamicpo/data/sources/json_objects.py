@@ -64,6 +64,19 @@ def object_names(connection: duckdb.DuckDBPyConnection, part: Part) -> list[str]
     return list(dict.fromkeys(name for (names,) in rows for name in names or ()))
 
 
+def is_one_of_nested(connection: duckdb.DuckDBPyConnection, part: Part) -> bool:
+    """True for a file of one object that has lists and objects alone: a table by its columns."""
+    try:
+        rows = connection.execute(
+            f"SELECT json_type(json, '$.*') FROM (SELECT json FROM {_reader(part)} LIMIT 2)"
+        ).fetchall()
+    except duckdb.Error:
+        # What is wrong with it is said when it is read.
+        return False
+    kinds: list[str] = (rows[0][0] or []) if len(rows) == 1 else []
+    return bool(kinds) and {*kinds} <= {"OBJECT", "ARRAY"}
+
+
 def _reader(part: Part) -> str:
     compression = "gzip" if part.is_compressed else "none"
     return (
@@ -79,13 +92,20 @@ def pointer(name: str) -> str:
 
 
 def _check_objects(connection: duckdb.DuckDBPyConnection, part: Part) -> None:
+    # A name that stands in an object twice: some programs take its first value, some its last.
+    twice = "len(json_keys(json)) > len(list_distinct(json_keys(json)))"
     bad = first_row(
         connection,
-        "SELECT row, kind FROM (SELECT row_number() OVER () AS row, json_type(json) AS kind "
-        f"FROM {_reader(part)}) WHERE kind <> 'OBJECT' LIMIT 1",
+        "SELECT row, kind FROM (SELECT row_number() OVER () AS row, json_type(json) AS kind, "
+        f"{twice} AS has_twice FROM {_reader(part)}) WHERE kind <> 'OBJECT' OR has_twice LIMIT 1",
     )
     if bad:
         row, kind = bad
+        if kind == "OBJECT":
+            raise DataError(
+                f"{part.path}: every name of an object must be there once, but data row {row} has "
+                "one twice. Leave one of its values."
+            )
         raise DataError(
             f"{part.path}: must hold JSON objects, one for each row, but data row {row} is of type "
             f"{kind}. Export it as records."
@@ -117,7 +137,10 @@ def _literal_objects(part: Part, error: duckdb.Error) -> Iterator[str]:
         value = _literal(text)
         if value is None:
             # The first line that is neither tells which of the two the file is meant to be.
-            must = "JSON objects" if is_first or _is_json(text) else "one Python literal a line"
+            is_json = is_first or _is_json(text)
+            must = (
+                "well-formed JSON objects" if is_json else "one well-formed Python literal a line"
+            )
             raise DataError(f"{part.path}: {_problem(part, number, must)}") from error
         is_first = _is_json(text) and is_first
         yield value
@@ -150,9 +173,9 @@ def _is_json(text: str) -> bool:
 def _problem(part: Part, number: int, must: str) -> str:
     where = _json_position(part)
     if where:
-        return f"must hold well-formed {must}, but {where}. Mend or remove it, or export it again."
+        return f"must hold {must}, but {where}. Mend or remove it, or export it again."
     return (
-        f"must hold well-formed {must}, but line {number} is not. "
+        f"must hold {must}, but line {number} is not. "
         "Mend or remove the line, or export the file again."
     )
 

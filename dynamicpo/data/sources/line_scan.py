@@ -8,7 +8,14 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.data.sources.parts import Part
 
 _CHUNK = 1 << 20
-_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# The longer ones first: they begin like the others.
+_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+_LOOKED_AT = 16  # bytes, of the names of columns
 
 
 class LineScan(NamedTuple):
@@ -52,13 +59,29 @@ def broken_gzip(part: Part, error: Exception) -> DataError:
 
 
 def check_encoding(part: Part, beginning: bytes) -> None:
-    """Refuse a text in UTF-16.
+    """Refuse a text in UTF-16 or UTF-32.
 
     Raises:
-        DataError: It begins with the mark of UTF-16.
+        DataError: It begins with a mark of one of these, or has a zero at every other place.
     """
-    if beginning.startswith(_UTF_16_MARKS):
+    found = "begins with the mark of {}"
+    encoding = next((name for mark, name in _MARKS.items() if beginning.startswith(mark)), "")
+    if not encoding:
+        encoding = _unmarked(beginning[:_LOOKED_AT])
+        found = "looks like {}"
+    if encoding:
         raise DataError(
-            f"{part.path}: must be UTF-8, but it begins with the mark of UTF-16. "
-            "Convert it with iconv -f UTF-16 -t UTF-8."
+            f"{part.path}: must be UTF-8, but it {found.format(encoding)}. "
+            f"Convert it with iconv -f {encoding} -t UTF-8."
         )
+
+
+def _unmarked(beginning: bytes) -> str:
+    """The encoding without a mark in which zeros stand at every other place; empty for none."""
+    for name, zeros, others in (
+        ("UTF-16LE", beginning[1::2], beginning[::2]),
+        ("UTF-16BE", beginning[::2], beginning[1::2]),
+    ):
+        if len(zeros) > 1 and not any(zeros) and all(others):
+            return name
+    return ""

@@ -127,9 +127,10 @@ def wheel_folder() -> Path | None:
     The package is not imported: installed for its data alone, it lacks the packages that it needs.
     """
     spec = importlib.util.find_spec("recbole")
-    if spec is None or not spec.submodule_search_locations:
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
         return None
-    package = Path(spec.submodule_search_locations[0])
+    package = Path(folders[0])
     return package / "dataset_example" / "ml-100k"
 
 
@@ -140,13 +141,15 @@ def _unzip(path: Path, work: Path, limits: UnpackingLimits) -> dict[str, Path]:
     files = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if _name(info) in known_names]
+            contents = archive.infolist()
+            members = [info for info in contents if _name(info) in known_names]
             check_members(path, members, limits)
             folder.mkdir(parents=True)
             for member in members:
                 name = _name(member)
-                files[name] = folder / name
-                with archive.open(member) as packed, files[name].open("wb") as unpacked:
+                target = folder / name
+                files[name] = target
+                with archive.open(member) as packed, target.open("wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked)
     # A member may be encrypted, packed in a way that is not known, or cut short.
     except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
@@ -190,12 +193,13 @@ def _read_1m_movies(files: dict[str, Path]) -> list[_Movie]:
     path = files["movies.dat"]
     for number, line in enumerate(_lines(path, _UTF8_OR_LATIN1), start=1):
         # Titles may hold the delimiter, ids and genres do not.
-        item_id, *title_parts, genres = line.split("::")
-        if not title_parts:
+        item_id, _, title_and_genres = line.partition("::")
+        title, delimiter, genres = title_and_genres.rpartition("::")
+        if not delimiter:
             raise _wrong_fields(path, number, 3, 1 + line.count("::"))
         movie = _Movie(
             item_id=item_id,
-            title="::".join(title_parts),
+            title=title,
             year="",
             category=genres.replace("|", " "),
         )

@@ -18,14 +18,17 @@ def parquet_names(part: Part) -> list[str]:
         DataError: The file is no whole Parquet file.
     """
     try:
-        return list(pq.read_schema(part.path).names)
+        schema = pq.read_schema(part.path)
     except (pa.ArrowException, OSError, ValueError) as error:
         # Its messages may hold bytes of the file.
-        reason = " ".join(str(error).split())[:120].rstrip(".")
+        words = str(error).split()
+        reason = " ".join(words)[:120].rstrip(".")
+        escaped = ascii(reason)[1:-1]
         raise DataError(
-            f"{part.path}: must be whole and well-formed Parquet, but {ascii(reason)[1:-1]}. "
+            f"{part.path}: must be whole and well-formed Parquet, but {escaped}. "
             "Copy or export it again."
         ) from error
+    return list(schema.names)
 
 
 def parquet_relation(part: Part, num_columns: int) -> str:

@@ -18,8 +18,13 @@ _UNREAD = (
     ".arrow .avro .bz2 .dat .feather .h5 .ndjson .orc .pickle .pkl .psv .rar .sqlite .tab .tar "
     ".tgz .txt .xls .xlsx .xml .xz .zip .zst .7z"
 ).split()
-# Notes that stand beside the parts of published data sets.
+# Notes that stand beside the parts of published data sets, whatever text they are.
 _NOTES = ("readme", "license", "licence", "changelog", "citation", "notice")
+# Checksums, logs, programs and pictures. Any other file may be a part, and is not left out.
+_NO_DATA = (
+    ".asc .cff .crc .css .db .html .ini .ipynb .jpeg .jpg .js .lnk .log .md .md5 .pdf .png .py "
+    ".r .rst .sh .sha1 .sha256 .sha512 .sig .sql .svg .toml .url .yaml .yml"
+).split()
 
 
 @dataclass(frozen=True)
@@ -87,18 +92,21 @@ def _candidates(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     entries = sorted(path.iterdir())
-    visible = [entry for entry in entries if not _is_bookkeeping(entry.name)]
+    visible = [entry for entry in entries if not _is_bookkeeping(entry)]
     _check_folders(path, [entry for entry in visible if entry.is_dir()])
     return [entry for entry in visible if entry.is_file() and not _is_note(entry)]
 
 
-def _is_bookkeeping(name: str) -> bool:
+def _is_bookkeeping(file: Path) -> bool:
     """True where a file is one that Spark, Hadoop or a file system keeps beside the data."""
-    return name.startswith((".", "_"))
+    # Spark's have no suffix: `_SUCCESS`, `_metadata`.
+    is_spark = file.name.startswith("_") and format_of(file) not in FORMATS
+    return is_spark or file.name.startswith(".")
 
 
 def _is_note(file: Path) -> bool:
-    return file.stem.lower().startswith(_NOTES) or file.suffix.lower() == ".md"
+    is_named_so = file.stem.lower().startswith(_NOTES)
+    return is_named_so and file.suffix.lower() in ("", ".txt", *_NO_DATA)
 
 
 def _check_folders(path: Path, folders: Sequence[Path]) -> None:
@@ -108,9 +116,12 @@ def _check_folders(path: Path, folders: Sequence[Path]) -> None:
         for file in files:
             suffix = _part(file).suffix
             if suffix in FORMATS:
+                ending = (
+                    file.name[-len(suffix) :] if file.suffix.lower() != _GZIP else suffix + _GZIP
+                )
                 raise DataError(
                     f"{path}: must hold its files itself, but {shown(folder.name)} is a folder "
-                    f"with {shown(file.name)}. Give a glob, such as '{path}/*/*{file.suffix}', "
+                    f"with {shown(file.name)}. Give a glob, such as '{path}/**/*{ending}', "
                     "or move the files."
                 )
 
@@ -128,25 +139,32 @@ def _part(file: Path) -> Part:
 def _one_format(path: Path, parts: Sequence[Part]) -> str:
     # A folder of two formats may hold one table twice, so only one format is read.
     suffixes = {part.suffix for part in parts}
-    if path.is_dir() or is_glob(str(path)):
-        # Others, such as checksums, are no tables.
-        suffixes &= {*FORMATS, *_UNREAD}
+    is_one_file = not path.is_dir() and not is_glob(str(path))
+    if not is_one_file:
+        suffixes -= {*_NO_DATA}
     if len(suffixes) == 1 and suffixes <= {*FORMATS}:
         return suffixes.pop()
     known = ", ".join(FORMATS)
-    names = ", ".join(sorted(suffixes)) or "none of these"
+    found = ", ".join(suffix or "no suffix" for suffix in sorted(suffixes)) or "none of these"
+    strange = [part.path.name for part in parts if part.suffix in suffixes - {*FORMATS, *_UNREAD}]
+    remedy = "Convert it, or leave one kind."
+    if strange and not is_one_file:
+        # To leave it out would be to lose rows, were it a part.
+        found = f"{found} with {shown(strange[0])}"
+        remedy = f"Rename or remove it, or name the parts by a glob, such as '{path}/*.csv'."
     raise DataError(
         f"{path}: must be a {known} file (or a folder of one kind, or .gz of either), "
-        f"got {shown(names)}. Convert it, or leave one kind."
+        f"got {shown(found)}. {remedy}"
     )
 
 
 def _check_copies(path: Path, parts: Sequence[Part]) -> None:
     """Refuse a file that lies beside its own compressed copy: its rows would count twice."""
-    plain = {part.path for part in parts if not part.is_compressed}
+    # Without regard to case, which some systems take from names.
+    plain = {str(part.path).lower() for part in parts if not part.is_compressed}
     for part in parts:
         original = part.path.with_suffix("")
-        if part.is_compressed and original in plain:
+        if part.is_compressed and str(original).lower() in plain:
             raise DataError(
                 f"{path}: must hold each part once, but {shown(original.name)} and "
                 f"{shown(part.path.name)} have one name. Remove one of them."

@@ -118,21 +118,26 @@ def read_published(connection: ibis.BaseBackend, files: dict[str, Path]) -> pd.D
 
 def _read_split(connection: ibis.BaseBackend, split: str, path: Path) -> pd.DataFrame:
     raw = _read_objects(connection, split, path)
-    if not raw.count().execute():
+    num_rows = raw.count().execute()
+    if not num_rows:
         raise no_rows(path)
+    history = raw.json["historyList"]
+    candidates = raw.json["itemList"]
+    target = raw.json["trueSelection"]
     numbered = raw.select(
         part=0,
         row=raw.row,
         user_id=raw.user_id,
         user_id_flaw=raw.user_id_flaw,
         nested=raw.nested_history | raw.nested_candidates,
-        history=_split_titles(raw.json["historyList"]),
-        candidates=_split_titles(raw.json["itemList"]),
-        target=raw.json["trueSelection"].unwrap_as("string"),
+        history=_split_titles(history),
+        candidates=_split_titles(candidates),
+        target=target.unwrap_as("string"),
     )
     table = connection.create_table(f"published_{split}", numbered)
     _check_rows(table, path)
-    rows: pd.DataFrame = table.order_by("row").to_pandas()
+    ordered = table.order_by("row")
+    rows: pd.DataFrame = ordered.to_pandas()
     # With the split's name, as the rows of each file are numbered from 1.
     row_names = f"{split}-" + rows["row"].astype(str)
     rows["user_id"] = rows["user_id"].fillna(row_names)

@@ -13,7 +13,12 @@ from dynamicpo.core.config_inputs import ColumnMap
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.messages import quoted, shown
 from dynamicpo.data.sources.delimited import DelimitedLayout, insert_delimited, layout_of
-from dynamicpo.data.sources.json_objects import insert_objects, object_names, pointer
+from dynamicpo.data.sources.json_objects import (
+    insert_objects,
+    is_one_of_nested,
+    object_names,
+    pointer,
+)
 from dynamicpo.data.sources.parquet_columns import parquet_names, parquet_relation
 from dynamicpo.data.sources.parts import DELIMITERS, Part, find_parts, no_rows
 from dynamicpo.data.sources.value_text import ABSENT, TextSql, of_column, of_json
@@ -110,6 +115,7 @@ def read_text(
     engine.execute(f"CREATE TABLE {table} ({_schema(wanted.names)})")
     notes: list[str] = []
     optional_names = None
+    num_columns = 0
     for index, part in enumerate(parts):
         reader = _PartReader(engine, table, index, part, wanted)
         try:
@@ -121,7 +127,9 @@ def read_text(
         notes += reader.notes
         if optional_names is None:
             optional_names = found
+            num_columns = reader.num_columns
         _check_alike(found, optional_names, part, parts[0])
+        _check_width(reader.num_columns, num_columns, part, parts[0])
     rows = connection.table(table)
     if not rows.count().execute():
         raise no_rows(path)
@@ -154,6 +162,7 @@ class _PartReader:
         wanted: _Wanted,
     ) -> None:
         self.notes: list[str] = []
+        self.num_columns = 0  # where columns are known by their positions alone
         self._engine = engine
         self._table = table
         self._index = index
@@ -178,6 +187,8 @@ class _PartReader:
                     f"{self._part.path.name}: read with the delimiter {quoted(layout.delimiter)}"
                 )
         found = self._check_columns(layout.columns, first)
+        if not layout.header:
+            self.num_columns = len(layout.columns)
         positions = {
             name: layout.columns.index(self._wanted.source(name, layout.columns)) for name in found
         }
@@ -217,6 +228,8 @@ class _PartReader:
 
     def _read_objects(self, first: Part) -> set[str]:
         names = object_names(self._engine, self._part)
+        if is_one_of_nested(self._engine, self._part):
+            raise wrong_orient(self._part, len(names))
         if names:
             found = self._check_columns(names, first)
         else:
@@ -274,21 +287,37 @@ def _missing_columns(
             f"{', '.join(missing)} is missing, found {listed}. "
             "Give every part the same header, or join the parts to one file."
         )
-    others = [name for name in names if name not in required]
+    if part.suffix not in DELIMITERS and any(name.isdecimal() for name in names):
+        return wrong_orient(part, len(names))
+    others = {name.lower(): name for name in reversed(names) if name not in required}
     hints = []
     renamed = []
     for name in missing:
-        similar = difflib.get_close_matches(name, others, n=1)
+        similar = [others[lower] for lower in difflib.get_close_matches(name, others, n=1)]
         hints += [f"{shown(other)} looks like {name}" for other in similar]
-        renamed += [f"{name}={other}" for other in similar]
+        # A name that is cut, escaped or hidden here can't be pasted.
+        renamed += [f"{name}={other}" for other in similar if shown(other) == other]
     hint = f" ({'; '.join(hints)})" if hints else ""
     example = ",".join(renamed) or f"{missing[0]}=NAME"
     advice = f"Rename or add it, or say which column it is: --columns {example}."
+    if len(names) == 1 and part.suffix in DELIMITERS:
+        advice = (
+            "The first line must hold the names of the columns, with commas, semicolons, tabs or "
+            "bars between them: remove what stands before it, or write the file with these."
+        )
     if any(name.isdecimal() for name in names):
         advice += " Without a header give positions: --columns user_id=1,item_id=2,timestamp=3."
     return DataError(
         f"{part.path}: must have the columns {', '.join(required)}; "
         f"{', '.join(missing)} is missing, found {listed}{hint}. {advice}"
+    )
+
+
+def wrong_orient(part: Part, num_names: int) -> DataError:
+    """Make the error for a file of columns, or of rows by their index, as pandas writes."""
+    return DataError(
+        f"{part.path}: must hold one object for each row, but holds one of {num_names} names with "
+        "all rows. Write it with pandas' to_json(path, orient='records', lines=True)."
     )
 
 
@@ -301,6 +330,15 @@ def _check_alike(found: set[str], expected: set[str], part: Part, first: Part) -
         raise DataError(
             f"{lacks_it.path}: must have the column {name}, as {has_it.path.name} has. "
             "Give all parts the same columns."
+        )
+
+
+def _check_width(found: int, expected: int, part: Part, first: Part) -> None:
+    """Refuse a part with another number of columns than the first, where they have no names."""
+    if found != expected:
+        raise DataError(
+            f"{part.path}: must have {expected} columns, as {first.path.name} has, since they are "
+            f"known by their positions, got {found}. Give all parts the same columns, or a header."
         )
 
 

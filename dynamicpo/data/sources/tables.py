@@ -20,7 +20,7 @@ from dynamicpo.data.sources.reading import is_blank, read_text
 from dynamicpo.data.sources.row_checks import RowCheck, run_row_checks
 from dynamicpo.data.sources.timestamps import check_order, with_seconds
 from dynamicpo.data.sources.titles import clean_titles, distinct_titles
-from dynamicpo.data.sources.value_text import BYTES, NESTED
+from dynamicpo.data.sources.value_text import BYTES, COARSE, NESTED
 
 _SHOWN_ITEMS = 3
 _SHOWN_TITLES = 4
@@ -111,13 +111,13 @@ def read_interactions(
         *id_checks(numbers, "user_id"),
         *id_checks(numbers, "item_id"),
         _must_be_seconds(numbers),
+        _must_be_exact(numbers),
     ]
     if options.needs_rating:
         checks.append(_must_be_rating(numbers))
     run_row_checks(numbers, text.files, checks)
-    check_order(connection.con, times.table, path)
     counts = dict(ids.counts)
-    if times.note:
+    if times.converted:
         counts["timestamps_converted"] = times.converted
     if options.users.forgotten:
         counts["forgotten_users"] = num_forgotten
@@ -137,7 +137,8 @@ def read_interactions(
         timestamp=numbers.seconds,
         rating=numbers.stars,
     )
-    notes = (*text.notes, *ids.notes, times.note, early_note)
+    ties_note = check_order(table, path)
+    notes = (*text.notes, *ids.notes, times.note, ties_note, early_note)
     return Interactions(table, counts, tuple(note for note in notes if note))
 
 
@@ -166,6 +167,15 @@ def _must_be_seconds(table: ir.Table) -> RowCheck:
         shown_column="timestamp",
         must="every timestamp must be epoch seconds, a finite number >= 0",
         remedy="Convert or remove these rows, or say with --time-format how times are written.",
+    )
+
+
+def _must_be_exact(table: ir.Table) -> RowCheck:
+    return RowCheck(
+        fails=(table.timestamp_flaw == COARSE).fill_null(False),
+        shown_column="timestamp",
+        must="every timestamp must be exact, not a 32-bit float, which steps by a minute or more",
+        remedy="Export the column as integers or 64-bit floats from where it is exact.",
     )
 
 
@@ -301,19 +311,23 @@ def _check_titles(items: pd.DataFrame, path: Path) -> None:
     """Refuse items without a title that shows, or with several."""
     invisible = items.loc[items["title"] == "", "item_id"]
     if len(invisible):
-        names = ", ".join(shown(name) for name in invisible.head(_SHOWN_ITEMS))
+        first_items = invisible.head(_SHOWN_ITEMS)
+        names = ", ".join(shown(name) for name in first_items)
         raise DataError(
             f"{path}: every item must have a title that shows, {len(invisible)} have none: "
             f"{names}. Add them."
         )
     by_item = items.groupby("item_id")
     num_titles = by_item["title"].transform("nunique")
-    ambiguous = items[num_titles > 1]
+    is_ambiguous = num_titles > 1
+    ambiguous = items[is_ambiguous]
     if len(ambiguous):
         num_items = ambiguous["item_id"].nunique()
         first = ambiguous.head(_SHOWN_TITLES)
-        pairs = [f"{shown(row.item_id)}: {quoted(row.title)}" for row in first.itertuples()]
+        rows = first.itertuples()
+        pairs = [f"{shown(row.item_id)}: {quoted(row.title)}" for row in rows]
+        listed = "; ".join(pairs)
         raise DataError(
             f"{path}: every item must have one title, {num_items} items have several "
-            f"({'; '.join(pairs)}). Keep one row for each item_id."
+            f"({listed}). Keep one row for each item_id."
         )

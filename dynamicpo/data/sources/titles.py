@@ -106,8 +106,10 @@ def _with_years(titles: "pd.Series[str]", years: "pd.Series[str]") -> "pd.Series
     folded = _reading(titles)
     is_alike = folded.duplicated(keep=False)
     has_year = years != ""
-    dated = titles + " (" + years + ")"
-    return titles.mask(is_alike & has_year, dated)
+    is_dated = is_alike & has_year
+    in_brackets = " (" + years + ")"
+    dated = titles + in_brackets
+    return titles.mask(is_dated, dated)
 
 
 def _reading(titles: "pd.Series[str]") -> "pd.Series[str]":
@@ -121,8 +123,10 @@ def _with_numbers(titles: "pd.Series[str]") -> "pd.Series[str]":
     is_repeated = folded.duplicated()
     # Until none is repeated: "Title (2)" may be the title of another item already.
     while is_repeated.any():
-        number = titles.groupby(folded).cumcount() + 1
-        numbered = titles + " (" + number.astype(str) + ")"
+        alike = titles.groupby(folded)
+        number = alike.cumcount() + 1
+        number_text = number.astype(str)
+        numbered = titles + " (" + number_text + ")"
         titles = titles.mask(is_repeated, numbered)
         folded = _reading(titles)
         is_repeated = folded.duplicated()

@@ -9,13 +9,15 @@ from pathlib import Path
 from zipfile import ZipInfo
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.data.sources.parts import find_parts
+from dynamicpo.data.sources.parts import Part, find_parts
 
 _CHUNK = 1 << 20
 _GIGABYTE = 1 << 30
 # Below it no ratio is harmful, and short files of equal rows have large ones.
 _ALWAYS_ALLOWED = 16 << 20
 _MAX_MEMBERS = 10_000
+# Bytes of a value in memory, at least: Parquet stores a million equal ones in a few.
+_VALUE = 8
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def check_members(path: Path, members: Sequence[ZipInfo], limits: UnpackingLimit
 
 
 def check_unpacked(path: Path, limits: UnpackingLimits) -> None:
-    """Unpack the gzip files of an input without keeping anything, up to the limits.
+    """Refuse an input that unpacks to more than the limits.
+
+    Gzip files are unpacked without keeping anything, as far as that; Parquet files say their size.
 
     Args:
         path: A file, a folder or a glob.
@@ -91,16 +95,40 @@ def check_unpacked(path: Path, limits: UnpackingLimits) -> None:
     """
     # A file's format is for its reader to judge: published data sets have names of any kind.
     parts = find_parts(path, any_format=path.is_file())
-    compressed = [part.path for part in parts if part.is_compressed]
     unpacked = packed = 0
-    for file in compressed:
-        for unpacked_now, packed_now in _sizes(file):
+    for part in parts:
+        for unpacked_now, packed_now in _sizes(part):
             limits.check(path, unpacked + unpacked_now, packed + packed_now)
         unpacked += unpacked_now
         packed += packed_now
 
 
-def _sizes(path: Path) -> Iterable[tuple[int, int]]:
+def _sizes(part: Part) -> Iterable[tuple[int, int]]:
+    """Bytes that come out of a file and are read for it, so far; none of plain text."""
+    if part.is_compressed:
+        return _sizes_of_gzip(part.path)
+    if part.suffix == ".parquet":
+        return [(_size_of_parquet(part.path), part.path.stat().st_size)]
+    return [(0, 0)]
+
+
+def _size_of_parquet(path: Path) -> int:
+    # 50 ms, which text files need not wait for.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+    # One that is damaged is for its reader to tell.
+    except (pa.ArrowException, OSError):
+        return 0
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    stored: int = sum(group.total_byte_size for group in groups)
+    num_values: int = metadata.num_rows * metadata.num_columns
+    return max(stored, num_values * _VALUE)
+
+
+def _sizes_of_gzip(path: Path) -> Iterable[tuple[int, int]]:
     """Bytes that came out of a gzip file and went into it, so far."""
     unpacked = 0
     with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) as stream:

@@ -14,16 +14,14 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
+from dynamicpo.core.config_inputs import HASH_KEY_VARIABLE
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.storage import find_files
 from dynamicpo.data.sources.text_values import trim
 
 _LABEL = b"dynamicpo: which key"
-
-
 _POINT = re.compile(r"(?<=\d)[.]0+$")
 _MIN_KEY = 16  # bytes; a shorter key could be found by trying
-_KEY_VARIABLE = "DYNAMICPO_HASH_KEY"
 
 
 def hash_key(path: str) -> bytes:
@@ -33,14 +31,15 @@ def hash_key(path: str) -> bytes:
         ConfigError: There is none, or it is too short.
     """
     try:
-        key = Path(path).read_bytes() if path else os.environ.get(_KEY_VARIABLE, "").encode()
+        key = Path(path).read_bytes() if path else os.environ.get(HASH_KEY_VARIABLE, "").encode()
     except OSError as error:
         raise ConfigError(f"hash_key_file: must be readable, but {error}. Check it.") from error
     key = key.strip()
     if len(key) < _MIN_KEY:
         raise ConfigError(
             f"hash_users: needs a key of at least {_MIN_KEY} bytes in hash_key_file or "
-            f"{_KEY_VARIABLE}, got {len(key)}. Make one with openssl rand -hex 32."
+            f"{HASH_KEY_VARIABLE}, got {len(key)}. Make one with openssl rand -hex 32; pods get it "
+            "from the Secret that the placement's hash_key_secret names."
         )
     return key
 
@@ -92,7 +91,9 @@ class UserIds:
         """The id that is kept for one in a file."""
         if self.key is None:
             return user_id
-        return hmac.new(self.key, user_id.encode(), hashlib.sha256).hexdigest()
+        message = user_id.encode()
+        keyed = hmac.new(self.key, message, hashlib.sha256)
+        return keyed.hexdigest()
 
     def of_frame(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         """Change the column `user_id` of a frame; returns the number of users left out, too."""

@@ -9,6 +9,8 @@ NESTED = "nested"
 BYTES = "bytes"
 DECIMAL = "decimal"
 ROUNDED = "rounded"
+COARSE = "coarse"
+TRUTH = "truth"
 
 # What is behind each flaw, for messages.
 FLAWS = {
@@ -16,6 +18,8 @@ FLAWS = {
     BYTES: "bytes that are no UTF-8",
     DECIMAL: "a decimal number",
     ROUNDED: "a number that floats do not hold exactly (2^53 or more)",
+    COARSE: "a time in a 32-bit float",
+    TRUTH: "true or false",
 }
 _EXACT_BITS = {"FLOAT": 24, "DOUBLE": 53}
 _NESTED_TYPES = ("STRUCT", "MAP", "UNION", "VARIANT")
@@ -43,6 +47,7 @@ def of_json(json: str, path: str) -> TextSql:
     has_point = f"{kind} = 'DOUBLE' AND regexp_matches({written}, '[.eEn]')"
     flaw = (
         f"CASE WHEN {kind} IN ('OBJECT', 'ARRAY') THEN '{NESTED}' "
+        f"WHEN {kind} = 'BOOLEAN' THEN '{TRUTH}' "
         f"WHEN {has_point} AND abs({number}) >= {2**53} THEN '{ROUNDED}' "
         f"WHEN {has_point} AND {number} <> floor({number}) THEN '{DECIMAL}' END"
     )
@@ -60,10 +65,15 @@ def of_column(column: str, kind: str, is_time: bool) -> TextSql:
     text = f"{column}::VARCHAR"
     if kind.endswith("]") or kind.startswith(_NESTED_TYPES):
         return TextSql(text, f"CASE WHEN {column} IS NOT NULL THEN '{NESTED}' END")
+    if kind == "BOOLEAN":
+        return TextSql(text, f"CASE WHEN {column} IS NOT NULL THEN '{TRUTH}' END")
     if kind == "BLOB":
         decoded = f"try(decode({column}))"
         flaw = f"CASE WHEN {column} IS NOT NULL AND {decoded} IS NULL THEN '{BYTES}' END"
         return TextSql(decoded, flaw)
+    if is_time and kind == "FLOAT":
+        flaw = f"CASE WHEN abs({column}) >= {2 ** _EXACT_BITS[kind]} THEN '{COARSE}' END"
+        return TextSql(_of_float(column, _EXACT_BITS[kind]).text, flaw)
     if kind in _EXACT_BITS:
         return _of_float(column, _EXACT_BITS[kind])
     if kind.startswith("DECIMAL"):

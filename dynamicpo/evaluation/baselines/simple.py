@@ -4,7 +4,7 @@ They know the training rows and nothing else: the items' popularity counts the t
 co-occurrences are those of training rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ import pyarrow as pa
 from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.errors import unknown_name
 from dynamicpo.negatives.catalogue import EncodedColumn, encode_column, item_id_array
-from dynamicpo.negatives.cooccurrence import cooccurring_pairs
+from dynamicpo.negatives.cooccurrence import ItemPairs, cooccurring_pairs
 from dynamicpo.negatives.exclusions import concatenated_ranges
 
 Scorer = Callable[[pa.Table], FloatArray]  # rows with a `history` to scores of all items, (N, I)
@@ -41,11 +41,15 @@ def make_baseline(
     return make_scorer(items, train, has_repeats)
 
 
-def score_blocks(scorer: Scorer, rows: pa.Table, num_items: int) -> Iterator[FloatArray]:
-    """Score every item in blocks of rows, (n, I) each."""
+def score_blocks(
+    scorer: Scorer, rows: pa.Table, num_items: int, left_out: Container[int] = ()
+) -> Iterator[FloatArray]:
+    """Score every item in blocks of rows, (n, I) each, but for blocks that begin with some rows."""
     cells_of_row = max(num_items, 1)
     rows_at_once = max(1, _CELLS_AT_ONCE // cells_of_row)
     for start in range(0, len(rows), rows_at_once):
+        if start in left_out:
+            continue
         block = rows.slice(start, rows_at_once)
         yield scorer(block)
 
@@ -64,8 +68,46 @@ def score_by_popularity(items: pd.DataFrame, _train: pa.Table, _has_repeats: boo
     return lambda rows: np.broadcast_to(popularity, (len(rows), len(popularity)))
 
 
-def score_by_cooccurrence(items: pd.DataFrame, train: pa.Table, has_repeats: bool) -> Scorer:
-    """Score items by the sum of their cosines to the items of the history.
+class CooccurrenceScorer:
+    """Scores items by the sum of their cosines to the items of the history.
+
+    Attributes:
+        pairs: The pairs of items that occur together.
+    """
+
+    def __init__(self, item_ids: pa.Array, pairs: ItemPairs) -> None:
+        """Index the pairs by item."""
+        self.pairs = pairs
+        self._item_ids = item_ids
+        self._cosines = pairs.cosines(len(item_ids))
+        # The pairs are sorted by item, so an item's neighbours are the range between two bounds.
+        codes = np.arange(len(item_ids) + 1)
+        self._bounds = np.searchsorted(pairs.items, codes)
+
+    def __call__(self, rows: pa.Table) -> FloatArray:
+        """Score all items for rows with a `history`. Shape (N, I)."""
+        num_rows = len(rows)
+        num_items = len(self._item_ids)
+        items, item_rows = encode_items(rows["history"], self._item_ids)
+        starts = self._bounds[items]
+        ends = self._bounds[items + 1]
+        num_neighbours = ends - starts
+        pair_index, _ = concatenated_ranges(starts, num_neighbours)
+        pair_rows = np.repeat(item_rows, num_neighbours)
+        # One bincount over (row, neighbour) as a single integer adds up all rows at once.
+        first_cells = pair_rows * num_items
+        cells: IntArray = first_cells + self.pairs.neighbours[pair_index]
+        weights = self._cosines[pair_index]
+        num_cells = num_rows * num_items
+        sums = np.bincount(cells, weights=weights, minlength=num_cells)
+        scores = sums.astype(np.float64)  # of no pairs at all bincount makes integers
+        return scores.reshape(num_rows, num_items)
+
+
+def score_by_cooccurrence(
+    items: pd.DataFrame, train: pa.Table, has_repeats: bool
+) -> CooccurrenceScorer:
+    """Count the pairs of the training rows.
 
     Where users repeat items, one of the history counts for itself, too, as often as it was repeated
     in training.
@@ -74,35 +116,14 @@ def score_by_cooccurrence(items: pd.DataFrame, train: pa.Table, has_repeats: boo
     item_ids = item_id_array(items)
     history, history_rows = encode_items(train["history"], item_ids)
     targets, _ = encode_items(train["target"], item_ids)
-    paired_items, neighbours, cosines = cooccurring_pairs(
+    pairs = cooccurring_pairs(
         targets,
         history,
         history_rows,
         num_items,
         with_itself=has_repeats,
     )
-    # The pairs are sorted by item, so an item's neighbours are the range between two bounds.
-    codes = np.arange(num_items + 1)
-    bounds = np.searchsorted(paired_items, codes)
-
-    def score(rows: pa.Table) -> FloatArray:
-        num_rows = len(rows)
-        items, item_rows = encode_items(rows["history"], item_ids)
-        starts = bounds[items]
-        ends = bounds[items + 1]
-        num_neighbours = ends - starts
-        pair_index, _ = concatenated_ranges(starts, num_neighbours)
-        pair_rows = np.repeat(item_rows, num_neighbours)
-        # One bincount over (row, neighbour) as a single integer adds up all rows at once.
-        first_cells = pair_rows * num_items
-        cells: IntArray = first_cells + neighbours[pair_index]
-        weights = cosines[pair_index]
-        num_cells = num_rows * num_items
-        sums = np.bincount(cells, weights=weights, minlength=num_cells)
-        scores = sums.astype(np.float64)  # of no pairs at all bincount makes integers
-        return scores.reshape(num_rows, num_items)
-
-    return score
+    return CooccurrenceScorer(item_ids, pairs)
 
 
 # SASRec, which is trained, and the untrained base model have files of their own.

@@ -4,15 +4,14 @@ from dynamicpo.core.choices import SPLITS
 from dynamicpo.negatives.drawing import RowSampler, SamplingContext, fill_rows
 from dynamicpo.negatives.weighted_sampler import WeightedSampler
 
-# The exponent of word2vec's negative sampling: between uniform (0) and proportional (1).
-_POPULARITY_POWER = 0.75
-
 
 def popularity_samplers(context: SamplingContext) -> dict[str, RowSampler]:
     """Sample by popularity in every split."""
     catalogue = context.catalogue
     popularity = catalogue.popularity.astype(float)
-    weights = popularity**_POPULARITY_POWER
+    power = context.config.popularity_power
+    # At power 0 an item without interactions is as likely as the others, since 0 ** 0 is 1.
+    weights = popularity**power
     excluded = context.excluded
     sampler = WeightedSampler(catalogue, excluded, weights)
     num_negatives = context.num_negatives

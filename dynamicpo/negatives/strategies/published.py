@@ -9,12 +9,15 @@ from dynamicpo.core.arrays import BoolArray
 from dynamicpo.core.config import NegativesConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.negatives.catalogue import Catalogue, EncodedRows, encode_lists, encode_rows
-from dynamicpo.negatives.drawing import SplitLists, row_keys
+from dynamicpo.negatives.drawing import ItemScorer, SplitLists, row_keys
 from dynamicpo.negatives.row_orders import shuffle_rejected
 
 
 def published_lists(
-    tables: Mapping[str, pa.Table], catalogue: Catalogue, config: NegativesConfig
+    tables: Mapping[str, pa.Table],
+    catalogue: Catalogue,
+    config: NegativesConfig,
+    _score_items: ItemScorer | None = None,
 ) -> dict[str, SplitLists]:
     """Keep the rows' own candidates, and shuffle the rejected items among them.
 

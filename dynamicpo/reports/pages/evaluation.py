@@ -16,6 +16,7 @@ from dynamicpo.reports.pages.layout import (
     page,
     protocol_text,
     setting_text,
+    weights_text,
 )
 from dynamicpo.reports.pages.metric_names import (
     HEADLINE_METRICS,
@@ -31,6 +32,7 @@ from dynamicpo.reports.pages.metric_names import (
 from dynamicpo.reports.pages.metric_tables import metrics_table
 from dynamicpo.reports.pages.tables import ReportTable, TableCell
 from dynamicpo.reports.pages.training import overlaid_sections
+from dynamicpo.reports.pages.user_examples import UserExample, user_sections
 from dynamicpo.reports.training_log import TrainingLog
 
 # For each setting its value in each model or run.
@@ -41,6 +43,7 @@ _DIFFERENCES_TEXT = (
     "correction for the number of comparisons is under .05. Rows won: a ranks the right item "
     "better than b does."
 )
+_OVER_CATALOGUE = "Paired differences over the whole catalogue"
 _DIFFERENCE_CAPTION = (
     "Right of 0 the first is better. An interval that reaches across 0 may be noise."
 )
@@ -56,13 +59,15 @@ class EvaluationReport:
         ranks: For each model the number of rows whose right item stands at rank 1, 2, ... Ties may
             be shared.
         comparisons: Paired differences.
+        catalogue_comparisons: The same where every item was ranked beside the listed ones.
         training: The training log of each run, under the model's name.
         examples: Single rows.
+        users: Users to look at.
         differences: Settings and inputs in which the models differ.
         runs: Parameters, data, images or commits in which the runs differ.
         details: Configuration, protocol, seeds, fingerprints; may be nested. A mapping under
             `protocol` (split, score, exclude, strategy, number of candidates) is also shown in the
-            open, beside the numbers.
+            open, beside the numbers, and so are the models' `weights`.
         warnings: Shown above everything else.
     """
 
@@ -70,8 +75,10 @@ class EvaluationReport:
     metrics: ModelMetrics
     ranks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     comparisons: Sequence[PairedComparison] = ()
+    catalogue_comparisons: Sequence[PairedComparison] = ()
     training: Mapping[str, TrainingLog] = field(default_factory=dict)
     examples: Sequence[ExampleRow] = ()
+    users: Sequence[UserExample] = ()
     differences: SettingDifferences = field(default_factory=dict)
     runs: SettingDifferences = field(default_factory=dict)
     details: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -107,8 +114,10 @@ def comparison_page(report: EvaluationReport) -> str:
     """The page of several models or runs, with training curves, single rows and differences."""
     sections = [
         *_overview_sections(report),
+        *user_sections(report.users),
         *_accuracy_sections(report),
-        *_comparison_sections(report.comparisons),
+        *_comparison_sections("Paired differences", report.comparisons),
+        *_comparison_sections(_OVER_CATALOGUE, report.catalogue_comparisons),
         *_setting_sections("What differs between the runs", report.runs),
         *_setting_sections("What differs between the models", report.differences),
     ]
@@ -154,10 +163,10 @@ def _accuracy_sections(report: EvaluationReport) -> list[Section]:
         svg = _metric_bars(report.metrics, name)
         charts.append(CaptionedChart(svg, _meaning(name)))
     text = "Means over rows; 95 % intervals in brackets. The best of a column is set in bold."
-    protocol = protocol_text(report.details)
+    sentences = [text, protocol_text(report.details), weights_text(report.details)]
     section = Section(
         "Ranking the right item",
-        f"{text} {protocol}".strip(),
+        " ".join(filter(None, sentences)),
         table=metrics_table(report.metrics, names),
         charts=charts,
     )
@@ -196,11 +205,11 @@ def _meaning(name: str) -> str:
     return "Mean of 1 divided by the right item's rank."
 
 
-def _comparison_sections(comparisons: Sequence[PairedComparison]) -> list[Section]:
+def _comparison_sections(heading: str, comparisons: Sequence[PairedComparison]) -> list[Section]:
     if not comparisons:
         return []
     table = differences_table(comparisons)
-    return [Section("Paired differences", _DIFFERENCES_TEXT, table=table)]
+    return [Section(heading, _DIFFERENCES_TEXT, table=table)]
 
 
 def _difference_bars(comparisons: Sequence[PairedComparison], metric: str) -> str:

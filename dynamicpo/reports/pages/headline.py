@@ -11,6 +11,7 @@ from dynamicpo.reports.number_format import (
     format_p_value,
     format_signed,
 )
+from dynamicpo.reports.pages.catalogue_order import catalogue_sentences
 from dynamicpo.reports.pages.comparisons import (
     PairedComparison,
     interval_of,
@@ -89,7 +90,7 @@ def evaluation_headline(
             named[other] = role
     first_sentence = _first_sentence(best, figure, leads, named)
     others = [lead for other, lead in leads.items() if other not in named]
-    return [first_sentence, *_sentences_on(others)]
+    return [first_sentence, *_sentences_on(others), *catalogue_sentences(metrics, best)]
 
 
 def _headline_metric(names: Sequence[str]) -> str:

@@ -136,3 +136,18 @@ def protocol_text(details: Mapping[str, JsonValue]) -> str:
     for name, value in protocol.items():
         settings.append(f"{name} {setting_text(value)}")
     return f"Protocol: {', '.join(settings)}."
+
+
+def weights_text(details: Mapping[str, JsonValue]) -> str:
+    """One sentence with the weights that each model has of its training, where they are known."""
+    rules = details.get("weights")
+    if not isinstance(rules, Mapping) or not rules:
+        return ""
+    names_by_rule: dict[str, list[str]] = {}
+    for name, rule in rules.items():
+        names = names_by_rule.setdefault(str(rule), [])
+        names.append(name)
+    parts = []
+    for rule, names in names_by_rule.items():
+        parts.append(f"{rule} ({', '.join(names)})")
+    return f"Weights of each training: {', '.join(parts)}."

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from dynamicpo.core.config_inputs import LAST_MOMENT
 from dynamicpo.core.json_values import JsonValue
 from dynamicpo.reports.charts.bars import SHARES_HEIGHT, class_shares, histogram
 from dynamicpo.reports.charts.layout import Frame
@@ -12,7 +13,6 @@ from dynamicpo.reports.pages.layout import CaptionedChart, Section, page
 from dynamicpo.reports.pages.tables import ReportTable, TableCell
 
 _DAY = 86_400
-_LAST_MOMENT = 253_402_300_800  # the year 10000, which calendars in Python don't have
 
 
 class MeasuredLimit(NamedTuple):
@@ -107,7 +107,7 @@ def _words(name: str) -> str:
 
 def moment_text(seconds: float) -> str:
     """A date and time in UTC; the number itself where the calendar ends before it."""
-    if not 0 <= seconds < _LAST_MOMENT:
+    if not 0 <= seconds < LAST_MOMENT:
         return format_number(seconds)
     moment = datetime.fromtimestamp(seconds, UTC)
     return moment.strftime("%Y-%m-%d %H:%M")

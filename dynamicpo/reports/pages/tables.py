@@ -81,7 +81,7 @@ def _to_ascii(text: str) -> str:
 
 def markdown_table(table: ReportTable) -> str:
     """A table in Markdown, with a newline at the end; names that look like markup stay text."""
-    head = [_escape_markdown(name) for name in table.columns]
+    head = [escape_markdown(name) for name in table.columns]
     rule = []
     for index in range(len(head)):
         # A colon at the end aligns a column to the right.
@@ -98,14 +98,15 @@ def _markdown_line(cells: Sequence[str]) -> str:
 
 
 def _markdown_cell(cell: TableCell) -> str:
-    text = _escape_markdown(cell.text)
-    detail = _escape_markdown(cell.detail)
+    text = escape_markdown(cell.text)
+    detail = escape_markdown(cell.detail)
     if cell.strong:
         text = f"**{text}**"
     return f"{text} {detail}".strip()
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Text whose signs Markdown would take for markup, escaped."""
     # Markdown lets HTML through, so that it is escaped as well.
     escaped = html.escape(one_line(text), quote=False)
     return _MARKDOWN_SIGNS.sub(r"\\\1", escaped)

@@ -7,11 +7,11 @@ cache hit returns again; the task itself is never cached.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NotRequired
 
 from dynamicpo import __version__
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.json_values import JsonValue
+from dynamicpo.core.json_values import JsonObject, JsonValue
 from dynamicpo.core.records.manifest import Manifest, read_manifest, write_json
 from dynamicpo.runs.parameters import restored_parameters
 from dynamicpo.runs.run_records import KeptRun, evaluated_metrics
@@ -66,6 +66,7 @@ class ClusterRecord(KeptRun):
         models: URI of each model.
         evaluations: URI of each model's evaluation; that of SFT holds the baselines, too.
         reports: URIs of the pages of each model: its training and its evaluation.
+        retraining: The decision on the challenger and its version; of a retraining only.
     """
 
     run: str
@@ -75,6 +76,7 @@ class ClusterRecord(KeptRun):
     models: dict[str, str]
     evaluations: dict[str, str]
     reports: dict[str, dict[str, str]]
+    retraining: NotRequired[JsonObject]
 
 
 def write_record(
@@ -83,6 +85,7 @@ def write_record(
     evaluations: "Sequence[dsl.Artifact]",
     uris: StageUris,
     report: str,
+    retraining: JsonObject | None = None,
 ) -> None:
     """Write `record.json` into a folder.
 
@@ -92,6 +95,7 @@ def write_record(
         evaluations: The artifacts of all evaluations: that of the SFT model, then the others.
         uris: Where the stages wrote.
         report: URI of the run's page.
+        retraining: The decision on the challenger, where there was one.
 
     Raises:
         DataError: An evaluation of no model, or other numbers of evaluations and of URIs.
@@ -117,6 +121,8 @@ def write_record(
             "evaluation": _by_name(names, uris.evaluation_reports),
         },
     }
+    if retraining:
+        record["retraining"] = retraining
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RECORD_FILE, record)
 

@@ -6,11 +6,13 @@ import platform
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from dynamicpo import __version__
-from dynamicpo.core.errors import ConfigError, RunFailedError
+from dynamicpo.core.claims import claimed
+from dynamicpo.core.errors import ConfigError, DataError, RunFailedError
 from dynamicpo.core.git_commit import commit
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.storage import SCHEMES
@@ -53,7 +55,8 @@ def run_pipeline(
     Raises:
         ConfigError, DataError: Parameters that can't be used; nothing was started.
         RunFailedError: A task failed; the message is its own.
-        KeyboardInterrupt: The process got SIGINT or SIGTERM; its tasks have ended.
+        KeyboardInterrupt: The process got a signal that ends it, for which the program has no
+            handler of its own; its tasks have ended.
     """
     if workers < 1:
         raise ConfigError(f"workers: must be >= 1, got {workers}.")
@@ -68,24 +71,40 @@ def run_pipeline(
         **_origin(container_image),
     }
     started = time.time()
-    with tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch, at_work(folder):
+    with (
+        tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch,
+        at_work(folder),
+        ExitStack() as claims,
+    ):
         pipeline = load_pipeline(name)
         total = task_count(pipeline.pipeline_spec, parameters)
         artifacts = cache / "artifacts"
         runner = TaskRunner(folder / "logs", total, workers, artifacts, scratch, image_id)
+        runner.checkpoints = _own_checkpoints(cache, claims)
         log.info("%s: %d tasks, in %s", name, total, folder)
-        state: summary.RunState = "failed"
+        state: summary.RunState = "succeeded"
         summary.write(folder, {**settings, "state": "running"}, started, runner.tasks)
         try:
             _execute(name, parameters, cache, runner)
-            state = "succeeded"
-        except KeyboardInterrupt:
-            state = "cancelled"
+        except BaseException:
+            state = "cancelled" if runner.stopped else "failed"
             raise
         finally:
             result = summary.write(folder, {**settings, "state": state}, started, runner.tasks)
     # mypy takes the keys that are not required for missing.
     return {**result, "folder": str(folder)}  # type: ignore[typeddict-item]
+
+
+def _own_checkpoints(cache: Path, claims: ExitStack) -> Path | None:
+    """Claim the checkpoints of a cache; None where another run trains the same at this moment."""
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        claims.enter_context(claimed(cache / "checkpoints.claim", "checkpoints"))
+    except DataError:
+        log.info("another run makes the same: this one keeps no checkpoints of its trainings")
+        return None
+    # Below the artifacts, which containers see.
+    return cache / "artifacts" / ".checkpoints"
 
 
 def _default_folder(name: str) -> Path:

@@ -1,7 +1,6 @@
 """Summaries of local runs: `summary.json`, `report.html` and the artifacts, in a run's folder."""
 
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ class FinishedRun(RunSummary):
     Attributes:
         folder: The run's folder.
         comparisons: The paired comparisons of its models.
-        sentences: The verdict of its study.
+        sentences: The verdict of its study, or the decisions of its retraining.
     """
 
     folder: str
@@ -168,15 +167,34 @@ def _link_outputs(folder: Path, task: Task) -> dict[str, object]:
 
 
 def _copy_report(folder: Path, entries: Sequence[TaskEntry]) -> str:
-    """Copy the run's page to the top of its folder: the comparison's, or else the last one."""
+    """Copy the run's page to the top of its folder: the comparison's, or else the last one.
+
+    What recommending cost is added, which differs from run to run.
+    """
     reports = [entry for entry in entries if "report" in entry["outputs"]]
     if not reports:
         return ""
     # The sort is stable: without a comparison the last task stays last.
     reports.sort(key=lambda entry: entry["task"].startswith("compare"))
     report = str(reports[-1]["outputs"]["report"])
-    shutil.copyfile(folder / report, folder / "report.html")
+    page = (folder / report).read_text(encoding="utf-8")
+    with_added = _with_costs(page, _evaluations(folder, entries))
+    (folder / "report.html").write_text(with_added, encoding="utf-8")
     return "report.html"
+
+
+def _with_costs(page: str, evaluations: Sequence[Path]) -> str:
+    from dynamicpo.evaluation.costs import read_costs
+    from dynamicpo.reports.pages.costs import CostsByModel, with_costs
+
+    costs: CostsByModel = {}
+    for evaluation in evaluations:
+        try:
+            costs |= read_costs(evaluation)
+        except DataError as error:
+            # The result is whole without them.
+            log.warning("%s", error)
+    return with_costs(page, costs)
 
 
 def _evaluations(folder: Path, entries: Sequence[TaskEntry]) -> list[Path]:

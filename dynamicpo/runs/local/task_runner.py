@@ -10,8 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import IO, TYPE_CHECKING
 
+from dynamicpo.core.config_checkpoints import (
+    CHECKPOINT_MINUTES_VARIABLE,
+    CHECKPOINT_PREFIX_VARIABLE,
+)
 from dynamicpo.runs.local.jobs import Container, Job, Process
 from dynamicpo.runs.local.kfp_internals import TaskCall, TaskResult
 from dynamicpo.runs.local.tasks import (
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KILL_AFTER_SECONDS = 10
+# Local disks are fast, and most local trainings short.
+_CHECKPOINT_MINUTES = "1"
 # Log lines of a task: KFP's executor sets up the logging that our stages log through.
 _STAGE_LINE = re.compile(r"\[KFP Executor [^\]]*\]: (.*)")
 # Those of the executor itself, and of matplotlib on its first import.
@@ -50,6 +57,9 @@ class TaskRunner:
         scratch: Folder for the processes' temporary files.
         image: Id of the image of the containers, where tasks run in some.
     """
+
+    # Folder for checkpoints of trainings, which a later run of the same cache goes on from.
+    checkpoints: Path | None = None
 
     def __init__(
         self, logs: Path, total: int, workers: int, artifacts: Path, scratch: str, image: str = ""
@@ -135,7 +145,9 @@ class TaskRunner:
 
     def run_process(self, command: list[str], environment: Mapping[str, str]) -> int:
         """Run the current task's command in a process. Returns its exit code."""
-        variables = {**self._shared_environment(), **self._process_environment, **environment}
+        variables = {**self._shared_environment(), **self._process_environment}
+        # After this process's own environment, which may name a place of other checkpoints.
+        variables |= {**self._checkpoint_environment(), **environment}
         return self._run_job(lambda: Process(command, variables))
 
     def run_container(
@@ -155,13 +167,24 @@ class TaskRunner:
             environment: Variables of the container.
             **arguments: More arguments of `docker.containers.create`.
         """
-        variables = {**self._shared_environment(), **(environment or {})}
+        variables = {**self._shared_environment(), **self._checkpoint_environment()}
+        variables |= environment or {}
         return self._run_job(
             lambda: Container(client, self.image, command, environment=variables, **arguments)
         )
 
     def _shared_environment(self) -> Mapping[str, str]:
         return self._loop_environment if self._current.task.in_loop else {}
+
+    def _checkpoint_environment(self) -> Mapping[str, str]:
+        if self.checkpoints is None:
+            return {}
+        # One place a task: two cells of a loop may train the same.
+        place = self.checkpoints / file_name_of(self._current.task.name)
+        return {
+            CHECKPOINT_PREFIX_VARIABLE: str(place),
+            CHECKPOINT_MINUTES_VARIABLE: _CHECKPOINT_MINUTES,
+        }
 
     def _run_job(self, start: Callable[[], Job]) -> int:
         """Run a job of the current task to its end: its output to its log, its progress to ours."""
@@ -249,18 +272,35 @@ def _item_label(item: object) -> str:
 
 @contextmanager
 def stopped_by_signals(runner: TaskRunner) -> Iterator[None]:
-    """Stop the runner's tasks on SIGINT, SIGTERM and SIGHUP. They then end, and so does the run."""
+    """Stop the runner's tasks on SIGINT, SIGTERM and SIGHUP. They then end, and so does the run.
+
+    At the end of the block the first signal has the effect that it would have had at once.
+    """
     # Python lets only the main thread handle signals.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    received: list[signal.Signals] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        runner.stop()
+
     previous = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # `nohup` has a run ignore that its terminal is closed.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            previous[number] = signal.signal(number, lambda *_: runner.stop())
+            previous[number] = signal.signal(number, stop)
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        if received:
+            _take_effect(received[0], previous[received[0]])
+
+
+def _take_effect(number: int, handler: object) -> None:
+    # The command line's handlers give each signal its exit code; a library may have none.
+    if callable(handler):
+        handler(number, None)

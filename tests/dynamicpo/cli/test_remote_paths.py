@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from dynamicpo.cli.commands.remote_paths import local_paths
 from dynamicpo.cli.main import main
 from dynamicpo.core import storage
 from dynamicpo.core.choices import SPLITS
+from dynamicpo.core.errors import DataError
+from dynamicpo.core.records.partial_folders import check_output
 from dynamicpo.core.storage import prefix_claims
 from tests.fixtures.fault_proxy import Answer, FaultProxy, Request
 from tests.fixtures.folders import preference_rows, write_preferences
@@ -148,7 +151,8 @@ def test_drift_fetches_the_columns_that_it_compares(
         )["counts"]
     assert counts["here"] == counts["there"]
     assert content(tmp_path / "here") == content(tmp_path / "there")
-    assert proxy.content_bytes < size(preferences) / 8
+    # Of all three splits, and no candidates.
+    assert proxy.content_bytes < size(preferences) / 6
 
 
 @pytest.mark.parametrize("proxy", ["gs"], indirect=True)
@@ -192,6 +196,16 @@ def test_messages_name_the_uri_and_not_the_copy(
     assert message.startswith(f"{uri}/items.parquet: {uri} must hold the files")
     message = refused(capsys, "sample-negatives", "--examples", uri, "--output", "made")
     assert message.startswith(f"{uri}: must be the output of prepare_data")
+
+
+@s3_only
+def test_message_on_the_folder_that_a_run_works_in_names_that_folder(proxy: FaultProxy) -> None:
+    folder = Path("runs/monday")
+    (folder / "logs").mkdir(parents=True)
+    with pytest.raises(DataError, match="^runs/monday: must not exist yet"):
+        with storage.LocalCopies() as copies:
+            check_output(copies.output(f"{proxy.root}/monday", folder))
+    assert not storage.exists(f"{proxy.root}/monday")
 
 
 @s3_only
@@ -291,8 +305,6 @@ def test_claim_of_a_killed_process_is_taken_over(
 def test_process_that_stood_still_does_not_complete_what_another_makes(
     proxy: FaultProxy, quick_claims: None, tmp_path: Path
 ) -> None:
-    from dynamicpo.core.errors import DataError
-
     uri = f"{proxy.root}/examples"
     with pytest.raises(DataError, match=f"{uri}: .* another one has taken over"):
         with storage.LocalCopies() as copies:
@@ -314,3 +326,29 @@ def test_settings_and_compiled_pipelines_may_be_in_a_store(
     storage.put(tmp_path / "settings.yaml", f"{proxy.root}/settings.yaml")
     message = refused(capsys, "prepare-data", "--config", f"{proxy.root}/settings.yaml")
     assert message.startswith(f"{proxy.root}/settings.yaml: unknown name 'min_histry'")
+
+
+@s3_only
+def test_reference_is_scored_once_for_all_trainings_on_stored_rows(
+    proxy: FaultProxy, preferences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dynamicpo.core.config import PreferenceConfig
+    from dynamicpo.scoring import reference_cache
+    from dynamicpo.training.preference_training import _with_reference
+    from tests.fixtures.scoring import random_rows, tiny_model
+
+    storage.put(preferences, f"{proxy.root}/preferences")
+    encoded = [{"example_id": "e", **vars(row)} for row in random_rows(5, 3)]
+    expected = None
+    for loss in ("dpo", "dmpo"):
+        with storage.LocalCopies() as copies:
+            local = {"preferences": f"{proxy.root}/preferences"}
+            folder = Path(str(local_paths(local, None, copies)["preferences"]))
+            config = PreferenceConfig(loss=loss)
+            rows = _with_reference(encoded, tiny_model(), folder, config, {})
+        logps = [rows[number]["reference_logps"] for number in range(5)]
+        expected = expected or logps
+        assert logps == expected
+        monkeypatch.setattr(reference_cache, "score_rows", None)
+    assert len(storage.list_files(f"{proxy.root}/reference-logps")) == 1
+    assert not list(tmp_path.iterdir())

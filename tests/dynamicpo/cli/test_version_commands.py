@@ -38,6 +38,12 @@ def test_a_version_is_promoted_and_rolled_back(store: str, tmp_path: Path, capsy
     assert main(["roll-back", "--store", store, *WHY, "--json"]) == 0
     decision = json.loads(capsys.readouterr().out)
     assert (decision["champion"], decision["previous"]) == (first, second)
+    assert main(["list-versions", "--store", store, "--json"]) == 0
+    moves = json.loads(capsys.readouterr().out)["moves"]
+    # Each move has the figures of the versions that it is about.
+    figures = {"test_hit_ratio_at_1": 0.5}
+    both = {first: figures, second: figures}
+    assert [move["numbers"] for move in moves] == [{first: figures}, both, both]
     assert main(["list-versions", "--store", store]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"* {first[:12]}  sft")
@@ -57,7 +63,7 @@ def test_the_champion_is_copied_for_serving(store: str, tmp_path: Path, capsys: 
     name = publish(tmp_path, store, capsys, b"a")
     show = ["show-version", "champion", "--store", store, "--output", str(tmp_path / "served")]
     assert main(show) == 2
-    assert "must have one version 'champion'" in capsys.readouterr().err
+    assert "must have a champion, but nothing was promoted yet" in capsys.readouterr().err
     main(["promote", name, "--store", store, *WHY])
     assert main(show) == 0
     assert (tmp_path / "served" / "model" / "model.safetensors").read_bytes() == b"a"

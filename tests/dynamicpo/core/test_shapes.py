@@ -2,12 +2,15 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dynamicpo.cli.commands.values import read_yaml
+from dynamicpo.cli.main import main
 from dynamicpo.core.config import DriftConfig, SFTConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.messages import reason_of
@@ -15,6 +18,7 @@ from dynamicpo.core.records.manifest import read_manifest
 from dynamicpo.core.records.rows import ITEMS, read_columns
 from dynamicpo.evaluation.result_files import read_result
 from dynamicpo.models.checkpoints import load_model
+from dynamicpo.prompts.loader import load_template
 from dynamicpo.reports.training_log import read_training_log
 from tests.fixtures.folders import rewrite_checksums, write_model
 
@@ -86,6 +90,7 @@ def test_entries_of_a_model_are_checked(
     [
         {"inputs": {"examples": 3}},
         {"counts": {"rows": "many"}},
+        {"counts": {"rows": 10**400}},
         {"files": {"a": None}},
         {"config": {"text": "\ud800"}},
     ],
@@ -97,7 +102,33 @@ def test_a_manifest_holds_texts_and_numbers(tmp_path: Path, change: dict[str, ob
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '"text"', '{"loss": "low"}', "[" * 5000])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"protocol": []},
+        {"protocol": {"strategy": ["uniform"]}},
+        {"protocol": {"repeats": 1}},
+        {"prompts": {"list_candidates": "no"}},
+        {"base": "compact"},
+        {"warnings": "none"},
+    ],
+)
+def test_entries_that_other_stages_read_have_their_types(
+    tmp_path: Path, extra: dict[str, object]
+) -> None:
+    content = {"stage": "sft", "config": {}, "inputs": {}, "extra": extra}
+    (tmp_path / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"manifest\.json: must be as a stage wrote it"):
+        read_manifest(tmp_path)
+
+
+# A whole number that no float holds.
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '"text"', '{"loss": "low"}', "[" * 5000, f'{{"loss": {HUGE}}}']
+)
 def test_a_damaged_training_log_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_text(f'{{"step": 1, "loss": null}}\n{line}\n', encoding="utf-8")
@@ -154,6 +185,10 @@ def test_ranks_that_no_ranking_gives_are_refused(tmp_path: Path, change: dict[st
             continue
         with pytest.raises(DataError, match="none that a ranking gives"):
             read_result(tmp_path, "test")
+    metrics = {"test_hit_ratio_at_1": 0.5, "test_rows": HUGE}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    with pytest.raises(DataError, match="the metric test_rows is no number"):
+        read_result(tmp_path, "test")
     (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match="has no test_hit_ratio_at_1"):
         read_result(tmp_path, "test")
@@ -164,6 +199,29 @@ def test_numbers_that_no_library_holds_are_refused(value: int) -> None:
     for config, field in ((SFTConfig, "seed"), (SFTConfig, "rows"), (DriftConfig, "threshold")):
         with pytest.raises(ConfigError, match=rf"^{field}: must be"):
             config(**{field: value})
+
+
+def test_half_of_a_character_is_no_text_of_a_setting() -> None:
+    """YAML can spell it, and no manifest can hold it."""
+    with pytest.raises(ConfigError, match=r"^revision: must be text, got '.ud800', which holds"):
+        SFTConfig(revision="\ud800")
+
+
+@pytest.mark.parametrize("read", [read_yaml, load_template])
+def test_yaml_of_too_many_brackets_is_refused(
+    tmp_path: Path, read: Callable[[str], object]
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("a: " + "[" * 5000)
+    with pytest.raises(ConfigError, match="must be YAML"):
+        read(str(path))
+
+
+def test_name_that_is_too_long_for_a_file_is_one_short_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["sft", "--preferences", "9" * 5000, "--output", "out"]) == 2
+    assert len(capsys.readouterr().err) < 700
 
 
 def test_a_reason_is_one_line_whatever_was_raised() -> None:

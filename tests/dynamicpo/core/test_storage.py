@@ -5,6 +5,7 @@ gs:// is a real fake-gcs-server, s3:// a moto server, and minio:// a real Seawee
 
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -16,13 +17,17 @@ from dynamicpo.core.storage import (
     delete,
     exists,
     fetch,
+    files,
     find_files,
     is_remote,
     list_files,
     open_file,
     put,
     read_bytes,
+    s3,
 )
+from dynamicpo.core.storage.clients import store_of
+from dynamicpo.core.storage.conditional_writes import replace_object
 
 STORES = {"gs": "object_store", "s3": "s3_store", "minio": "minio_store"}
 
@@ -193,3 +198,85 @@ def test_object_name_cannot_leave_the_folder(
 def test_crc32c_of_the_standard_check_string(tmp_path: Path) -> None:
     (tmp_path / "check").write_bytes(b"123456789")
     assert crc32c(tmp_path / "check") == "4waSgw=="  # 0xE3069283
+
+
+ODD_NAMES = (
+    *("a#b?c=d&e", "100%", "a%2Fb", "a+b c", " ends ", "e\u0301", "日本語", "em😀"),
+    *("[x]*{{y}}", "a'b\"c", "$HOME;`id`", "..hidden", "-d", "x" * 200, "<b>&amp;", "a:b,c|d@e"),
+)
+
+
+def test_odd_names_and_deep_folders_come_back(root_uri: str, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    for name in ODD_NAMES:
+        (made / name).mkdir(parents=True)
+        (made / name / name).write_text(name, encoding="utf-8")
+    deep = made.joinpath(*(f"d{level}" for level in range(60)))
+    deep.mkdir(parents=True)
+    (deep / "empty").touch()
+    put(made, f"{root_uri}/a#b?c%20d/made")
+    back = fetch(f"{root_uri}/a#b?c%20d/made", tmp_path / "back")
+    assert tree(back) == tree(made)
+    uri = f"{root_uri}/a#b?c%20d/made/100%/100%"
+    assert read_bytes(uri) == b"100%" and exists(uri)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"a\\b", r"no control characters and no backslash, got '\\\\'"),
+        (b"a\nb", r"no control characters and no backslash, got '\\n'"),
+        (b"\xff", "must be a name of characters in UTF-8"),
+        (b"/".join([b"d" * 200] * 5 + [b"f"]), "at most 1024 bytes, got 10"),
+    ],
+)
+def test_name_that_some_store_can_not_keep_is_refused_before_any_transfer(
+    stored_uri: str, name: bytes, expected: str, folder: Path
+) -> None:
+    path = folder / os.fsdecode(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    with pytest.raises(DataError, match=expected) as raised:
+        put(folder, f"{stored_uri}/made")
+    assert str(raised.value).isprintable()
+    assert not exists(f"{stored_uri}/made")
+
+
+@pytest.mark.parametrize("names", [("x/y", "x//y"), ("x", "x/y")])
+def test_objects_that_would_be_one_file_are_refused(
+    names: tuple[str, str], object_store: str, tmp_path: Path
+) -> None:
+    for name in names:
+        replace_object(f"{object_store}/{tmp_path.name}/{name}", b"")
+    with pytest.raises(DataError, match="must become one file each, but two of them"):
+        fetch(f"{object_store}/{tmp_path.name}", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("size", [9, LARGE])
+def test_object_that_is_deleted_after_it_was_listed(
+    stored_uri: str, size: int, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(size))
+    put(tmp_path / "file", f"{stored_uri}/file")
+    local, transfers = files.planned_copies(f"{stored_uri}/file", tmp_path / "back")
+    delete(f"{stored_uri}/file")
+    store = store_of(stored_uri.partition("//")[0] + "//")
+    with pytest.raises(DataError, match=re.escape(f"{stored_uri}/file: the object must exist")):
+        files.download(store, transfers)
+    assert not list(local.parent.iterdir())
+
+
+@pytest.mark.parametrize("store", ["s3_store", "minio_store"])
+def test_lists_have_more_than_one_page(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_PAGE_OBJECTS", 3)
+    uri = f"{request.getfixturevalue(store)}/{tmp_path.name}"
+    (tmp_path / "many").mkdir()
+    for number in range(10):
+        (tmp_path / "many" / f"{number}").touch()
+    put(tmp_path / "many", uri)
+    assert len(list_files(uri)) == 10
+    delete(uri)
+    assert not exists(uri)

@@ -1,11 +1,14 @@
 """Transfers through stores that fail: what may pass is tried again, and what arrived is kept."""
 
+import itertools
 import json
 import random
 import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -22,6 +25,7 @@ from dynamicpo.core.storage import (
 from dynamicpo.core.storage.clients import store_of
 from dynamicpo.core.storage.failures import FailureKind
 from dynamicpo.core.storage.parts import PART_BYTES
+from dynamicpo.core.storage.store import Store
 from tests.fixtures.fault_proxy import Answer, FaultProxy, Request
 from tests.fixtures.faulty_transfers import SHARE, run
 from tests.fixtures.object_stores import environment
@@ -34,11 +38,15 @@ LARGE = 3 * PART_BYTES + 1
 
 @pytest.fixture
 def proxy(
-    request: pytest.FixtureRequest, quick_retries: None, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    quick_retries: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> Iterator[FaultProxy]:
     """A store behind a proxy, which a test lets fail; `root` leads there."""
     scheme = getattr(request, "param", "s3")
     monkeypatch.setattr(google_upload, "_UPLOAD_BYTES", PART_BYTES)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with FaultProxy(request.getfixturevalue(URLS[scheme]), seed=3) as proxy:
         for name, value in environment(scheme, proxy.url).items():
             monkeypatch.setenv(name, value)
@@ -277,6 +285,66 @@ def test_upload_of_a_killed_process_is_gone_on_with(
     assert not client.list_multipart_uploads(Bucket="bucket", Prefix=key).get("Uploads")
 
 
+class _KilledError(BaseException):
+    """The end of a process in the middle of an upload."""
+
+
+def killed_upload(proxy: FaultProxy, path: Path) -> None:
+    """Upload two parts to Google's store, then end as a process that is killed."""
+    client_class = google_upload._Upload
+    step = client_class._step
+
+    def last_step(upload: google_upload._Upload) -> str | None:
+        if upload._num_received >= 2 * PART_BYTES:
+            raise _KilledError
+        return step(upload)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client_class, "_step", last_step)
+        with pytest.raises(_KilledError):
+            put(path, f"{proxy.root}/large")
+
+
+@pytest.mark.parametrize("proxy", ["gs"], indirect=True)
+def test_upload_of_a_killed_process_is_gone_on_with_at_google(
+    proxy: FaultProxy, large: Path, tmp_path: Path
+) -> None:
+    killed_upload(proxy, large)
+    (kept,) = (tmp_path / "cache" / "dynamicpo" / "uploads").iterdir()
+    # The address is a key to the object.
+    assert kept.stat().st_mode & 0o077 == 0
+    proxy.requests.clear()
+    put(large, f"{proxy.root}/large")
+    ranges = [request.headers.get("Content-Range") for request in proxy.requests]
+    sent = [place for place in ranges if place and not place.startswith("bytes *")]
+    assert sent[0] == f"bytes {2 * PART_BYTES}-{3 * PART_BYTES - 1}/{LARGE}"
+    assert len(sent) == 2
+    assert fetch(f"{proxy.root}/large", tmp_path / "back").read_bytes() == large.read_bytes()
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("proxy", ["gs"], indirect=True)
+@pytest.mark.parametrize("address", ["https://elsewhere.example/upload?upload_id=1", "", "x"])
+def test_token_goes_to_the_store_alone(
+    proxy: FaultProxy, large: Path, tmp_path: Path, address: str
+) -> None:
+    killed_upload(proxy, large)
+    (kept,) = (tmp_path / "cache" / "dynamicpo" / "uploads").iterdir()
+    kept.write_text(address)
+    put(large, f"{proxy.root}/large")
+    assert fetch(f"{proxy.root}/large", tmp_path / "back").read_bytes() == large.read_bytes()
+
+
+@pytest.mark.parametrize("proxy", ["gs"], indirect=True)
+def test_session_that_the_store_has_forgotten_is_begun_anew(
+    proxy: FaultProxy, large: Path, tmp_path: Path
+) -> None:
+    killed_upload(proxy, large)
+    proxy._sessions.clear()
+    put(large, f"{proxy.root}/large")
+    assert fetch(f"{proxy.root}/large", tmp_path / "back").read_bytes() == large.read_bytes()
+
+
 @STORES
 def test_folder_whose_upload_broke_off_is_not_sent_from_its_beginning(
     proxy: FaultProxy, large: Path, tmp_path: Path
@@ -407,3 +475,27 @@ def test_there_is_one_client_for_all_threads_and_one_for_each_setting(
     assert len(set(map(id, clients))) == 1
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     assert store_of("s3://") is not clients[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_tries"),
+    [(FailureKind.UNREACHABLE, 4), (FailureKind.BUSY, 60), (FailureKind.FORBIDDEN, 1)],
+)
+def test_each_kind_of_failure_has_its_deadline(
+    kind: FailureKind, num_tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock is five seconds later than the one before."""
+    seconds = itertools.count(step=5)
+    monkeypatch.setattr(retries, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.0001)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.0001)
+    store = cast(Store, SimpleNamespace(kind=lambda error: kind))
+    tries = []
+
+    def fail() -> None:
+        tries.append(kind)
+        raise RuntimeError("again")
+
+    with pytest.raises(RuntimeError, match="again"):
+        retries.retried(store, fail)
+    assert len(tries) == num_tries

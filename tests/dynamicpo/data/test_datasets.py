@@ -1,9 +1,6 @@
-"""Data sets as they were published, in small: the real formats with their real quirks."""
+"""Importers of data sets as they were published."""
 
-import gzip
-import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,151 +12,21 @@ from dynamicpo.core.records.manifest import Manifest
 from dynamicpo.core.records.rows import EXAMPLES, read_items, read_rows
 from dynamicpo.data.prepare import prepare_data
 from dynamicpo.runs.parameters import check_parameters
+from tests.fixtures.datasets import (
+    START,
+    USERS,
+    WRITERS,
+    events,
+    write_amazon,
+    write_goodreads,
+    write_later_movielens,
+    write_lfm_2b,
+    write_movielens_10m,
+    write_movielens_100k,
+    write_steam,
+)
 
-USERS, PLAYS = 8, 5
-START = 1_300_000_000  # in 2011
 SPLITS = ("train", "validation", "test")
-
-
-def events() -> list[tuple[int, int, int]]:
-    """User, item and seconds of each event, in the order of time."""
-    return [
-        (user, (user + 2 * play) % 10, START + 86_400 * play + user)
-        for play in range(PLAYS)
-        for user in range(USERS)
-    ]
-
-
-def write_gz(path: Path, lines: list[str]) -> None:
-    with gzip.open(path, "wt", encoding="utf-8") as stream:
-        stream.writelines(line + "\n" for line in lines)
-
-
-def write_hetrec(folder: Path) -> int:
-    """Tabs, CR LF, raw quotes; a time in 1956; several tags of an artist at one time."""
-    names = ["MALICE MIZER", '"Weird Al" Yankovic', "Die Ärzte", "Sigur Rós", "AC/DC", "!!!"]
-    names += ["Guns N' Roses", "Björk", '"Heroes"', "NA"]
-    lines = ["id\tname\turl\tpictureURL"]
-    lines += [
-        f"{10 + item}\t{name}\thttp://www.last.fm/music/{item}\thttp://userserve-ak.last.fm/{item}"
-        for item, name in enumerate(names)
-    ]
-    (folder / "artists.dat").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
-    rows = ["userID\tartistID\ttagID\ttimestamp"]
-    for user, item, seconds in events():
-        rows += [f"{2 + user}\t{10 + item}\t{tag}\t{seconds}000" for tag in (13, 15)]
-    rows.append("2\t10\t13\t-428720400000")
-    text = "".join(f"{row}\r\n" for row in rows)
-    (folder / "user_taggedartists-timestamps.dat").write_bytes(text.encode())
-    (folder / "user_artists.dat").write_text("userID\tartistID\tweight\r\n2\t10\t13883\r\n")
-    return 2 * len(events()) + 1
-
-
-def write_lastfm_1k(folder: Path) -> int:
-    """No header, ISO times, raw quotes, artists without an id of MusicBrainz."""
-    rows = []
-    for user, item, seconds in events():
-        time = pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%dT%H:%M:%SZ")
-        mbid = "" if item % 3 else f"f1b1cf71-bd35-4e99-8624-24a6e15f133{item}"
-        name = '"Weird Al" Yankovic' if item == 4 else f"Artist {item}"
-        rows.append(f'user_{user:06d}\t{time}\t{mbid}\t{name}\t\tFuck Me Im "Famous" - {item}')
-    path = folder / "userid-timestamp-artid-artname-traid-traname.tsv"
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return len(rows)
-
-
-def write_lfm_1b(folder: Path) -> int:
-    """No headers, `.txt`, raw quotes, artists without a name."""
-    rows = [f"{user}\t{item}\t9\t{item}\t{seconds}" for user, item, seconds in events()]
-    (folder / "LFM-1b_LEs.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    names = [f'{item}\t"Band" {item}' for item in range(10)]
-    artists = "\n".join([*names, "11\t"]) + "\n"
-    (folder / "LFM-1b_artists.txt").write_text(artists, encoding="utf-8")
-    return len(rows)
-
-
-def write_lfm_2b(folder: Path) -> int:
-    """Headers, ISO times without a zone, tracks of several artists with one name."""
-    lines = ["user_id\ttrack_id\talbum_id\ttimestamp"]
-    for user, item, seconds in events():
-        time = pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M:%S")
-        lines.append(f"{user}\t{item}\t{item}\t{time}")
-    (folder / "listening-events.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tracks = ["track_id\tartist_name\ttrack_name"]
-    tracks += [f"{item}\tBand {item}\tIntro" for item in range(10)]
-    (folder / "tracks.tsv").write_text("\n".join(tracks) + "\n", encoding="utf-8")
-    return len(lines) - 1
-
-
-def write_steam(folder: Path) -> int:
-    """Python literals in .json.gz; a game without an id, one without a name, one twice."""
-    reviews = []
-    for user, item, seconds in events():
-        date = pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d")
-        review = {"username": f"Chaos Syren {user}", "hours": 0.1, "products": 41}
-        review |= {"product_id": str(725280 + item), "page_order": 0, "date": date}
-        review |= {"text": "This would not be acceptable as 'it' is\n", "early_access": False}
-        reviews.append(repr(review).replace("'username'", "u'username'"))
-    write_gz(folder / "steam_reviews.json.gz", reviews)
-    games = []
-    for item in range(10):
-        game = {"publisher": "Kotoshiro", "genres": ["Action", "Casual"], "price": 4.99}
-        games.append({**game, "app_name": f"Lost Kitty {item}", "id": str(725280 + item)})
-    games.append({"url": "http://store.steampowered.com/", "price": 19.99})
-    games.append({"genres": ["Action"], "title": None, "app_name": None, "id": "317160"})
-    games.append(games[0])
-    write_gz(folder / "steam_games.json.gz", [repr(game) for game in games])
-    return len(reviews)
-
-
-def write_goodreads(folder: Path) -> int:
-    """Times as Ruby writes them; ids of digits as text; editions of one title, one without."""
-    rows = []
-    for user, item, seconds in events():
-        added = pd.Timestamp(seconds, unit="s", tz="US/Pacific")
-        row = {"user_id": f"8842281e1d1347389f2ab93d60773d4{user}", "book_id": f"00{item}"}
-        row |= {"is_read": item % 2 == 0, "rating": 5, "review_text_incomplete": "", "read_at": ""}
-        row["date_added"] = added.strftime("%a %b %d %H:%M:%S %z %Y")
-        rows.append(json.dumps(row))
-    write_gz(folder / "goodreads_interactions_poetry.json.gz", rows)
-    books = []
-    for item in range(10):
-        shelves = [{"count": "3", "name": "to-read"}]
-        book = {"isbn": "0312853122", "popular_shelves": shelves, "book_id": f"00{item}"}
-        title = "Leaves of Grass" if item < 2 else f"Poems {item}"
-        books.append({**book, "title": title, "publication_year": str(1984 + item)})
-    books.append({"book_id": "99", "title": "", "publication_year": ""})
-    write_gz(folder / "goodreads_books_poetry.json.gz", [json.dumps(book) for book in books])
-    return len(rows)
-
-
-def write_amazon(folder: Path) -> int:
-    """Milliseconds; variants under one parent; a review's own title; a product without one."""
-    rows = []
-    for user, item, seconds in events():
-        row = {"rating": 5.0, "title": "Such a lovely scent", "text": "...", "images": []}
-        row |= {"asin": f"B00YQ6X8E{user}", "parent_asin": f"B00YQ6X8E{item}"}
-        row |= {"user_id": f"AGKHLEW2SOWHNMFQIJGBECAF7IN{user}", "timestamp": seconds * 1000 + 923}
-        rows.append(json.dumps({**row, "helpful_vote": 0, "verified_purchase": True}))
-    write_gz(folder / "All_Beauty.jsonl.gz", rows)
-    products = []
-    for item in range(11):
-        product = {"main_category": "All Beauty", "title": f"Lotion {item}" if item < 10 else ""}
-        product |= {"average_rating": 4.8, "features": [], "price": None, "details": {}}
-        products.append(json.dumps({**product, "parent_asin": f"B00YQ6X8E{item}"}))
-    write_gz(folder / "meta_All_Beauty.jsonl.gz", products)
-    return len(rows)
-
-
-WRITERS: dict[str, tuple[Callable[[Path], int], dict[str, str]]] = {
-    "hetrec-lastfm": (write_hetrec, {"11": '"Weird Al" Yankovic', "19": "NA"}),
-    "lastfm-1k": (write_lastfm_1k, {'"Weird Al" Yankovic': '"Weird Al" Yankovic'}),
-    "lfm-1b": (write_lfm_1b, {"3": '"Band" 3'}),
-    "lfm-2b": (write_lfm_2b, {"0": "Intro", "1": "Intro (2)"}),
-    "steam": (write_steam, {"725280": "Lost Kitty 0"}),
-    "goodreads": (write_goodreads, {"000": "Leaves of Grass (1984)", "002": "Poems 2"}),
-    "amazon-2023": (write_amazon, {"B00YQ6X8E3": "Lotion 3"}),
-}
 CONFIG = {"k_core": 1, "min_history": 1}
 
 
@@ -296,28 +163,22 @@ def test_a_pipeline_takes_one_folder(tmp_path: Path) -> None:
         check_parameters("training", {"data_source": "steam"})
 
 
-def write_later_movielens(folder: Path, name: str, end: str) -> None:
-    """MovieLens from 20m on: headers, titles in quotes, times in seconds, files beside."""
-    inner = folder / name
-    inner.mkdir()
-    titles = ['"American President, The (1995)"', '"Amélie (Fabuleux destin, Le) (2001)"']
-    titles += [
-        '"""Great Performances"" Cats (1998)"',
-        *(f"Film {item} (2000)" for item in range(7)),
-    ]
-    movies = ["movieId,title,genres"]
-    for item, title in enumerate(titles):
-        genres = "(no genres listed)" if item == 2 else "Comedy|Drama"
-        movies.append(f"{item + 1},{title},{genres}")
-    ratings = ["userId,movieId,rating,timestamp"]
-    ratings += [f"{user + 1},{item + 1},3.5,{time}" for user, item, time in events()]
-    others = {
-        "links.csv": ["movieId,imdbId,tmdbId", "1,0114709,862"],
-        "tags.csv": ["userId,movieId,tag,timestamp", "2,1,funny,1445714994"],
-    }
-    for file, lines in {"movies.csv": movies, "ratings.csv": ratings, **others}.items():
-        (inner / file).write_bytes("".join(line + end for line in lines).encode())
-    (inner / "README.txt").write_text("Summary\n=======\n")
+EARLY_MOVIELENS = {
+    "100k": (write_movielens_100k, "ml-100k.zip", {"1": "The Godfather (1972)"}),
+    "10m": (write_movielens_10m, "", {"4": "Amélie 3: Act 2 (2001)"}),
+}
+
+
+@pytest.mark.parametrize("name", EARLY_MOVIELENS)
+def test_early_movielens(tmp_path: Path, name: str) -> None:
+    write, path, titles = EARLY_MOVIELENS[name]
+    write(tmp_path)
+    config = DataConfig(source="movielens", **CONFIG)
+    manifest = prepare_data(str(tmp_path / path), "", examples_of(tmp_path), config)
+    assert manifest.counts["interactions"] == len(events())
+    items = read_items(examples_of(tmp_path)).set_index("item_id")["title"]
+    assert titles.items() <= dict(items).items()
+    assert name == "10m" or items["2"] == "Les Misérables (1995)"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -80,6 +80,12 @@ READ_ALIKE: dict[str, dict[str, bytes]] = {
         ".a.csv.crc": b"crc",
         "README.md": b"# Data",
     },
+    "parts named like notes": {
+        "notice-1.csv": as_csv(FIRST),
+        "_part_2.csv": as_csv(SECOND),
+        "LICENSE.txt": b"CC0",
+        "a.csv.md5": b"0",
+    },
     "another delimiter in each part": {
         "a.csv": as_csv(FIRST),
         "b.csv": as_csv(SECOND, sep=";"),
@@ -91,6 +97,7 @@ READ_ALIKE: dict[str, dict[str, bytes]] = {
     "a byte order mark": {"a.csv": b"\xef\xbb\xbf" + as_csv()},
     "line ends of three systems": {"a.csv": with_ends(as_csv(), b"\n", b"\r\n", b"\r")},
     "line ends of two systems in a TSV": {"a.tsv": with_ends(as_csv(sep="\t"), b"\n", b"\r\n")},
+    "a hint for Excel in quotes": {"a.csv": b'"sep=;"\n' + as_csv(sep=";")},
     "semicolons": {"a.csv": as_csv(sep=";")},
     "every value in quotes": {"a.csv": as_csv(quoting=csv.QUOTE_ALL)},
     "every value of a TSV in quotes": {"a.tsv": as_csv(sep="\t", quoting=csv.QUOTE_ALL)},
@@ -198,6 +205,18 @@ REFUSED_PARTS: dict[str, tuple[dict[str, bytes], str]] = {
     "a format that is not read": (
         {"a.csv": as_csv(FIRST), "b.xlsx": b"PK"},
         r"must be a .* got \.csv, \.xlsx",
+    ),
+    "a part without a suffix": (
+        {"a.csv": as_csv(FIRST), "part-00001": as_csv(SECOND)},
+        r"got no suffix, \.csv with part-00001\. Rename or remove it, or name the parts by a glob",
+    ),
+    "a part of an unknown format": (
+        {"a.csv": as_csv(FIRST), "b.csv.lz4": b"lz4"},
+        r"got \.csv, \.lz4 with b\.csv\.lz4",
+    ),
+    "a copy whose name differs in case": (
+        {"A.CSV": as_csv(), "a.csv.gz": gzip.compress(as_csv())},
+        r"a\.csv and a\.csv\.gz have one name",
     ),
     "only empty parts": ({"a.csv": b"", "b.csv": b""}, "it is empty"),
     "ids with a point in one part": (
@@ -336,7 +355,7 @@ def test_text_of_json_stays_text(tmp_path: Path) -> None:
         for marker in ("", "\\N", "NA", "NULL", "None", "nan", "<NA>", "\u00a0", "\u200b")
     ]
     + [("a\0b", "characters that show"), ("a\u200bb", "characters that show")]
-    + [("1.23457E+15", "not be shortened by a spreadsheet")],
+    + [("1.23457E+15", "not be shortened by a program")],
 )
 def test_ids_that_mean_nothing_are_refused(tmp_path: Path, value: str, must: str) -> None:
     frame = FRAME.copy()
@@ -396,7 +415,8 @@ def test_times_of_two_units_are_refused(tmp_path: Path, values: list[object]) ->
 def test_numbers_of_a_series_are_no_days(tmp_path: Path) -> None:
     times = range(20_200_000, 20_200_000 + len(FRAME))
     (tmp_path / "i.csv").write_bytes(as_csv(FRAME.assign(timestamp=times)))
-    assert "conversions" not in prepare(tmp_path, tmp_path / "i.csv").extra
+    (note,) = prepare(tmp_path, tmp_path / "i.csv").extra["conversions"]
+    assert "numbers of a series" in note
 
 
 @pytest.mark.parametrize("split", ["time", "leave-one-out"])
@@ -444,6 +464,14 @@ BAD_TEXT: dict[str, tuple[bytes, str]] = {
         r':2: a double quote within quotes must be doubled \(""\)',
     ),
     "UTF-16": ("user_id,item_id\n".encode("utf-16"), "begins with the mark of UTF-16"),
+    "UTF-32": ("user_id,item_id\n".encode("utf-32"), "mark of UTF-32.*iconv -f UTF-32"),
+    "UTF-16 without a mark": ("user_id,item_id\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
+    "a comment before the header": (b"# May\n" + as_csv(), "remove what stands before it"),
+    "an unknown delimiter": (as_csv(sep="^"), "or write the file with these"),
+    "large letters": (
+        as_csv(FRAME.rename(columns=str.upper)),
+        "--columns user_id=USER_ID,item_id=ITEM_ID,timestamp=TIMESTAMP",
+    ),
     "Latin-1": (
         as_csv() + "é,m01,5,3\n".encode("latin-1"),
         ":432: must be UTF-8, but byte 1 .* 0xe9",
@@ -458,6 +486,33 @@ def test_message_names_the_line_and_what_helps(tmp_path: Path, kind: str) -> Non
     with pytest.raises(DataError, match=message) as caught:
         prepare(tmp_path, tmp_path / "i.csv")
     assert len(str(caught.value)) <= LINE_LIMIT
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split", "table"])
+def test_json_that_is_not_of_rows_says_how_to_write_it(tmp_path: Path, orient: str) -> None:
+    FRAME.to_json(tmp_path / "i.json", orient=orient)  # type: ignore[call-overload]
+    with pytest.raises(DataError, match=r"must hold one object for each row.*orient='records'"):
+        prepare(tmp_path, tmp_path / "i.json")
+
+
+def test_json_object_with_a_name_twice_is_refused(tmp_path: Path) -> None:
+    lines = FRAME.to_json(orient="records", lines=True)
+    path = tmp_path / "i.jsonl"
+    path.write_text(lines.replace('{"user_id"', '{"user_id":"zz","user_id"'))
+    with pytest.raises(DataError, match=r"must be there once, but data row 1 has one twice"):
+        prepare(tmp_path, path)
+
+
+def test_parts_without_a_header_must_have_as_many_columns(tmp_path: Path) -> None:
+    names = ["user_id", "item_id", "timestamp"]
+    parts = {
+        "a_dot_csv": as_csv(FIRST[names], header=False),
+        "b_dot_csv": as_csv(SECOND[["user_id", "item_id", "rating", "timestamp"]], header=False),
+    }
+    folder = write_parts(tmp_path / "parts", **parts)
+    config = DataConfig(k_core=1, columns="user_id=1,item_id=2,timestamp=3")
+    with pytest.raises(DataError, match=r"b\.csv: must have 3 columns, as a\.csv has, .* got 4"):
+        prepare_data(str(folder), str(ITEMS), tmp_path / "out", config)
 
 
 @pytest.mark.parametrize("name", ["i.csv.gz", "i.jsonl.gz"])
@@ -525,6 +580,20 @@ def test_frames_of_llara_are_refused_with_what_helps(tmp_path: Path) -> None:
         prepare_data(str(folder), "", tmp_path / "o", DataConfig(source="published"))
 
 
+@pytest.mark.parametrize("hash_users", [True, False])
+def test_advice_names_no_column_that_cannot_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hash_users: bool
+) -> None:
+    monkeypatch.setenv("DYNAMICPO_HASH_KEY", "x" * 32)
+    (tmp_path / "i.csv").write_text("user_id,item_id,time\x1estamps\nu1,m01,5\n")
+    with pytest.raises(DataError, match="--columns timestamp=NAME") as caught:
+        config = DataConfig(hash_users=hash_users)
+        prepare_data(str(tmp_path / "i.csv"), str(ITEMS), tmp_path / "out", config)
+    assert "\x1e" not in str(caught.value)
+    assert ("time\\x1estamps" in str(caught.value)) != hash_users
+    (line,) = str(caught.value).split("\n")
+
+
 def test_messages_are_short_and_few() -> None:
     lines = limited("\n".join(f"{number}: {'x' * 10_000}. Do this." for number in range(30)))
     first, *_, last = lines.split("\n")
@@ -533,5 +602,8 @@ def test_messages_are_short_and_few() -> None:
     assert first.startswith("0: xxx")
     assert first.endswith("Do this.")
     assert last == "10 more problems. Mend these first."
+    assert limited(lines) == lines == str(DataError(lines))
+    address = f"s3://b/?{'x' * 230}&token={'secret' * 100}: must be there. Correct it."
+    assert "secret" not in str(DataError(address))
     assert shown("a\nb") == "'a\\nb'"
     assert len(quoted("x" * 1000)) < 70

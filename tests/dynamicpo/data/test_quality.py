@@ -1,5 +1,6 @@
 """The quality page: every measure by hand, limits that stop, and bytes that stay the same."""
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -12,9 +13,11 @@ from dynamicpo.cli.main import main
 from dynamicpo.core.config import DataConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.data.prepare import prepare_data
+from dynamicpo.data.quality import near_titles
 from dynamicpo.data.quality.events import Gap, measure_events
 from dynamicpo.data.quality.near_titles import near_duplicates
 from dynamicpo.data.sources.engine import open_engine
+from dynamicpo.runs.settings_check import check_settings
 from tests.fixtures.tables import write_tables
 
 DAY = 86_400
@@ -98,6 +101,26 @@ def test_one_letter_in_any_place_is_found_among_many() -> None:
     assert {*changed} <= {name for pair in found.pairs for name in pair}
 
 
+@pytest.mark.parametrize("form", ["Of one form, but for its end {}", "{} " + "begin " * 30 + "{}"])
+def test_titles_of_one_form_are_bounded(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is near all others; without a bound the pairs grow with the square of the titles."""
+    compared = []
+
+    def counted(keys, pairs, largest):
+        compared.append(len(pairs))
+        return distances(keys, pairs, largest)
+
+    distances = near_titles._distances
+    monkeypatch.setattr(near_titles, "_distances", counted)
+    monkeypatch.setattr(near_titles, "_MOST_PAIRS", 20_000)
+    ends = ["".join(letters) for letters in itertools.product("abcdefghijkl", repeat=3)]
+    titles = [form.format(end, end) for end in ends]
+    found = near_duplicates(titles, num_shown=1)
+    assert found.num_titles > 0.99 * len(titles)
+    at_one_distance = near_titles._MOST_GRAMS * len(titles)
+    assert sum(compared) < 20_000 + at_one_distance
+
+
 def prepared(folder: Path, interactions: str, items: str, **settings: object) -> dict:
     config = DataConfig(**({"k_core": 1} | settings))  # type: ignore[arg-type]
     prepare_data(interactions, items, folder, config)
@@ -131,6 +154,27 @@ def test_a_limit_stops_with_one_line_that_names_it(
     assert main([*command, f"--{limit.replace('_', '-', 1)}"]) == 0
     quality = json.loads((tmp_path / "out" / "quality.json").read_text())
     assert quality[name]["value"] > DataConfig().min_rating
+
+
+def test_unknown_items_are_on_the_page_and_have_their_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interactions, items = write_tables(tmp_path)
+    frame = pd.read_csv(interactions, dtype=str)
+    is_unknown = frame.index % 10 == 0
+    frame.loc[is_unknown, "item_id"] = "elsewhere"
+    frame.to_csv(interactions, index=False)
+    share = is_unknown.mean()
+    settings = {"max_unknown_share": 0.2}
+    quality = prepared(tmp_path / "out", interactions, items, **settings)
+    assert quality["max_unknown_share"]["value"] == pytest.approx(share)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"{is_unknown.sum()} of {len(frame):,}" in page
+    command = ["prepare-data", "--interactions", interactions, "--items", items, "--k-core=1"]
+    command += ["--output", str(tmp_path / "strict"), "--max-unknown-share=0.05"]
+    assert main(command) == 2
+    assert "max_unknown_share" in capsys.readouterr().err
+    assert not (tmp_path / "strict").exists()
 
 
 def test_near_duplicates_and_all_limits_at_once(tmp_path: Path) -> None:
@@ -193,7 +237,8 @@ def test_the_page_is_the_same_bytes_and_names_no_user(tmp_path: Path) -> None:
     assert len(pages[0]) < 60_000
 
 
-def test_titles_that_a_tokenizer_cannot_tell_apart(tmp_path: Path) -> None:
+def write_word_model(folder: Path) -> None:
+    """The files of a backbone whose tokenizer knows "Film" and the numbers below 25."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -203,8 +248,12 @@ def test_titles_that_a_tokenizer_cannot_tell_apart(tmp_path: Path) -> None:
     words_only = Tokenizer(WordLevel(words, unk_token="<unk>"))
     words_only.pre_tokenizer = Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words_only, unk_token="<unk>")
-    tokenizer.save_pretrained(tmp_path / "model")
-    LlamaConfig(vocab_size=30).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(vocab_size=30).save_pretrained(folder)
+
+
+def test_titles_that_a_tokenizer_cannot_tell_apart(tmp_path: Path) -> None:
+    write_word_model(tmp_path / "model")
     interactions, items = write_tables(tmp_path)
     settings = {"tokenizer": str(tmp_path / "model")}
     # Five films of thirty have numbers that the tokenizer does not know.
@@ -219,6 +268,16 @@ def test_titles_that_a_tokenizer_cannot_tell_apart(tmp_path: Path) -> None:
     (tmp_path / "model" / "added").write_text("x")
     with pytest.raises(DataError, match="differs in tokenizer"):
         prepared(tmp_path / "out", interactions, items, **settings, **limits)
+
+
+def test_a_pipelines_backbone_counts_the_tokens(tmp_path: Path) -> None:
+    write_word_model(tmp_path / "model")
+    interactions, items = write_tables(tmp_path)
+    given = {"data_interactions": interactions, "data_items": items, "data_source": "table"}
+    given |= {"sft_backbone": str(tmp_path / "model"), "data_k_core": 1}
+    settings = check_settings("training", given).data
+    with pytest.raises(DataError, match="same_tokens .*got 0.1667 \\(5 of 30\\)"):
+        prepared(tmp_path / "out", interactions, items, **settings)
 
 
 @pytest.mark.parametrize("name", ["compact", "/nowhere"])

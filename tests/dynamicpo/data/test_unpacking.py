@@ -5,6 +5,8 @@ import time
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dynamicpo.cli.main import main
@@ -89,6 +91,34 @@ def test_parts_count_together(tmp_path: Path) -> None:
         check_unpacked(tmp_path / f"{name}.csv.gz", UnpackingLimits())
     with pytest.raises(DataError, match="at most 200 times"):
         check_unpacked(tmp_path, UnpackingLimits())
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_dictionary"),
+    [(["1"] * 250_000, True), ([f"{row}{'u' * 10_000}" for row in range(1000)], False)],
+)
+def test_parquet_is_limited_by_what_it_says_before_it_is_read(
+    tmp_path: Path, capsys, texts: list[str], is_dictionary: bool
+) -> None:
+    """Equal values are stored once, so that many rows take no more than long texts."""
+    _, items = write_tables(tmp_path)
+    path = tmp_path / "interactions.parquet"
+    table = pa.table(dict.fromkeys(("user_id", "item_id", "timestamp"), pa.array(texts)))
+    with pq.ParquetWriter(
+        path, table.schema, compression="zstd", use_dictionary=is_dictionary
+    ) as writer:
+        for _ in range(4):
+            writer.write_table(table)
+    assert path.stat().st_size < 100_000
+    started = time.process_time()
+    flags = ("--items", str(items))
+    assert prepare("table", path, tmp_path / "out", *flags) == 2
+    assert time.process_time() - started < 1
+    assert "must unpack to at most 200 times its size" in capsys.readouterr().err
+    flags = (*flags, "--max-unpacked-ratio", "1e5", "--max-unpacked-gb", "0.01")
+    assert prepare("table", path, tmp_path / "out", *flags) == 2
+    assert "must unpack to at most 0.01 GB" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_published_rows_are_limited_too(tmp_path: Path, capsys) -> None:

@@ -66,7 +66,8 @@ def test_models_of_several_evaluations_stand_together(root: Path, tmp_path: Path
     assert comparison["differences"]["seed"] == {"sft": 0, "dmpo": 1, "dynamicpo": 2}
     lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
     order = ["random", "popularity", "cooccurrence", "sft", "dmpo", "dynamicpo"]
-    assert [line.split("|")[1].strip() for line in lines[2:]] == order
+    assert [line.split("|")[1].strip() for line in lines[2:8]] == order
+    assert lines[8:] == ["", "Weights of each training: last (sft, dmpo, dynamicpo)."]
 
 
 def test_the_scorecard_has_a_row_for_each_model_and_each_pair_of_models(
@@ -184,6 +185,19 @@ def test_an_evaluation_of_an_earlier_version_is_refused(root: Path, tmp_path: Pa
         DataError, match="old: must say warnings, but an earlier version of dynamicpo made it"
     ):
         compare_evaluations([root / "evaluation-sft", old], tmp_path / "out")
+
+
+@pytest.mark.parametrize("setting", ["resamples", "seed"])
+def test_an_evaluation_without_a_setting_is_refused(
+    root: Path, tmp_path: Path, setting: str
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(root / "evaluation-sft", damaged)
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    del manifest["config"][setting]
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=f"damaged/manifest.json: .*{setting}"):
+        compare_evaluations([damaged], tmp_path / "out")
 
 
 def test_the_same_gives_the_same_bytes_and_is_used_again(root: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import read_manifest
 from dynamicpo.evaluation.comparison import compare_evaluations
+from dynamicpo.evaluation.costs import read_costs
 from dynamicpo.evaluation.evaluate import evaluate
 from dynamicpo.evaluation.result_files import read_result
 from tests.fixtures.folders import write_model, write_preferences, write_title_model
@@ -52,6 +53,20 @@ def test_each_protocol_has_the_files_that_it_has_alone(name: str, root: Path) ->
     assert (beside / "ranks.parquet").read_bytes() == (
         root / "listed" / name / "ranks.parquet"
     ).read_bytes()
+
+
+def test_costs_of_every_ranking_stand_in_the_record_of_the_run(root: Path) -> None:
+    record = read_json(root / BOTH / "run.json")
+    assert record["duration_seconds"] > 0
+    assert {*record["costs"]} == {*NAMES}
+    for name, costs in read_costs(root / BOTH).items():
+        assert {*costs} == {"listed", "catalogue"}, name
+        assert all(cost["seconds"] > 0 for cost in costs.values())
+        assert all(cost["peak_megabytes"] > 20 for cost in costs.values())
+    assert {key for costs in read_costs(root / "listed").values() for key in costs} == {"listed"}
+    # Not part of the result, which is the same in every run.
+    assert "run.json" not in read_manifest(root / BOTH).files
+    assert "What it costs" not in (root / BOTH / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)

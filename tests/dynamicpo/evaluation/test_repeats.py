@@ -153,7 +153,11 @@ def test_the_second_attacker_finds_lists_that_leave_out_the_history(stages: Path
     assert "by_history" not in audit_split(leaking, "test", items, "window")
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "published"])
+# 'model' needs a model that mines, and has tests of its own.
+DRAWN = [name for name in STRATEGIES if name not in ("model", "published")]
+
+
+@pytest.mark.parametrize("strategy", DRAWN)
 def test_every_strategy_passes_both_attackers(stages: Path, tmp_path: Path, strategy: str) -> None:
     for seed in (1, 2, 3):
         config = NegativesConfig(exclude="target", num_candidates=8, strategy=strategy, seed=seed)

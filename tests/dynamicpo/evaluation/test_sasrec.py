@@ -1,15 +1,25 @@
 """SASRec: sequences and windows by hand, what it learns, and the same numbers for the same seed."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 
+from dynamicpo.core.config import DataConfig, EvaluationConfig, NegativesConfig
 from dynamicpo.core.errors import DataError
+from dynamicpo.data.prepare import prepare_data
+from dynamicpo.evaluation.baselines import sasrec_training
 from dynamicpo.evaluation.baselines.sasrec import fit_sasrec
+from dynamicpo.evaluation.baselines.sasrec_model import Histories, SASRec
+from dynamicpo.evaluation.baselines.sasrec_training import HeldOutRows, held_out_loss, train_sasrec
+from dynamicpo.evaluation.evaluate import evaluate
+from dynamicpo.negatives.sampling import sample_negatives
 from dynamicpo.negatives.sequences import Sequences, cut_windows, make_sequences
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 NAMES = [f"i{item:02d}" for item in range(20)]
 ITEMS = pd.DataFrame({"item_id": NAMES, "title": NAMES, "popularity": 1, "category": ""})
 
@@ -137,3 +147,95 @@ def test_an_unknown_item_is_named() -> None:
         DataError, match="train row 'u0:3': every item must be in items.parquet, got 'lost'"
     ):
         fit_sasrec(ITEMS, unknown)
+
+
+def held_out() -> HeldOutRows:
+    histories = Histories(np.array([[0, 1, 2], [7, 0, 0]]), np.array([3, 1]))
+    return HeldOutRows(histories, np.array([3, 8]))
+
+
+def test_the_held_out_loss_by_hand() -> None:
+    torch.manual_seed(0)
+    model = SASRec(20, 3)
+    model.eval()
+    with torch.no_grad():
+        first = model.scores(model(torch.tensor([[0, 1, 2]])))[0, 2]
+        second = model.scores(model(torch.tensor([[7]])))[0, 0]
+    likelihoods = [first.softmax(0)[3].item(), second.softmax(0)[8].item()]
+    model.train()
+    loss = held_out_loss(model, held_out())
+    assert loss == pytest.approx(-np.log(likelihoods).mean(), rel=1e-5)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("losses", "looks", "best"),
+    [
+        ([3.0, 2.0, 1.0] + [2.0] * 20, 8, 2),  # five epochs without a better one
+        ([3.0 - epoch / 10 for epoch in range(12)], 12, 11),  # to the end
+        ([float("nan")] * 20, 6, None),  # no loss is a number: the last weights
+    ],
+)
+def test_training_stops_and_the_best_weights_are_kept(
+    losses: list[float], looks: int, best: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look(model: SASRec, _rows: HeldOutRows) -> float:
+        seen.append(model.items.weight.detach().clone())
+        return losses[len(seen) - 1]
+
+    monkeypatch.setattr(sasrec_training, "held_out_loss", look)
+    sequences, length = make_sequences(ITEMS, table(ring(10)))
+    torch.manual_seed(0)
+    model = SASRec(20, length)
+    train_sasrec(model, sequences, length, 12, np.random.default_rng(0), held_out())
+    assert len(seen) == looks
+    assert torch.equal(model.items.weight, seen[-1 if best is None else best])
+    assert not torch.equal(seen[0], seen[-1])
+
+
+def test_validation_rows_choose_the_epoch_and_change_nothing_else() -> None:
+    """On noise the last epoch is not the best for new rows; of rings it nearly is."""
+    rng = np.random.default_rng(0)
+    noise = [
+        (f"u{user}", 4, rng.integers(0, 20, 4).tolist(), int(rng.integers(0, 20)))
+        for user in range(60)
+    ]
+    train, new = table(noise[:30]), table(noise[30:])
+
+    def loss(validation: pa.Table | None) -> float:
+        scores = fit_sasrec(ITEMS, train, validation=validation)(new)
+        probabilities = torch.tensor(scores).softmax(1).numpy()
+        targets = [NAMES.index(target) for target in new["target"].to_pylist()]
+        return float(-np.log(probabilities[np.arange(30), targets]).mean())
+
+    assert loss(new) < loss(None) - 0.1
+
+
+def test_without_validation_rows_that_have_a_history_all_epochs_are_kept() -> None:
+    rows = table(ring(10))
+    expected = fit_sasrec(ITEMS, rows, epochs=3)(rows)
+    for validation in (table([]), table([("x", 0, [], 4)])):
+        scores = fit_sasrec(ITEMS, rows, epochs=3, validation=validation)(rows)
+        np.testing.assert_array_equal(scores, expected)
+
+
+def test_one_item_and_one_user_train() -> None:
+    rows = table([("a", 1, [3], 3), ("a", 2, [3, 3], 3)])
+    alone = ITEMS.iloc[3:4].reset_index(drop=True)
+    scores = fit_sasrec(alone, rows, validation=rows)(rows)
+    assert scores.shape == (2, 1) and np.isfinite(scores).all()
+
+
+def test_an_evaluation_stops_sasrec_by_its_validation_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sources = [str(FIXTURES / f"{name}.csv") for name in ("interactions", "items")]
+    prepare_data(*sources, tmp_path / "examples", DataConfig(k_core=1))
+    config = NegativesConfig(num_candidates=6)
+    sample_negatives(tmp_path / "examples", tmp_path / "preferences", config)
+    caplog.set_level("INFO", "dynamicpo.evaluation.baselines.sasrec_training")
+    settings = EvaluationConfig(resamples=100)
+    evaluate(tmp_path / "preferences", {}, tmp_path / "evaluation", settings)
+    assert "SASRec: epoch" in caplog.text

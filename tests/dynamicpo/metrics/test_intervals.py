@@ -13,6 +13,7 @@ from dynamicpo.metrics.intervals import (
     Interval,
     clustered_interval,
     clustered_intervals,
+    detectable_difference,
     holm,
     paired_difference,
 )
@@ -226,3 +227,20 @@ def test_input_that_makes_no_sense(
 ) -> None:
     with pytest.raises(error, match=message):
         clustered_interval(values, users, resamples)
+
+
+def test_detectable_difference_is_seen_four_times_in_five() -> None:
+    rng = np.random.default_rng(0)
+    users = np.arange(120)
+    detectable = detectable_difference(-1.96 * 120**-0.5, 1.96 * 120**-0.5)
+    zeros = np.zeros(120)
+    lows = []
+    for seed in range(500):
+        rows = rng.normal(detectable, 1.0, 120)
+        lows.append(paired_difference(rows, zeros, users, resamples=400, seed=seed).low)
+    found = np.mean([low > 0 for low in lows if low is not None])
+    assert 0.75 < found < 0.85
+
+
+def test_nothing_is_detectable_without_an_interval() -> None:
+    assert math.isinf(detectable_difference(None, None))

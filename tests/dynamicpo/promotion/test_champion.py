@@ -7,6 +7,7 @@ import pytest
 
 from dynamicpo.core.errors import CheckFailedError, DataError
 from dynamicpo.core.storage.publication import publish_folder
+from dynamicpo.promotion import champion
 from dynamicpo.promotion.champion import (
     Reason,
     champions,
@@ -15,7 +16,12 @@ from dynamicpo.promotion.champion import (
     read_moves,
     roll_back_champion,
 )
-from dynamicpo.promotion.versions import delete_version, make_version, published_names
+from dynamicpo.promotion.versions import (
+    delete_version,
+    fetch_version,
+    make_version,
+    published_names,
+)
 from tests.fixtures.version_sources import make_source
 
 REASON = Reason("ann", "it is better", {"difference": 0.01})
@@ -151,3 +157,35 @@ def test_old_versions_are_deleted_but_champion_and_predecessor(store: str, tmp_p
     assert roll_back_champion(store, REASON).champion == names[2]
     assert delete_old_versions(store, keep=1) == [names[0]]
     assert delete_old_versions(store, keep=9) == []
+
+
+def test_version_that_is_promoted_while_others_are_deleted_stays(
+    any_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = any_store
+    old, middle, new = publish(store, tmp_path, b"a", b"b", b"c")
+    promote_version(store, new, REASON)
+    hide = champion.hide_version
+
+    def promote_and_hide(store: str, name: str) -> bytes:
+        # Somebody has looked at the version and moves the champion right before it is hidden.
+        if name == middle:
+            promote_version(store, middle, REASON)
+        return hide(store, name)
+
+    monkeypatch.setattr(champion, "hide_version", promote_and_hide)
+    assert delete_old_versions(store, keep=1) == [old]
+    assert published_names(store) == [middle, new]
+    fetch_version(store, middle, tmp_path / "served")
+
+
+def test_version_whose_name_has_other_content_is_refused(store: str, tmp_path: Path) -> None:
+    first, second = publish(store, tmp_path, b"a", b"b")
+    folder = Path(store, "versions")
+    contents = (folder / first / "contents.json").read_bytes()
+    (folder / second / "contents.json").write_bytes(contents)
+    with pytest.raises(DataError, match=r"contents.json: must list the files that the folder is"):
+        promote_version(store, second, REASON)
+    with pytest.raises(DataError, match="somebody has changed it. Remove the folder"):
+        publish(store, tmp_path / "again", b"b")
+    assert read_moves(store) == []

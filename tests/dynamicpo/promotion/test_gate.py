@@ -1,7 +1,8 @@
 """The gate promotes what is clearly better on rows that nobody has seen, and nothing else."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from dynamicpo.core.records.outputs import stage_output
 from dynamicpo.core.records.rows import PREFERENCES, write_items, write_rows
 from dynamicpo.evaluation.result_files import write_result
 from dynamicpo.evaluation.results import EvaluatedRows, ModelResult
+from dynamicpo.evaluation.served import ServedRanks, write_served
 from dynamicpo.promotion.champion import Reason, promote_version
 from dynamicpo.promotion.gate import judge_challenger
 from dynamicpo.promotion.versions import VersionSource, make_version
+from tests.fixtures.folders import rewrite_checksums
 from tests.fixtures.version_sources import write_model
 
 NUM_USERS = 400
@@ -41,6 +44,7 @@ class Shop:
         self.users = [f"u{number // ROWS_PER_USER}" for number in range(num_users * ROWS_PER_USER)]
         self.preferences = folder / "preferences"
         with stage_output(self.preferences, Manifest("sample_negatives", {}, {})) as partial:
+            write_items(partial, shop_items())
             # Half of the users have training rows.
             known = self.users[: len(self.users) // 2]
             write_rows(partial, "train", rows_of(known, "train", 100.0))
@@ -77,16 +81,7 @@ class Shop:
         with stage_output(path, manifest) as partial:
             table = rows_of(self.users, "test", 300.0)
             pq.write_table(table, partial / "rows.parquet")
-            popularity = [100 if number < 4 else 1 for number in range(20)]
-            items = pd.DataFrame(
-                {
-                    "item_id": CANDIDATES,
-                    "title": CANDIDATES,
-                    "popularity": popularity,
-                    "category": None,
-                }
-            )
-            write_items(partial, items)
+            write_items(partial, shop_items())
             for name, before in better.items():
                 self._write(partial / name, before)
         return path
@@ -113,6 +108,12 @@ class Shop:
         decision = json.loads((output / "decision.json").read_text())
         decision["folder"] = output
         return decision
+
+
+def shop_items() -> pd.DataFrame:
+    popularity = [100 if number < 4 else 1 for number in range(20)]
+    columns = {"item_id": CANDIDATES, "title": CANDIDATES, "popularity": popularity}
+    return pd.DataFrame({**columns, "category": None})
 
 
 def rows_of(users: Sequence[str], split: str, time: float) -> pa.Table:
@@ -149,6 +150,10 @@ def test_first_version_needs_no_comparison(shop: Shop) -> None:
     decision = shop.judge(evaluation)
     assert decision["promotes"]
     assert decision["reasons"] == ["Promote new: there is no champion yet."]
+    text = (decision["folder"] / "decision.md").read_text()
+    # No table of nothing, and no rule that nothing was held against.
+    assert "|" not in text and "Rule" not in text
+    assert "Guardrails" not in (decision["folder"] / "report.html").read_text()
     assert decision["champion"] == ""
 
 
@@ -245,6 +250,17 @@ def test_freshness_does_not_go_down_step_by_step(shop: Shop) -> None:
     assert objection.startswith(f"Against {first[:12]} the lower bound")
 
 
+def test_a_model_that_was_published_twice_is_faced_as_the_later_version(shop: Shop) -> None:
+    shop.champion("old")
+    again = shop.evaluate("again", {"old": [1] * 800})
+    later = make_version(VersionSource(shop.model("old"), again, shop.preferences), shop.store).name
+    promote_version(shop.store, later, REASON)
+    models = {"old": ranks(800, 0, 0.3), "new": ranks(800, 1, 0.9)}
+    decision = shop.judge(shop.evaluate("fresh", models), rule="not-worse", margin=0.05)
+    assert decision["champion"] == later
+    assert [*decision["differences"]] == [later]
+
+
 def test_rows_that_a_model_was_trained_on_are_refused(tmp_path: Path) -> None:
     shop = Shop(tmp_path, fresh=150.0)
     shop.champion("old")
@@ -256,7 +272,7 @@ def test_rows_that_a_model_was_trained_on_are_refused(tmp_path: Path) -> None:
 def test_rows_that_the_champion_was_trained_on_are_refused(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynamicpo.promotion.versions.seen_until", lambda _: 5000.0)
+    monkeypatch.setattr("dynamicpo.promotion.version_cards.seen_until", lambda _: 5000.0)
     version = shop.champion("old")
     evaluation = shop.evaluate("fresh", {"old": ranks(800, 0, 0.3), "new": ranks(800, 1, 0.9)})
     with pytest.raises(DataError, match=f"must be later than all that version {version[:12]}"):
@@ -316,3 +332,119 @@ def test_a_decision_on_another_model_promotes_nothing(
     argv = ["promote", version, "--store", shop.store, "--decision", str(decision["folder"])]
     assert main(argv) == 2
     assert "must be the decision on version" in capsys.readouterr().err
+
+
+def serve(folder: Path, name: str, places: Better, is_listed: Sequence[bool] | None = None) -> None:
+    """Add what a model would serve to an evaluation: the place of each next item."""
+    size = len(places)
+    ids = [f"test-{number}" for number in range(size)]
+    rows = EvaluatedRows("test", ids, ids, np.zeros(size, dtype=int))
+    listed = np.ones(size, dtype=bool) if is_listed is None else np.array(is_listed)
+    with reopened(folder):
+        ranks = ServedRanks(listed, np.array(places), np.zeros(size, dtype=int))
+        write_served(folder / name, rows, ranks)
+
+
+@contextlib.contextmanager
+def reopened(folder: Path) -> Iterator[None]:
+    """Let a finished folder name its files as they are after the block."""
+    yield
+    rewrite_checksums(folder)
+
+
+def test_what_is_served_decides_where_it_was_measured(shop: Shop) -> None:
+    version = shop.champion("old")
+    same = ranks(800, 0, 0.5)
+    evaluation = shop.evaluate("fresh", {"old": same, "new": same})
+    serve(evaluation, "old", [0] * 800, [number % 4 == 0 for number in range(800)])
+    serve(evaluation, "new", [0] * 800, [number % 4 < 2 for number in range(800)])
+    decision = shop.judge(evaluation, margin=0.05)
+    assert decision["promotes"], decision["reasons"]
+    assert decision["metric"] == "served_ndcg_at_10"
+    assert decision["differences"][version]["difference"] == pytest.approx(0.25)
+    # What does not decide stands beside it.
+    assert decision["beside"]["hit_ratio_at_1"]["difference"] == 0
+    assert set(decision["beside"]) == {"hit_ratio_at_1", "ndcg_at_10"}
+    text = (decision["folder"] / "report.html").read_text()
+    assert "served_ndcg_at_10 must be above" in text and "hit_ratio_at_1" in text
+    listed = shop.judge(evaluation, metric="ndcg_at_10", margin=0.05)
+    assert (listed["metric"], listed["promotes"]) == ("ndcg_at_10", False)
+
+
+def test_served_metric_that_was_not_measured_is_named(shop: Shop) -> None:
+    shop.champion("old")
+    evaluation = shop.evaluate("fresh", {"old": [0] * 800, "new": [0] * 800})
+    serve(evaluation, "new", [0] * 800)
+    # Measured for one alone: what all have decides.
+    assert shop.judge(evaluation)["metric"] == "ndcg_at_10"
+    with pytest.raises(DataError, match=r"served_ndcg_at_10.*Evaluate with --generator"):
+        shop.judge(evaluation, metric="served_ndcg_at_10")
+
+
+def test_page_gives_the_result_without_items_that_one_does_not_know(shop: Shop) -> None:
+    version = shop.champion("old")
+    # Every tenth next item is new: the champion ranks it last, the challenger first.
+    old = [19 if number % 10 == 0 else 3 for number in range(800)]
+    new = [0 if number % 10 == 0 else 3 for number in range(800)]
+    evaluation = shop.evaluate("fresh", {"old": old, "new": new})
+    path = evaluation / "old" / "ranks.parquet"
+    with reopened(evaluation):
+        table = pq.read_table(path)
+        scores = np.zeros((800, 20))
+        scores[::10, 0] = -np.inf
+        column = pa.array(list(scores), pa.list_(pa.float64()))
+        place = table.column_names.index("scores")
+        pq.write_table(table.set_column(place, "scores", column), path)
+    decision = shop.judge(evaluation, margin=0.05)
+    assert decision["promotes"], decision["reasons"]
+    part = decision["unknown_items"][version]
+    assert (part["rows"], part["share"]) == (80, 0.1)
+    assert part["without"]["difference"] == 0
+    for name in ("report.html", "decision.md"):
+        text = (decision["folder"] / name).read_text()
+        assert f"10 % of the rows challenger or {version[:12]} does not know" in text.replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
+
+
+@pytest.mark.parametrize(
+    ("share", "sentence"),
+    [(0.9, "Co-occurrence beats new and champion"), (0.0, "Co-occurrence beats neither new nor")],
+)
+def test_page_says_whether_cooccurrence_beats_both(shop: Shop, share: float, sentence: str) -> None:
+    version = shop.champion("old")
+    models = {"old": ranks(800, 0, 0.3), "new": ranks(800, 1, 0.3)}
+    evaluation = shop.evaluate("fresh", models)
+    with reopened(evaluation):
+        shop._write(evaluation / "cooccurrence", ranks(800, 2, share))
+    decision = shop.judge(evaluation)
+    assert any(note.startswith(sentence) for note in decision["notes"])
+    assert set(decision["baseline"]) == {"new", f"champion {version[:12]}"}
+    assert sentence in (decision["folder"] / "decision.md").read_text()
+
+
+def test_rows_that_the_champion_was_published_with_are_said(shop: Shop) -> None:
+    shop.champion("old")
+    evaluation = shop.evaluate("fresh", {"old": ranks(800, 0, 0.3), "new": ranks(800, 1, 0.3)})
+    notes = shop.judge(evaluation)["notes"]
+    assert any("100" in note and "published with" in note for note in notes)
+
+
+def test_coverage_and_valid_answers_are_guarded(shop: Shop) -> None:
+    shop.champion("old")
+    old = [9] * 800
+    evaluation = shop.evaluate("fresh", {"old": old, "new": [0] * 800})
+    with reopened(evaluation):
+        for name, best, valid in (("old", CANDIDATES, True), ("new", ["i0"], False)):
+            path = evaluation / name / "ranks.parquet"
+            table = pq.read_table(path)
+            items = [best[number % len(best)] for number in range(800)]
+            for column, values in (("best", items), ("valid", [valid] * 800)):
+                place = table.column_names.index(column)
+                array = pa.array(values, table.schema.field(column).type)
+                table = table.set_column(place, column, array)
+            pq.write_table(table, path)
+    decision = shop.judge(evaluation, margin=0.5)
+    assert not decision["promotes"]
+    failed = {name for name, guard in decision["guards"].items() if guard["failed"]}
+    assert failed == {"coverage", "ValidRatio"}

@@ -297,6 +297,38 @@ def test_headline_keeps_the_model_in_use_where_none_is_better() -> None:
     ]
 
 
+def with_catalogue(**values: float) -> dict[str, dict[str, float]]:
+    metrics = hit_ratios(sasrec=0.29, sft=0.29, dynamicpo=0.3)
+    for name, value in values.items():
+        bounds = {"_low": value - 0.005, "_high": value + 0.005}
+        for bound, difference in {"": value, **bounds}.items():
+            metrics[name][f"test_catalogue_ndcg_at_10{bound}"] = difference
+    return metrics
+
+
+def test_headline_says_where_the_order_over_the_catalogue_differs() -> None:
+    metrics = with_catalogue(sasrec=0.087, sft=0.084, dynamicpo=0.083)
+    *_, sentence = evaluation_headline(metrics)
+    assert sentence.startswith(
+        "Over the whole catalogue the order differs: sasrec ranks best, NDCG@10 .087 [.082, .092]; "
+        "dynamicpo reaches NDCG@10 .083 [.078, .088]. Lists measure what the models are for"
+    )
+    same = with_catalogue(sasrec=0.08, sft=0.08, dynamicpo=0.083)
+    assert evaluation_headline(same)[-1] == (
+        "Over the whole catalogue it ranks best, too: NDCG@10 .083 [.078, .088]."
+    )
+    # Without rankings of every item there is nothing to say of them.
+    assert "catalogue" not in " ".join(evaluation_headline(hit_ratios(a=0.1, b=0.2)))
+
+
+def test_comparison_page_has_the_differences_over_the_catalogue() -> None:
+    over_catalogue = [{**CLEAR, "metric": "test_catalogue_ndcg_at_10"}]
+    html = comparison_page(EvaluationReport(metrics=METRICS, catalogue_comparisons=over_catalogue))
+    heading = "<h2>Paired differences over the whole catalogue</h2>"
+    assert heading in html and "catalogue NDCG@10" in html[html.index(heading) :]
+    assert heading not in comparison_page(EvaluationReport(metrics=METRICS))
+
+
 def test_headline_without_usable_scores() -> None:
     assert evaluation_headline({}) == ["Nothing was evaluated."]
     assert evaluation_headline({"a": {"test_mrr": math.nan}}) == ["No model has a usable score."]
@@ -465,12 +497,17 @@ def test_metrics_from_json_are_taken_as_they_are() -> None:
 
 
 def test_the_drift_page_puts_the_verdict_on_top_of_evidently_and_escapes_it() -> None:
-    column = DriftColumn(HOSTILE, 0.3346, True, "Jensen-Shannon distance", "a column")
-    report = DriftReport("Drifted: 1 of 1 columns have drifted.", HOSTILE, 1200, 30, [column])
+    method = "Jensen-Shannon distance"
+    window = "training window"
+    column = DriftColumn(HOSTILE, 0.3346, "drifted", 0.0124, window, method, "a column")
+    rows = ["1,200 rows of the reference", "30 rows of the current window"]
+    verdict = "Drifted: 1 of 1 columns have drifted."
+    report = DriftReport(verdict, HOSTILE, rows, [column], {window: (0.5, 0.25, None)}, [])
     page = drift_page(report, "<html><head></head><body class='e'><div>\\1</div></body></html>")
     assert page.startswith("<html><head></head><body class='e'>\n<style>")
     assert page.endswith("</div>\n<div>\\1</div></body></html>")
     assert "<h1>Drifted: 1 of 1 columns have drifted.</h1>" in page
-    assert "Rows: 1,200 of the reference, 30 of the current window." in page
-    assert '<td class="number">0.335</td><td>yes</td>' in page
+    assert "1,200 rows of the reference; 30 rows of the current window." in page
+    assert '<td class="number">0.335</td><td><strong>drifted</strong></td>' in page
+    assert "0.012" in page and "HitRatio@1" in page
     assert "<script" not in page and page.count("&lt;script&gt;") == 2

@@ -13,11 +13,17 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import Row
 from dynamicpo.scoring.positions import position_limit
 from dynamicpo.scoring.shared_prefix import answer_logps, score_rows
-from dynamicpo.training.preference_batches import collate_preferences, make_dataset
+from dynamicpo.training.preference_batches import collate_preferences
 from dynamicpo.training.preference_objective import PreferenceObjective
 from dynamicpo.training.schedule import Schedule
 from dynamicpo.training.trainer import train
-from tests.fixtures.scoring import VOCABULARY, defined_logps, random_rows, tiny_model
+from tests.fixtures.scoring import (
+    VOCABULARY,
+    defined_logps,
+    preference_examples,
+    random_rows,
+    tiny_model,
+)
 
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -89,7 +95,7 @@ def test_a_long_row_in_the_step_does_not_change_the_first_loss(tmp_path: Path) -
         rows = [*random_rows(7, 2, (2,)), Row([3] * (longest - 1), [[4, 5], [6, 7]])]
         rows = [Row(row.prompt_ids[: longest - 1], row.answer_ids) for row in rows]
         reference = torch.cat([score_rows(model, [row]) for row in rows])
-        dataset = make_dataset([str(index) for index in range(8)], rows, reference)
+        dataset = preference_examples(rows, reference)
         schedule = Schedule.from_config(config, learning_rate=1e-3)
         objective = PreferenceObjective(config)
         return train(model, dataset, collate_preferences, objective, schedule, tmp_path, "test")[0][

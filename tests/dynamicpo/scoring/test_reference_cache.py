@@ -12,6 +12,7 @@ from dynamicpo.core.records.rows import Row
 from dynamicpo.scoring import reference_cache
 from dynamicpo.scoring.reference_cache import reference_logps
 from dynamicpo.scoring.shared_prefix import score_rows
+from dynamicpo.scoring.tensor_files import file_metadata
 from tests.fixtures.scoring import random_rows, tiny_model
 
 KEY = {"model": "a", "preferences": "b", "prompts": "c"}
@@ -36,10 +37,10 @@ def suffixes_in(folder):
 
 def test_the_second_time_nothing_is_computed(tmp_path, computed):
     model, rows = tiny_model(), random_rows(5, 3)
-    first = reference_logps(model, rows, tmp_path / "cache", KEY)
+    first = reference_logps(model, rows, str(tmp_path / "cache"), KEY)
     assert torch.equal(first, score_rows(model, rows))
     assert torch.equal(
-        reference_logps(model, rows, tmp_path / "cache", dict(reversed(KEY.items()))), first
+        reference_logps(model, rows, str(tmp_path / "cache"), dict(reversed(KEY.items()))), first
     )
     assert computed == [5]
     assert suffixes_in(tmp_path / "cache") == [".lock", ".safetensors"]
@@ -63,9 +64,9 @@ def test_two_runs_at_once_compute_it_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(reference_cache, "score_rows", slow)
     caplog.handler.addFilter(waiting)
     with caplog.at_level(logging.INFO), ThreadPoolExecutor(2) as pool:
-        first = pool.submit(reference_logps, model, rows, tmp_path, KEY)
+        first = pool.submit(reference_logps, model, rows, str(tmp_path), KEY)
         assert begun.wait(60)
-        second = pool.submit(reference_logps, model, rows, tmp_path, KEY)
+        second = pool.submit(reference_logps, model, rows, str(tmp_path), KEY)
         assert torch.equal(first.result(), second.result())
     assert calls == [5]
     assert suffixes_in(tmp_path) == [".lock", ".safetensors"]
@@ -74,28 +75,28 @@ def test_two_runs_at_once_compute_it_once(tmp_path, monkeypatch, caplog):
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
     model, rows = tiny_model(), random_rows(5, 3)
     for number in range(8):
-        reference_logps(model, rows, tmp_path / str(number), KEY)
+        reference_logps(model, rows, str(tmp_path / str(number)), KEY)
     assert len({path.read_bytes() for path in tmp_path.rglob("*.safetensors")}) == 1
 
 
 @pytest.mark.parametrize("part", KEY)
 def test_another_fingerprint_is_computed_anew(tmp_path, computed, part):
     model, rows = tiny_model(), random_rows(5, 3)
-    reference_logps(model, rows, tmp_path, KEY)
-    reference_logps(model, rows, tmp_path, {**KEY, part: "other"})
+    reference_logps(model, rows, str(tmp_path), KEY)
+    reference_logps(model, rows, str(tmp_path), {**KEY, part: "other"})
     assert computed == [5, 5]
 
 
 def test_other_rows_are_computed_anew(tmp_path, computed):
     model, rows = tiny_model(), random_rows(5, 3)
-    reference_logps(model, rows, tmp_path, KEY)
+    reference_logps(model, rows, str(tmp_path), KEY)
     for changed in (
         rows[:4],
         rows[::-1],
         [*rows[:4], Row(rows[4].prompt_ids, rows[4].answer_ids[::-1])],
     ):
         assert torch.equal(
-            reference_logps(model, changed, tmp_path, KEY), score_rows(model, changed)
+            reference_logps(model, changed, str(tmp_path), KEY), score_rows(model, changed)
         )
     assert computed == [5, 4, 5, 5]
 
@@ -103,7 +104,7 @@ def test_other_rows_are_computed_anew(tmp_path, computed):
 @pytest.mark.parametrize("damage", ["number", "key", "shape", "cut", "empty", "other"])
 def test_a_damaged_file_is_computed_anew(tmp_path, computed, damage, caplog):
     model, rows = tiny_model(), random_rows(5, 3)
-    expected = reference_logps(model, rows, tmp_path, KEY)
+    expected = reference_logps(model, rows, str(tmp_path), KEY)
     (path,) = tmp_path.glob("*.safetensors")
     content = path.read_bytes()
     if damage == "number":
@@ -112,18 +113,19 @@ def test_a_damaged_file_is_computed_anew(tmp_path, computed, damage, caplog):
         path.write_bytes(content.replace(b"model", b"other"))
         assert path.read_bytes() != content
     elif damage == "shape":
-        metadata = reference_cache.file_metadata(reference_cache.full_key(rows, KEY), expected[:2])
-        save_file({"logps": expected[:2].clone()}, path, metadata=metadata)
+        tensors = {"logps": expected[:2].clone()}
+        metadata = file_metadata(reference_cache.full_key(rows, KEY), tensors)
+        save_file(tensors, path, metadata=metadata)
     elif damage == "other":
         save_file({"something": expected}, path)
     else:
         path.write_bytes(content[:-7] if damage == "cut" else b"")
     with caplog.at_level(logging.WARNING):
-        assert torch.equal(reference_logps(model, rows, tmp_path, KEY), expected)
+        assert torch.equal(reference_logps(model, rows, str(tmp_path), KEY), expected)
     assert computed == [5, 5]
     assert "computed anew" in caplog.text
     assert torch.equal(load_file(path)["logps"], expected), "the file is mended"
-    reference_logps(model, rows, tmp_path, KEY)
+    reference_logps(model, rows, str(tmp_path), KEY)
     assert computed == [5, 5]
 
 
@@ -133,7 +135,7 @@ def test_a_failure_leaves_no_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reference_cache, "score_rows", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
-        reference_logps(tiny_model(), random_rows(2, 2), tmp_path, KEY)
+        reference_logps(tiny_model(), random_rows(2, 2), str(tmp_path), KEY)
     assert suffixes_in(tmp_path) == [".lock"]
 
 
@@ -141,7 +143,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     model, rows = tiny_model(), random_rows(2, 2)
     with caplog.at_level(logging.WARNING):
-        logps = reference_logps(model, rows, tmp_path / "file", KEY)
+        logps = reference_logps(model, rows, str(tmp_path / "file"), KEY)
     assert torch.equal(logps, score_rows(model, rows))
     assert "are not kept" in caplog.text
 
@@ -149,15 +151,15 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path, caplog):
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     model, rows = tiny_model(), random_rows(5, 3)
     cache = tmp_path / "cache"
-    reference_logps(model, rows, cache, KEY)
+    reference_logps(model, rows, str(cache), KEY)
     (path,) = cache.glob("*.safetensors")
     path.rename(cache / f".{path.name}.12345678")
-    reference_logps(model, rows, cache, KEY)
+    reference_logps(model, rows, str(cache), KEY)
     assert suffixes_in(cache) == [".lock", ".safetensors"]
 
 
 def test_file_has_the_mode_of_new_files(tmp_path):
-    reference_logps(tiny_model(), random_rows(5, 3), tmp_path / "cache", KEY)
+    reference_logps(tiny_model(), random_rows(5, 3), str(tmp_path / "cache"), KEY)
     (tmp_path / "new").touch()
     (path,) = (tmp_path / "cache").glob("*.safetensors")
     assert path.stat().st_mode == (tmp_path / "new").stat().st_mode

@@ -4,6 +4,7 @@ import pytest
 
 from dynamicpo.core.config import GridConfig, PreferenceConfig
 from dynamicpo.core.errors import ConfigError
+from dynamicpo.runs.parameters import check_parameters
 from dynamicpo.study.grid import plan_cells
 from dynamicpo.study.kinds import kind_at
 
@@ -73,3 +74,9 @@ def test_a_cell_is_a_setting_of_preference_training() -> None:
 def test_bad_lists_are_named(fields: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GridConfig(**fields)
+
+
+def test_studies_keep_the_last_weights() -> None:
+    with pytest.raises(ConfigError, match="^preference_deliver: must be 'last' in a study"):
+        check_parameters("negative_scaling", {"preference_settings": {"deliver": "best"}})
+    check_parameters("training", {"preference_settings": {"deliver": "best"}})

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -182,6 +185,46 @@ def test_what_can_not_be_judged_is_refused(root: Path, tmp_path: Path) -> None:
     ):
         judge_collapse(tmp_path / "other", evaluations(root), tmp_path / "out", StudyConfig())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.pop("stage"),
+        lambda model: model["config"].pop("dynamic"),
+        lambda model: model["config"].update(loss="other"),
+        lambda model: model["config"].update(seed="0"),
+        lambda model: model["inputs"].pop("adapter"),
+        lambda model: model.pop("backbone"),
+    ],
+)
+def test_damaged_origin_of_a_cell_is_refused(
+    root: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    cell = shutil.copytree(evaluations(root)[0], tmp_path / evaluations(root)[0].name)
+    content = json.loads((cell / "manifest.json").read_text())
+    change(content["extra"]["models"][cell.name])
+    (cell / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="must be (as a stage wrote it|a model of preference)"):
+        judge_collapse(root / "baselines", [cell], tmp_path / "out", StudyConfig())
+
+
+@pytest.mark.parametrize("deliver", [None, "best"])
+def test_cells_have_the_last_weights_as_those_of_earlier_versions_do(
+    root: Path, tmp_path: Path, deliver: str | None
+) -> None:
+    first, *others = evaluations(root)
+    cell = shutil.copytree(first, tmp_path / first.name)
+    content = json.loads((cell / "manifest.json").read_text())
+    config = content["extra"]["models"][cell.name]["config"]
+    if deliver is None:
+        del config["deliver"]
+    else:
+        config["deliver"] = deliver
+    (cell / "manifest.json").write_text(json.dumps(content))
+    refusal = pytest.raises(DataError, match="must have the last weights of its training")
+    with nullcontext() if deliver is None else refusal:
+        judge_collapse(root / "baselines", [cell, *others], tmp_path / "out", StudyConfig())
 
 
 def test_cells_of_other_settings_or_of_another_start_are_refused(

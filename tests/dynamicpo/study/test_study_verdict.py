@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dynamicpo.core.config import StudyConfig
+from dynamicpo.reports.number_format import format_number
 from dynamicpo.study.contrasts import Cells, contrast, pairs_of
 from dynamicpo.study.kinds import SFT, Kind
 from dynamicpo.study.scorecard import study_scorecard
@@ -51,6 +52,18 @@ def test_a_difference_of_nothing_is_neither_a_rise_nor_a_fall() -> None:
     judged = verdict(judged_study, "sdpo")
     equal = judged._replace(fall=judged.fall._replace(difference=0.0))
     assert "S-DPO: HitRatio@1 stayed equal from" in " ".join(evidence(equal, judged_study))
+
+
+def test_study_that_finds_nothing_says_what_it_could_have_found() -> None:
+    judged_study = study({**ONE, **FALLING, **RISING, **STEADY})
+    steady = verdict(judged_study, "sdpo")
+    assert steady.fall.low is not None and steady.fall.high is not None
+    words = " ".join(evidence(steady, judged_study))
+    # 2.8 standard errors, of which the interval shows 1.96 on each side.
+    expected = (steady.fall.high - steady.fall.low) / 2 * (1.96 + 0.8416) / 1.96
+    assert f"would have shown a change of {format_number(expected)} with a" in words
+    collapsed = " ".join(evidence(verdict(judged_study), judged_study))
+    assert "would have shown" not in collapsed
 
 
 def test_objectives_are_judged_one_by_one() -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 
@@ -12,7 +11,6 @@ from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.rows import read_items, read_rows
 from dynamicpo.models.checkpoints import load_model
 from dynamicpo.prompts.encoding import Prompts
-from dynamicpo.training import row_store
 from dynamicpo.training.sft import fine_tune
 from dynamicpo.training.sft_batches import encode_sft_rows, mean_cross_entropy
 from tests.fixtures.folders import preference_rows, write_preferences, write_title_model
@@ -43,7 +41,8 @@ def test_training_stops_when_validation_gets_worse_and_keeps_the_best_weights(
     assert counts["best_step"] == counts["steps"] - 2 * 2  # two looks without a better loss
     loaded = load_model(tmp_path / "sft")
     prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
-    validation = encode_sft_rows(read_rows(preferences, "validation"), prompts, "answer")
+    rows = read_rows(preferences, "validation")
+    validation = encode_sft_rows([rows], prompts, "answer", tmp_path)
     reached = mean_cross_entropy(loaded.model, validation, 7)
     assert reached == pytest.approx(counts["best_validation_loss"], rel=1e-5)
 
@@ -79,14 +78,3 @@ def test_trained_weights_are_never_bfloat16(
     config = sft_config(backbone, base_weights="bfloat16", **settings)
     with pytest.raises(ConfigError, match="base_weights: bfloat16 needs tuning 'lora'"):
         fine_tune(preferences, tmp_path / "sft", config)
-
-
-def test_rows_are_the_same_with_and_without_datasets(monkeypatch: pytest.MonkeyPatch):
-    columns = {"input_ids": [[1, 2], [3], [4, 5, 6]], "example_id": ["a", "b", "c"]}
-    with_datasets = row_store.store_rows(columns)
-    monkeypatch.setattr(row_store.importlib.util, "find_spec", lambda name: None)
-    without = row_store.store_rows(columns)
-    assert isinstance(without, row_store.ArrowRows)
-    assert [without[index] for index in range(3)] == [with_datasets[index] for index in range(3)]
-    assert without.__getitems__([2, 0]) == [without[2], without[0]]
-    assert len(row_store.ArrowRows(pa.table(columns))) == 3

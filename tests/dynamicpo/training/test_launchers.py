@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from torch import nn
 
 from dynamicpo.core.config import PreferenceConfig, SFTConfig
 from dynamicpo.core.errors import ConfigError
+from dynamicpo.distributed.launchers import check_one_process, without_launcher_settings
 from dynamicpo.training import sft_batches
-from dynamicpo.training.launchers import check_one_process, without_launcher_settings
 from dynamicpo.training.preference_training import train_preferences
 from dynamicpo.training.schedule import Schedule
 from dynamicpo.training.sft import fine_tune
@@ -31,9 +30,9 @@ def test_several_processes_are_refused_before_any_work(
     preferences = write_preferences(tmp_path / "preferences")
     model = write_model(tmp_path / "model")
     output = tmp_path / "output"
-    with pytest.raises(ConfigError, match="sft: trains in one process, but the launcher started 2"):
+    with pytest.raises(ConfigError, match="sft: works in one process, but the launcher started 2"):
         fine_tune(preferences, output, SFTConfig())
-    with pytest.raises(ConfigError, match="train-preferences: trains in one process"):
+    with pytest.raises(ConfigError, match="train-preferences: works in one process"):
         train_preferences(preferences, model, output, PreferenceConfig(num_negatives=2))
     assert not output.exists()
 
@@ -44,7 +43,7 @@ def test_torchrun_itself_is_refused_with_two_processes_and_runs_with_one(tmp_pat
     script.write_text(
         "import os\n"
         "from pathlib import Path\n"
-        "from dynamicpo.training.launchers import check_one_process\n"
+        "from dynamicpo.distributed.launchers import check_one_process\n"
         "check_one_process('sft')\n"
         "Path(__file__).with_suffix('.' + os.environ['RANK']).touch()\n"
     )
@@ -88,7 +87,7 @@ def test_a_number_of_processes_that_is_none_is_named(monkeypatch: pytest.MonkeyP
 
 def one_step(folder: Path) -> float:
     """Loss of a training step on a row of three tokens."""
-    rows = Dataset.from_dict({"input_ids": [[3, 4, 5]], "labels": [[-100, 4, 5]]})
+    rows = [{"example_id": "1:1", "input_ids": [3, 4, 5], "labels": [-100, 4, 5]}]
     schedule = Schedule.from_config(SFTConfig(max_steps=1), learning_rate=0.1)
     model = tiny_model("llama")
     steps = train(model, rows, sft_batches.collate_sft, cross_entropy, schedule, folder, "test")
@@ -111,7 +110,7 @@ def test_precision_in_the_environment_does_not_change_a_training_in_float32(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    rows = Dataset.from_dict({"input_ids": [[3, 4, 5]], "labels": [[-100, 4, 5]]})
+    rows = [{"example_id": "1:1", "input_ids": [3, 4, 5], "labels": [-100, 4, 5]}]
     model = tiny_model("llama")
     # Far from 1, so that products in bfloat16 show.
     by_hand = nn.functional.cross_entropy(

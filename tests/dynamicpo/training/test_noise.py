@@ -9,11 +9,12 @@ from torch import nn
 
 from dynamicpo.core.config import PreferenceConfig, SFTConfig
 from dynamicpo.scoring.shared_prefix import score_rows
-from dynamicpo.training.preference_batches import collate_preferences, make_dataset
+from dynamicpo.training.preference_batches import collate_preferences
 from dynamicpo.training.preference_objective import PreferenceObjective
 from dynamicpo.training.schedule import Schedule
-from dynamicpo.training.trainer import StepMetrics, train
-from tests.fixtures.scoring import VOCABULARY, random_rows, tiny_model
+from dynamicpo.training.step_log import StepMetrics
+from dynamicpo.training.trainer import train
+from tests.fixtures.scoring import VOCABULARY, preference_examples, random_rows, tiny_model
 
 K = 3
 
@@ -35,7 +36,7 @@ def steps_of(
 ) -> list[StepMetrics]:
     rows = random_rows(8, 1 + config.num_negatives)
     reference = score_rows(model, rows)
-    dataset = make_dataset([str(index) for index in range(8)], rows, reference)
+    dataset = preference_examples(rows, reference)
     schedule = Schedule.from_config(config, learning_rate=1e-3)
     objective = PreferenceObjective(config)
     return train(model, dataset, collate_preferences, objective, schedule, folder, "test")

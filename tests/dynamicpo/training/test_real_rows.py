@@ -82,8 +82,7 @@ def test_real_rows_are_ranked_by_models_and_baselines(stages: Path) -> None:
 def test_drift_of_real_rows_compares_scores_of_the_chosen_item(stages: Path) -> None:
     report = json.loads((stages / "drift" / "drift.json").read_text())
     assert {"history_length", "unseen_share", "chosen_score"} <= set(report["columns"])
-    shares = [column["drifted"] for column in report["columns"].values()]
-    assert report["drifted"] == (sum(shares) >= 0.5 * len(shares))
+    assert report["drifted"] == any(column["drifted"] for column in report["columns"].values())
 
 
 def test_the_benchmark_has_real_rows_with_up_to_50_negatives(

@@ -9,18 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dynamicpo.core.config import DataConfig, NegativesConfig, SFTConfig
+from dynamicpo.core.config import SFTConfig
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.core.records.rows import read_items, read_rows
-from dynamicpo.data.prepare import prepare_data
 from dynamicpo.models.backbones import COMPACT, BaseModelSpec
 from dynamicpo.models.base_models import load_base_model
 from dynamicpo.models.checkpoints import load_model
 from dynamicpo.models.dropout import layer_dropout
-from dynamicpo.negatives.sampling import sample_negatives
 from dynamicpo.training.schedule import Schedule
 from dynamicpo.training.sequence_rows import sequence_rows
 from dynamicpo.training.sft import fine_tune
+from tests.fixtures.sampled_rows import sampled_rows
 from tests.fixtures.tables import write_tables
 
 SHORT = SFTConfig(max_steps=3, batch_size=8, loss_on="history", sequences=True)
@@ -29,9 +28,7 @@ SHORT = SFTConfig(max_steps=3, batch_size=8, loss_on="history", sequences=True)
 @pytest.fixture(scope="module")
 def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
-    prepare_data(*write_tables(folder), folder / "examples", DataConfig())
-    sample_negatives(folder / "examples", folder / "preferences", NegativesConfig(num_candidates=6))
-    return folder / "preferences"
+    return sampled_rows(folder, *write_tables(folder))
 
 
 def steps_of_items(rows) -> Counter[tuple[str, str]]:

@@ -15,11 +15,13 @@ from dynamicpo.core.errors import ConfigError
 from dynamicpo.core.records.rows import Row
 from dynamicpo.objective import preference_losses
 from dynamicpo.scoring.shared_prefix import answer_logps, score_rows
-from dynamicpo.training.preference_batches import PreferenceBatch, collate_preferences, make_dataset
+from dynamicpo.training.batches import BatchLoss
+from dynamicpo.training.preference_batches import PreferenceBatch, collate_preferences
 from dynamicpo.training.preference_objective import PreferenceObjective
 from dynamicpo.training.schedule import Schedule
-from dynamicpo.training.trainer import BatchLoss, StepMetrics, train
-from tests.fixtures.scoring import random_rows, tiny_model
+from dynamicpo.training.step_log import StepMetrics
+from dynamicpo.training.trainer import train
+from tests.fixtures.scoring import preference_examples, random_rows, tiny_model
 
 K = 3
 NUM_ROWS = 6
@@ -123,7 +125,7 @@ def test_simpo_takes_the_sum_over_tokens_not_their_mean(rows) -> None:
 def steps_of(folder: Path, rows: Sequence[Row], config: PreferenceConfig) -> list[StepMetrics]:
     model = tiny_model()
     folder.mkdir()
-    dataset = make_dataset([str(index) for index in range(NUM_ROWS)], rows, score_rows(model, rows))
+    dataset = preference_examples(rows, score_rows(model, rows))
     schedule = Schedule.from_config(config, learning_rate=1e-2)
     objective = PreferenceObjective(config)
     return train(model, dataset, collate_preferences, objective, schedule, folder, "test")

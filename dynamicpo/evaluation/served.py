@@ -1,0 +1,159 @@
+"""Lists as models would serve them: a generator's proposals, ranked by the model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray
+from dynamicpo.core.errors import DataError
+from dynamicpo.core.records.rows import read_columns, write_columns
+from dynamicpo.core.row_numbers import numbered_blocks
+from dynamicpo.evaluation.baselines.simple import Scorer, score_blocks
+from dynamicpo.evaluation.rankings import Ranking
+from dynamicpo.evaluation.results import EvaluatedRows
+from dynamicpo.evaluation.rows import EvaluationData
+from dynamicpo.metrics.ranking import row_metrics, target_ranks
+
+SERVED_METRIC = "served_ndcg_at_10"
+SERVED_RECALL = "served_recall"
+_FILE = "served.parquet"  # in a model's folder
+_CUT_OFF = 10
+_SCHEMA = pa.schema(
+    {
+        "example_id": pa.string(),
+        "is_listed": pa.bool_(),
+        "better": pa.int64(),
+        "tied": pa.int64(),
+    }
+)
+
+
+class ServedRanks(NamedTuple):
+    """The place of each row's next item on the list that is served.
+
+    Attributes:
+        is_listed: False where the generator does not propose it. Shape (N,).
+        better: Items of the list with a higher score; of no meaning where it is not there. (N,).
+        tied: Other items with the same score. Shape (N,).
+    """
+
+    is_listed: BoolArray
+    better: IntArray
+    tied: IntArray
+
+
+def served_values(ranks: ServedRanks) -> dict[str, FloatArray]:
+    """NDCG@10 of the served list, and whether the next item was proposed, of each row."""
+    values = row_metrics(ranks.better, ranks.tied, num_candidates=_CUT_OFF, ks=[_CUT_OFF])
+    gains = values["ndcg_at_10"]
+    # What is not proposed is not served, however well the model would have ranked it.
+    is_listed = ranks.is_listed.astype(np.float64)
+    served_gains = gains * is_listed
+    return {SERVED_METRIC: served_gains, SERVED_RECALL: is_listed}
+
+
+def catalogue_ranks(ranking: Ranking) -> ServedRanks:
+    """The places where the whole catalogue is served."""
+    is_listed = np.ones(len(ranking.better), dtype=bool)
+    return ServedRanks(is_listed, ranking.better, ranking.tied)
+
+
+def propose(scorer: Scorer, data: EvaluationData, num_proposals: int) -> EvaluationData:
+    """The rows with the generator's first items as their candidates.
+
+    Args:
+        scorer: The generator.
+        data: Rows that rank every item; what they exclude is not proposed.
+        num_proposals: Items of a list, where there are as many.
+    """
+    blocks = [*_best_codes(scorer, data, num_proposals)]
+    # Lists are scored together, and must be of one length.
+    lengths = [codes.shape[1] for codes in blocks]
+    length = min(lengths)
+    codes = np.concatenate([codes[:, :length] for codes in blocks])
+    item_ids = data.items["item_id"].to_numpy(object)
+    lists = item_ids[codes].tolist()
+    proposed = pa.array(lists, pa.list_(pa.string()))
+    table = data.table.append_column("candidates", proposed)
+    return EvaluationData(
+        table=table,
+        rows=data.rows,
+        items=data.items,
+        codes=codes,
+        excluded=None,
+        protocol=data.protocol,
+    )
+
+
+def _best_codes(scorer: Scorer, data: EvaluationData, num_proposals: int) -> Iterator[IntArray]:
+    """Codes of the best items of blocks of rows, the best first; popular ones first of equals."""
+    popularity = data.items["popularity"].to_numpy()
+    by_popularity = np.argsort(-popularity, kind="stable")
+    excluded = data.excluded
+    assert excluded is not None  # of rows that rank every item
+    blocks = score_blocks(scorer, data.table, len(data.items))
+    for rows, scores in numbered_blocks(blocks):
+        targets = data.rows.target_index[rows]
+        is_candidate = excluded.candidate_mask(rows, targets)
+        best = _best_places(scores, is_candidate, by_popularity)
+        yield best[:, :num_proposals]
+
+
+def _best_places(scores: FloatArray, is_candidate: BoolArray, by_popularity: IntArray) -> IntArray:
+    """Codes of the candidates by score, as many as every row has. Shape (n, A)."""
+    has_score = ~np.isnan(scores)
+    is_usable = is_candidate & has_score
+    costs = np.where(is_usable, -scores, np.inf)
+    # A stable sort leaves equals in this order.
+    ordered_costs = costs[:, by_popularity]
+    order = np.argsort(ordered_costs, axis=1, kind="stable")
+    is_finite = costs < np.inf
+    fewest = int(is_finite.sum(axis=1).min())
+    best = order[:, :fewest]
+    return by_popularity[best]
+
+
+def proposed_ranks(scores: FloatArray, data: EvaluationData) -> ServedRanks:
+    """The places of the next items among proposals.
+
+    Args:
+        scores: Of the proposals. Shape (N, A).
+        data: The rows with them.
+    """
+    assert data.codes is not None  # of rows with lists
+    targets = data.rows.target_index[:, None]
+    is_target = data.codes == targets
+    is_listed = is_target.any(axis=1)
+    # Of a row without its target any place will do.
+    places = is_target.argmax(axis=1)
+    better, tied = target_ranks(scores, places)
+    return ServedRanks(is_listed, better, tied)
+
+
+def write_served(folder: Path, rows: EvaluatedRows, ranks: ServedRanks) -> None:
+    """Write the file of a model's folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_columns(folder / _FILE, _SCHEMA, [rows.example_ids, *ranks])
+
+
+def read_served(folder: Path, num_rows: int) -> ServedRanks | None:
+    """Read the file of a model's folder; None where it was not measured.
+
+    Raises:
+        DataError: It can't be read, or is of other rows.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    table = read_columns(path, _SCHEMA)
+    better = table["better"].to_numpy()
+    tied = table["tied"].to_numpy()
+    if len(table) != num_rows or (better < 0).any() or (tied < 0).any():
+        raise DataError(
+            f"{path}: must hold the place of the next item of {num_rows} rows, but it does not. "
+            "Evaluate again."
+        )
+    return ServedRanks(table["is_listed"].to_numpy(), better, tied)

@@ -1,0 +1,61 @@
+"""Costs of recommending: a section of a run's page.
+
+It is added to the copy of the report that a run shows, and not to the report itself, whose bytes
+are the same in every run.
+"""
+
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+
+from dynamicpo.reports.number_format import format_number
+from dynamicpo.reports.pages.layout import Section, template
+from dynamicpo.reports.pages.tables import ReportTable, TableCell
+
+_END_OF_SECTIONS = "</main>"
+_TEXT = (
+    "Seconds to rank 1,000 users' lists, and every item for 1,000 users, on the machine of this "
+    "run; and the memory of the process at its peak until then, libraries included."
+)
+
+
+class Cost(TypedDict):
+    """Costs of 1,000 recommendations.
+
+    Attributes:
+        seconds: To rank so many lists, or every item for so many rows.
+        peak_megabytes: Memory of the process at its peak until then, libraries included.
+        rows_from_shards: Rows that an attempt before this one had ranked, whose time is not in it.
+    """
+
+    seconds: float
+    peak_megabytes: float
+    rows_from_shards: NotRequired[int]
+
+
+# By the model's name, then by what is ranked: `listed` or `catalogue`.
+CostsByModel = dict[str, dict[str, Cost]]
+
+
+def with_costs(page: str, costs: Mapping[str, Mapping[str, Cost]]) -> str:
+    """A page with the section at its end; without costs, the page as it is."""
+    if not costs:
+        return page
+    section = Section("What it costs", _TEXT, table=_table(costs))
+    text = template("section.html").render(section=section)
+    before, end, after = page.rpartition(_END_OF_SECTIONS)
+    return f"{before}{text}{end}{after}"
+
+
+def _table(costs: Mapping[str, Mapping[str, Cost]]) -> ReportTable:
+    rows = []
+    for model, by_candidates in costs.items():
+        seconds = [_seconds(by_candidates, key) for key in ("listed", "catalogue")]
+        peaks = [cost["peak_megabytes"] for cost in by_candidates.values()]
+        peak = max(peaks)
+        rows.append([TableCell(model), *seconds, TableCell(f"{peak:,.0f}")])
+    return ReportTable(("", "seconds, lists", "seconds, catalogue", "peak, MB"), rows)
+
+
+def _seconds(by_candidates: Mapping[str, Cost], key: str) -> TableCell:
+    cost = by_candidates.get(key)
+    return TableCell(format_number(cost["seconds"]) if cost else "–")
