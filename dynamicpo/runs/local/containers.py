@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dynamicpo import __version__
 from dynamicpo.core.errors import ConfigError
 from dynamicpo.runs.images import REVISION_LABEL, warn_of_version
-from dynamicpo.runs.local.jobs import Container
+from dynamicpo.runs.local.jobs import Container, remove_container
 from dynamicpo.runs.local.run_locks import is_at_work
 
 if TYPE_CHECKING:
@@ -149,11 +149,13 @@ def _short(error: Exception) -> str:
 
 def remove_leftovers(client: "docker.DockerClient") -> None:
     """Remove containers of runs that were killed: the engine keeps them at work."""
-    for container in client.containers.list(all=True, filters={"label": _RUN_LABEL}):
+    # Of two runs that start at once both see a container, and one finds it gone.
+    filters = {"label": _RUN_LABEL}
+    for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
         folder = Path(container.labels[_RUN_LABEL])
         if not is_at_work(folder):
             log.info("%s: removing a container of this run, which was killed", folder)
-            container.remove(force=True)
+            remove_container(container)
 
 
 def docker_runner(

@@ -13,6 +13,7 @@ from dynamicpo.runs.local import supervisor
 
 if TYPE_CHECKING:
     import docker
+    from docker.models.containers import Container as EngineContainer
 
 
 _SUPERVISOR = supervisor.__file__
@@ -95,7 +96,7 @@ class Container:
             self._container.start()
         # Of any error, an interruption too: a container that was created stays until removed.
         except BaseException:
-            self._container.remove(force=True)
+            remove_container(self._container)
             raise
 
     def lines(self) -> Iterator[str]:
@@ -122,4 +123,16 @@ class Container:
         try:
             return int(self._container.wait()["StatusCode"])
         finally:
-            self._container.remove(force=True)
+            remove_container(self._container)
+
+
+def remove_container(container: "EngineContainer") -> None:
+    """Remove a container, at work or not; nothing happens if another process is faster."""
+    import docker
+
+    try:
+        container.remove(force=True)
+    except docker.errors.APIError as error:
+        # Not there any more, or its removal is already in progress.
+        if error.status_code not in (404, 409):
+            raise

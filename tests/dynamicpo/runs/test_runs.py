@@ -1,5 +1,6 @@
 """Pipeline parameters, the tasks of a local run, and what a run leaves behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from docker.errors import APIError, NotFound
 from kfp import dsl
 from kfp.local.status import Status
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
@@ -284,6 +286,27 @@ def test_a_container_that_can_not_start_is_removed():
     with pytest.raises(RuntimeError):
         Container(client, "image", ["true"])
     client.containers.create.return_value.remove.assert_called_once_with(force=True)
+
+
+@pytest.mark.parametrize(("status", "passes"), [(404, True), (409, True), (500, False)])
+def test_a_container_that_another_process_removes_is_no_fault(status: int, passes: bool):
+    response = mock.MagicMock(status_code=status)
+    client = mock.MagicMock()
+    started = client.containers.create.return_value
+    started.wait.return_value = {"StatusCode": 0}
+    started.remove.side_effect = APIError("Conflict", response=response)
+    with contextlib.nullcontext() if passes else pytest.raises(APIError):
+        assert Container(client, "image", ["true"]).wait() == 0
+
+
+def test_leftovers_that_another_run_removes_at_the_same_time(tmp_path: Path):
+    client = mock.MagicMock()
+    leftover = mock.MagicMock(labels={"dynamicpo.run": str(tmp_path)})
+    leftover.remove.side_effect = NotFound("gone", response=mock.MagicMock(status_code=404))
+    client.containers.list.return_value = [leftover]
+    containers.remove_leftovers(client)
+    leftover.remove.assert_called_once_with(force=True)
+    assert client.containers.list.call_args.kwargs["ignore_removed"]
 
 
 def test_the_error_of_a_killed_task_names_the_kill(tmp_path: Path):
