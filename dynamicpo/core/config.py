@@ -31,7 +31,7 @@ from dynamicpo.core.choices import (
     TUNINGS,
     VARIANTS,
 )
-from dynamicpo.core.config_fields import Checked, check_fields, setting
+from dynamicpo.core.config_fields import MOST_RESAMPLES, Checked, check_fields, setting
 from dynamicpo.core.config_inputs import InputSettings, check_inputs
 from dynamicpo.core.config_lists import entries_of, list_problem
 from dynamicpo.core.config_quality import QualitySettings, check_quality
@@ -396,7 +396,9 @@ class EvaluationConfig(Checked):
     # Memory grows with the tokens of a batch, not with its rows.
     token_budget: int = setting(8192, "tokens scored at once", low=64, unit="tokens")
     # Users, not rows: rows of one user are alike, and their intervals would be too narrow.
-    resamples: int = setting(2000, "bootstrap resamples of users", low=100, unit="resamples")
+    resamples: int = setting(
+        2000, "bootstrap resamples of users", low=100, high=MOST_RESAMPLES, unit="resamples"
+    )
     backend: str = setting("auto", "how prompts are shared", choices=BACKENDS)
     # Of this command alone: a manifest that says so may be a stranger's.
     trust_remote_code: bool = setting(
@@ -471,7 +473,11 @@ class DriftConfig(Checked):
     )
     # Fewer could not tell one drifted column of eight from chance.
     permutations: int = setting(
-        200, "divisions of whole users that tell distance from chance", low=199, unit="divisions"
+        200,
+        "divisions of whole users that tell distance from chance",
+        low=199,
+        high=10_000,
+        unit="divisions",
     )
     min_users: int = setting(
         200, "with fewer in a window the verdict is: too few users", low=2, unit="users"

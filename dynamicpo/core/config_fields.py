@@ -26,6 +26,8 @@ _TYPE_NAMES: Mapping[object, str] = {
 LARGEST_EXACT = 2**53 - 1
 # torch, NumPy and Parquet hold no larger ones.
 _LARGEST = 2**63 - 1
+# A bootstrap keeps a mean for each of them; an interval gets no better by more.
+MOST_RESAMPLES = 100_000
 _BOOLEANS = {"true": True, "false": False}
 
 

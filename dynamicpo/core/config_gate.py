@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dynamicpo.core.config_fields import Checked, setting
+from dynamicpo.core.config_fields import MOST_RESAMPLES, Checked, setting
 
 GATE_RULES = ("superior", "not-worse")
 BEST_METRIC = "auto"  # the nearest to what is served that all models have
@@ -44,6 +44,10 @@ class GateConfig(Checked):
     )
     min_users: int = setting(100, "keep the champion below so many users", low=2, unit="users")
     resamples: int = setting(
-        2000, "resamples of users, for intervals", low=100, unit="dimensionless"
+        2000,
+        "resamples of users, for intervals",
+        low=100,
+        high=MOST_RESAMPLES,
+        unit="dimensionless",
     )
     seed: int = setting(0, "seed of the intervals", low=0, unit="dimensionless")

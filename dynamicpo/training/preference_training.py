@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow.compute as pc
@@ -14,9 +14,10 @@ from dynamicpo.core import random_keys, stage_subjects
 from dynamicpo.core.choices import LOSSES_WITHOUT_REFERENCE
 from dynamicpo.core.config import PreferenceConfig
 from dynamicpo.core.config_checkpoints import CheckpointConfig
-from dynamicpo.core.errors import ConfigError
+from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_input
 from dynamicpo.core.records.rows import read_items, read_parts
+from dynamicpo.core.records.shapes import as_shape
 from dynamicpo.core.row_numbers import rows_taken
 from dynamicpo.core.storage import beside, origin_of
 from dynamicpo.distributed.outputs import finished_by_main
@@ -87,7 +88,8 @@ def train_preferences(
     if existing is not None:
         return existing
     check_objective(config)
-    selected = _select_rows(preferences, start, config)
+    start_seed = _start_seed(adapter, start)
+    selected = _select_rows(preferences, start, start_seed, config)
     with resumable_output(output, manifest, checkpoints_config) as (folder, saved):
         loaded = checkpoints.load_model(adapter, permissions_of(config), trainable=True)
         prompts = Prompts(loaded.tokenizer, read_items(preferences), loaded.settings)
@@ -146,7 +148,25 @@ class _Selection(NamedTuple):
     counts: dict[str, float]
 
 
-def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -> _Selection:
+class _StartSettings(TypedDict):
+    """Settings of the training whose model is the start."""
+
+    seed: int
+
+
+def _start_seed(adapter: Path, start: Manifest) -> int:
+    """The seed of the training whose model is the start."""
+    if "kind" not in start.extra:
+        raise DataError(
+            f"{adapter}: must be the output of sft or train-preferences, not of {start.stage}."
+        )
+    settings = as_shape(adapter / "manifest.json", start.config, _StartSettings)
+    return settings["seed"]
+
+
+def _select_rows(
+    preferences: Path, start: Manifest, start_seed: int, config: PreferenceConfig
+) -> _Selection:
     """The last rows of the random order whose first rows SFT took: as few of its own as can be."""
     example_ids = _checked_example_ids(preferences, config)
     number = rows_taken(config.rows, len(example_ids), "preference training")
@@ -160,8 +180,7 @@ def _select_rows(preferences: Path, start: Manifest, config: PreferenceConfig) -
             log.info(
                 "preference training: %d of %d rows are SFT's, which left %d", shared, number, left
             )
-    seed = int(start.config["seed"])
-    order = random_keys.random_order(seed, "rows", example_ids)
+    order = random_keys.random_order(start_seed, "rows", example_ids)
     selected = np.sort(order[-number:])
     return _Selection(SelectedRows(preferences, "train", selected), counts)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+import yaml
+
 from dynamicpo.cli.main import main
 from dynamicpo.core.errors import DynamicPOError
 from dynamicpo.core.messages import LINE_LIMIT, LINES_LIMIT
@@ -211,10 +213,20 @@ def _place(error: BaseException) -> str:
     return ""
 
 
+def _store_of(target: Target) -> str:
+    """The store that the settings of a target name; empty where they name none."""
+    (settings,) = [name for name in target.inputs if name.startswith("settings/")] or [""]
+    content = yaml.safe_load(Path(settings).read_text()) if settings else None
+    return str(content.get("store", "")) if isinstance(content, dict) else ""
+
+
 def _half_written(target: Target, code: int | None, before: set[str]) -> str:
     """The output that was left though the command failed, or that is not whole."""
     left = sorted(path.name for path in Path().iterdir() if path.name not in before)
     unexpected = [name for name in left if name not in _MAY_BE_LEFT]
+    # A store that damaged settings name is made, as one that a user names.
+    if code == 0 and unexpected == [_store_of(target)]:
+        unexpected = []
     if unexpected:
         return f"left {unexpected}"
     if code == 0 and target.output:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -375,3 +376,18 @@ def test_a_model_folder_without_its_weights_is_named(preferences, compact, tmp_p
         checkpoints.load_model(broken)
     with pytest.raises(DataError, match="must be the output of sft or train-preferences"):
         checkpoints.load_model(preferences)
+
+
+@pytest.mark.parametrize("seed", [None, "7"])
+def test_a_start_without_a_usable_seed_is_refused(preferences, compact, tmp_path, seed) -> None:
+    """Rows are divided between SFT and preference training by it."""
+    start = tmp_path / "start"
+    shutil.copytree(compact, start)
+    manifest = json.loads((start / "manifest.json").read_text())
+    del manifest["config"]["seed"]
+    manifest["config"] |= {"seed": seed} if seed else {}
+    (start / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="start/manifest.json: must be as a stage wrote it.*seed"):
+        train_preferences(preferences, start, tmp_path / "out", SHORT)
+    with pytest.raises(DataError, match="must be the output of sft or train-preferences"):
+        train_preferences(preferences, preferences, tmp_path / "out", SHORT)
