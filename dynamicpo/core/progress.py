@@ -67,19 +67,26 @@ class Progress:
             self._last_line_seconds = now
             self._log_line(now, note)
 
-    def _log_line(self, now: float, note: str) -> None:
+    @property
+    def seconds_left(self) -> float:
+        """Seconds to the end at the rate so far; infinity before any unit is done."""
+        rate = self._rate(time.monotonic())
+        return (self._total - self._done) / rate if rate else float("inf")
+
+    def _rate(self, now: float) -> float:
         # The first line may come within the clock's resolution.
         seconds = max(now - self._start_seconds, 1e-9)
-        rate = (self._done - self._done_before) / seconds
-        left_seconds = (self._total - self._done) / rate if rate else float("inf")
+        return (self._done - self._done_before) / seconds
+
+    def _log_line(self, now: float, note: str) -> None:
         log.info(
             "%s: %d of %d %s, %.3g a second, %.0f s left%s",
             self._label,
             self._done,
             self._total,
             self._unit,
-            rate,
-            left_seconds,
+            self._rate(now),
+            self.seconds_left,
             f", {note}" if note else "",
         )
 

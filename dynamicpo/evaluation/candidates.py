@@ -1,5 +1,6 @@
 """A model's view of the rows: the score of each candidate, and the answer it generates."""
 
+import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypedDict
@@ -33,6 +34,11 @@ from dynamicpo.scoring.generation import generate_answers
 from dynamicpo.scoring.shards import LongWork
 from dynamicpo.scoring.shared_prefix import score_rows
 
+log = logging.getLogger(__name__)
+
+# The rate is known by then: the first blocks may be slower.
+_BLOCKS_TO_ESTIMATE = 10
+_LONG_SECONDS = 600
 _ITEMS_AT_ONCE = 32  # answers to one prompt without a history
 _NO_ANSWER = "\0"
 _ANSWERS_WORK = "answers"
@@ -218,14 +224,28 @@ def _answer_scores(
         prior = logps.astype(np.float64)
     with Progress(label, len(prompt_ids)) as progress:
         progress.skip(num_known)
-        for logps in catalogue_scores(
+        blocks = catalogue_scores(
             network, prompt_ids, answers, targets, **settings, left_out=left_out
-        ):
+        )
+        for number, logps in enumerate(blocks, 1):
             scores = logps.astype(np.float64) - prior
             if config.score == "mean":
                 scores = scores / lengths
             yield scores
             progress.advance(len(logps))
+            if number == _BLOCKS_TO_ESTIMATE:
+                _warn_of_long_ranking(label, progress.seconds_left)
+
+
+def _warn_of_long_ranking(label: str, seconds_left: float) -> None:
+    if seconds_left < _LONG_SECONDS:
+        return
+    log.warning(
+        "%s will take %.0f minutes more. `--candidates listed --generator sasrec` ranks what a "
+        "candidate generator proposes instead, and measures served_ndcg_at_10.",
+        label,
+        seconds_left / 60,
+    )
 
 
 class _ScoringSettings(TypedDict):

@@ -11,6 +11,7 @@ import pytest
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import ConfigError, DataError
 from dynamicpo.core.records.manifest import read_manifest
+from dynamicpo.evaluation import candidates
 from dynamicpo.evaluation.comparison import compare_evaluations
 from dynamicpo.evaluation.costs import read_costs
 from dynamicpo.evaluation.evaluate import evaluate
@@ -22,8 +23,8 @@ METRICS = ("hit_ratio_at_10", "ndcg_at_10")
 NAMES = ("random", "popularity", "cooccurrence", "sasrec", "sft", "dynamicpo")
 
 
-def config(candidates: str, **settings: Any) -> EvaluationConfig:
-    return EvaluationConfig(candidates=candidates, resamples=100, **settings)
+def config(kind: str, **settings: Any) -> EvaluationConfig:
+    return EvaluationConfig(candidates=kind, resamples=100, **settings)
 
 
 def read_json(path: Path) -> Any:
@@ -39,8 +40,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sft": write_model(folder / "sft", seed=1),
         "dynamicpo": write_model(folder / "dynamicpo", seed=2),
     }
-    for candidates in ("listed", "catalogue", BOTH):
-        evaluate(folder / "preferences", models, folder / candidates, config(candidates))
+    for kind in ("listed", "catalogue", BOTH):
+        evaluate(folder / "preferences", models, folder / kind, config(kind))
     return folder
 
 
@@ -147,3 +148,19 @@ def test_prompts_that_list_the_answer_are_refused(root: Path, tmp_path: Path) ->
 def test_an_order_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="candidates: unknown name .catalogue,listed.; choose"):
         config("catalogue,listed")
+
+
+@pytest.mark.parametrize("longest", [0, 600])
+def test_a_ranking_of_all_items_that_takes_long_says_so_early(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    longest: int,
+) -> None:
+    monkeypatch.setattr(candidates, "_LONG_SECONDS", longest)
+    model = write_title_model(tmp_path / "titles")
+    settings = config("catalogue", sasrec=False, rows=12)
+    evaluate(root / "preferences", {"titles": model}, tmp_path / "out", settings)
+    advice = "ranking all with titles will take 0 minutes more. `--candidates listed --generator"
+    assert (advice in caplog.text) == (longest == 0)
