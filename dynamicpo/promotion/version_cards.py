@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from dynamicpo.core.choices import NO_GENERATOR
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.records.manifest import Manifest
+from dynamicpo.core.records.shapes import as_shape
 from dynamicpo.core.storage.files import read_bytes
 from dynamicpo.evaluation.result_files import read_result
 from dynamicpo.promotion.gate_rows import seen_until
@@ -54,6 +55,12 @@ class VersionCard(TypedDict):
     base_checksum: NotRequired[str]
     generator: NotRequired[str]
     proposals: NotRequired[int]
+
+
+# JSON within JSON has no end, which a check of types can't follow.
+class _CheckedCard(VersionCard):
+    config: dict[str, Any]
+    protocol: dict[str, Any]
 
 
 class VersionSource(NamedTuple):
@@ -128,6 +135,7 @@ def read_card(uri: str) -> VersionCard:
         raise DataError(
             f"{uri}: must say {', '.join(missing)}, but it does not. Publish the version again."
         )
+    as_shape(uri, card, _CheckedCard)
     return card
 
 

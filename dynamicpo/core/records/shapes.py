@@ -10,11 +10,11 @@ from dynamicpo.core.errors import DataError
 Shape = TypeVar("Shape")
 
 
-def as_shape(path: Path, content: object, shape: type[Shape]) -> Shape:
+def as_shape(path: Path | str, content: object, shape: type[Shape]) -> Shape:
     """The content of a file as a dataclass, a TypedDict or a plain type; other keys are left out.
 
     Args:
-        path: The file, for messages.
+        path: The file or its address, for messages.
         content: The content as JSON gives it.
         shape: Names and types that it must have.
 
@@ -31,7 +31,7 @@ def as_shape(path: Path, content: object, shape: type[Shape]) -> Shape:
         raise _other_content(path, error) from error
 
 
-def _unchecked(path: Path, content: object, shape: type[Shape]) -> Shape:
+def _unchecked(path: Path | str, content: object, shape: type[Shape]) -> Shape:
     """The same on a bare machine without msgspec, whose files are its own: types are believed."""
     try:
         made: Shape = _made(content, shape)
@@ -57,7 +57,7 @@ def _made(content: Any, shape: Any) -> Any:
     return parts
 
 
-def _other_content(path: Path, error: Exception) -> DataError:
+def _other_content(path: Path | str, error: Exception) -> DataError:
     return DataError(
         f"{path}: must be as a stage wrote it, but it isn't ({error}). "
         "Run the stage before this one again."

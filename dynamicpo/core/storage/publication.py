@@ -108,7 +108,7 @@ def fetch_published(uri: str, folder: Path) -> Path:
             "Its publication was interrupted: publish it again."
         )
     local = fetch(uri, folder)
-    expected = json.loads((local / CONTENTS).read_bytes())
+    expected = _listed_checksums(local / CONTENTS, listed)
     found = _checksums(local)
     for name, checksum in expected.items():
         if found.get(name) != checksum:
@@ -117,6 +117,19 @@ def fetch_published(uri: str, folder: Path) -> Path:
                 "Published folders must not be edited: publish it again under another root."
             )
     return local
+
+
+def _listed_checksums(path: Path, uri: str) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{uri}: must list the files of a published folder, but it is damaged. "
+            "Published folders must not be edited: publish it again under another root."
+        )
+    return content
 
 
 def read_pointer(uri: str) -> Pointer | None:

@@ -12,6 +12,7 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.storage import exists, list_files, put
 from dynamicpo.core.storage.failures import LostRaceError
 from dynamicpo.core.storage.publication import (
+    CONTENTS,
     Pointer,
     check_preconditions,
     fetch_published,
@@ -75,6 +76,17 @@ def test_changed_file_of_a_published_folder_is_refused(
     (folder / "card.md").write_text("edited")
     put(folder / "card.md", f"{uri}/card.md")
     with pytest.raises(DataError, match=f"{uri}/card.md: must be as it was published"):
+        fetch_published(uri, tmp_path / "back")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "1"])
+def test_damaged_list_of_a_published_folder_is_refused(
+    root: str, folder: Path, tmp_path: Path, content: str
+) -> None:
+    uri = publish_folder(folder, root)
+    (folder / CONTENTS).write_text(content)
+    put(folder / CONTENTS, f"{uri}/{CONTENTS}")
+    with pytest.raises(DataError, match=f"{uri}/{CONTENTS}: must list the files of a published"):
         fetch_published(uri, tmp_path / "back")
 
 

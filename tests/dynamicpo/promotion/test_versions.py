@@ -114,3 +114,18 @@ def test_damaged_card_is_named(card: str, tmp_path: Path) -> None:
     (Path(version_uri(store, name)) / "card.json").write_text(card)
     with pytest.raises(DataError, match="card.json: must"):
         read_version(store, name)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("metrics", 1e300), ("model", [{}]), ("seen_until", "x"), ("data", 1)]
+)
+def test_a_card_with_an_entry_of_another_type_is_named(
+    entry: str, value: object, tmp_path: Path
+) -> None:
+    store = str(tmp_path / "store")
+    name = make_version(make_source(tmp_path), store).name
+    path = Path(version_uri(store, name)) / "card.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps({**card, entry: value}))
+    with pytest.raises(DataError, match=f"card.json: must be as a stage wrote it.*{entry}"):
+        read_version(store, name)
