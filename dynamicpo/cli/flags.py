@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from dynamicpo import __version__
+from dynamicpo.cli.commands.checkpoint_flags import CHECKPOINT_NUMBERS
 from dynamicpo.cli.commands.stages import (
     REPEATED_PATHS,
     STAGE_COMMANDS,
@@ -72,7 +73,7 @@ def make_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
 def _add_stage(parser: argparse.ArgumentParser, command: StageCommand[StageConfig]) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file with the same names; flags win")
     for name, text in {**command.required, **command.optional}.items():
-        options: ArgumentOptions = {"metavar": "PATH"}
+        options: ArgumentOptions = {"metavar": "N" if name in CHECKPOINT_NUMBERS else "PATH"}
         if name in REPEATED_PATHS and name in command.required:
             options = REPEATED_PATHS[name]
         # Without a default a flag that is not given leaves no trace, and the file's value stands.

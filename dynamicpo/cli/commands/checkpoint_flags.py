@@ -20,6 +20,8 @@ def _text(item: "dataclasses.Field[object]") -> str:
 
 # Names to help texts, as of the paths of a command.
 CHECKPOINT_TEXTS: Mapping[str, str] = {item.name: _text(item) for item in _FIELDS}
+# Those of them that are no paths.
+CHECKPOINT_NUMBERS = frozenset(item.name for item in _FIELDS if item.type is not str)
 
 
 def with_place(paths: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
