@@ -4,13 +4,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dynamicpo.core.config_gate import BEST_METRIC, GateConfig
 from dynamicpo.core.errors import CheckFailedError, ConfigError, DataError, unknown_name
 from dynamicpo.core.model_names import short_version
 from dynamicpo.core.records.manifest import Manifest, config_dict, read_input, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
+from dynamicpo.core.records.shapes import as_shape
 from dynamicpo.evaluation.served import SERVED_METRIC
 from dynamicpo.promotion.champion import champions_of_run
 from dynamicpo.promotion.decisions import GUARD_METRIC, GateDecision, decide, first_decision
@@ -30,6 +31,34 @@ from dynamicpo.reports.pages.gate import GateReport, gate_markdown, gate_page
 log = logging.getLogger(__name__)
 
 _LISTED_METRIC = "ndcg_at_10"
+
+
+class _Model(TypedDict):
+    fingerprint: str
+    inputs: dict[str, str]
+
+
+class _Entries(TypedDict):
+    models: dict[str, _Model]
+
+
+class _Settings(TypedDict):
+    split: str
+
+
+class _Inputs(TypedDict):
+    preferences: str
+
+
+class _Decision(TypedDict):
+    challenger: str
+    fingerprint: str
+    promotes: bool
+    reasons: list[str]
+
+
+class _DecisionEntries(TypedDict):
+    decision: _Decision
 
 
 def judge_challenger(
@@ -54,7 +83,7 @@ def judge_challenger(
     """
     if not config.store or not config.challenger:
         raise ConfigError("gate: store and challenger must both be given.")
-    source = read_input(evaluation, "evaluate")
+    source = _read_evaluation(evaluation)
     rows_source = read_input(preferences)
     rivals = _rivals(config, source, run)
     manifest = _manifest(source, rows_source, rivals, config)
@@ -88,6 +117,7 @@ def read_decision(folder: Path, version: Version) -> dict[str, Any]:
         DataError: It is about another model, or can't be read.
     """
     manifest = read_input(folder, "judge_challenger")
+    as_shape(folder / "manifest.json", manifest.extra, _DecisionEntries)
     decision: dict[str, Any] = manifest.extra["decision"]
     if decision["fingerprint"] != version.card["fingerprint"]:
         raise DataError(
@@ -98,6 +128,16 @@ def read_decision(folder: Path, version: Version) -> dict[str, Any]:
         reasons = " ".join(decision["reasons"])
         raise CheckFailedError(f"{folder}: must decide for the challenger, but: {reasons}")
     return decision
+
+
+def _read_evaluation(evaluation: Path) -> Manifest:
+    """The manifest of an evaluation that can be judged."""
+    source = read_input(evaluation, "evaluate")
+    path = evaluation / "manifest.json"
+    as_shape(path, source.extra, _Entries)
+    as_shape(path, source.config, _Settings)
+    as_shape(path, source.inputs, _Inputs)
+    return source
 
 
 def _judge(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dynamicpo.core.arrays import BoolArray, FloatArray
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.core.records.rows import read_columns, read_items, read_rows
 from dynamicpo.core.storage.addresses import join
 from dynamicpo.core.storage.files import read_bytes
 from dynamicpo.evaluation.result_files import CATALOGUE_FOLDER, read_result
@@ -22,6 +22,7 @@ from dynamicpo.metrics.ranking import KS, row_metrics
 CATALOGUE_NDCG = "catalogue_ndcg_at_10"
 # Of a preference folder: what training learns from, and what it stops or chooses by.
 _SEEN_SPLITS = ("train", "validation")
+_ROWS_SCHEMA = pa.schema({name: pa.string() for name in ("example_id", "user_id", "target")})
 
 
 class GateRows(NamedTuple):
@@ -89,9 +90,8 @@ def read_gate_rows(evaluation: Path, preferences: Path, split: str) -> GateRows:
     Raises:
         DataError: They can't be read.
     """
-    names = ["example_id", "user_id", "target"]
-    rows = pq.read_table(evaluation / "rows.parquet", columns=names)
-    example_ids, users, targets = (rows[name].to_pylist() for name in names)
+    rows = read_columns(evaluation / "rows.parquet", _ROWS_SCHEMA)
+    example_ids, users, targets = (rows[name].to_pylist() for name in _ROWS_SCHEMA.names)
     trained_rows = read_rows(preferences, "train")
     trained_users = set(trained_rows["user_id"].to_pylist())
     tail_items = _tail_items(evaluation)
@@ -178,6 +178,13 @@ def _tail_items(evaluation: Path) -> set[str]:
 def _first_time(preferences: Path, split: str, example_ids: Sequence[str]) -> float:
     table = read_rows(preferences, split)
     times = dict(zip(table["example_id"].to_pylist(), table["timestamp"].to_pylist(), strict=True))
+    missing = [example_id for example_id in example_ids if example_id not in times]
+    if missing or not example_ids:
+        raise DataError(
+            f"gate: {preferences / split} must hold the rows of the evaluation, but "
+            f"{len(missing)} of {len(example_ids)} are not there. Give the folder that was "
+            "evaluated."
+        )
     first: float = min(times[example_id] for example_id in example_ids)
     return first
 

@@ -22,7 +22,7 @@ from dynamicpo.evaluation.result_files import write_result
 from dynamicpo.evaluation.results import EvaluatedRows, ModelResult
 from dynamicpo.evaluation.served import ServedRanks, write_served
 from dynamicpo.promotion.champion import Reason, promote_version
-from dynamicpo.promotion.gate import judge_challenger
+from dynamicpo.promotion.gate import judge_challenger, read_decision
 from dynamicpo.promotion.versions import VersionSource, make_version
 from tests.fixtures.folders import rewrite_checksums
 from tests.fixtures.version_sources import write_model
@@ -448,3 +448,38 @@ def test_coverage_and_valid_answers_are_guarded(shop: Shop) -> None:
     assert not decision["promotes"]
     failed = {name for name, guard in decision["guards"].items() if guard["failed"]}
     assert failed == {"coverage", "ValidRatio"}
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [("config", "split"), ("extra", "models"), ("inputs", "preferences")],
+)
+def test_an_evaluation_without_an_entry_is_refused(shop: Shop, part: str, entry: str) -> None:
+    evaluation = shop.evaluate("fresh", {"new": [0] * len(shop.users)})
+    path = evaluation / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest[part][entry]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=f"fresh/manifest.json: must be as a stage.*{entry}"):
+        shop.judge(evaluation)
+
+
+def test_a_decision_without_its_content_promotes_nothing(shop: Shop) -> None:
+    decision = shop.judge(shop.evaluate("fresh", {"new": [0] * len(shop.users)}))
+    path = decision["folder"] / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["extra"]["decision"]["promotes"] = "yes"
+    path.write_text(json.dumps(manifest))
+    source = VersionSource(shop.model("new"), shop.folder / "fresh", shop.preferences)
+    version = make_version(source, shop.store)
+    with pytest.raises(DataError, match="manifest.json: must be as a stage wrote it.*promotes"):
+        read_decision(decision["folder"], version)
+
+
+def test_rows_that_are_not_those_of_the_evaluation_are_refused(shop: Shop) -> None:
+    evaluation = shop.evaluate("fresh", {"new": [0] * len(shop.users)})
+    table = rows_of(shop.users, "other", 300.0)
+    pq.write_table(table, evaluation / "rows.parquet")
+    rewrite_checksums(evaluation)
+    with pytest.raises(DataError, match="must hold the rows of the evaluation, but 800 of 800"):
+        shop.judge(evaluation)
