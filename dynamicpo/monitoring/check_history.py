@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from dynamicpo.core.errors import DataError
-from dynamicpo.core.json_values import JsonValue
+from dynamicpo.core.json_values import JsonValue, is_number
 from dynamicpo.core.storage.addresses import join
 from dynamicpo.core.storage.chains import append_once
 from dynamicpo.core.storage.publication import Pointer, pointer_history
@@ -59,14 +59,20 @@ def _check_of(step: Pointer) -> DriftCheck:
     distances = note.get("distances")
     window_end = note.get("window_end")
     if not isinstance(distances, dict) or not isinstance(window_end, int | float):
-        raise DataError(
-            f"drift check {step.number}: must say its distances and the end of its window, but it "
-            "does not. Delete that file."
-        )
+        raise _unreadable(step)
+    if not all(map(is_number, [window_end, *distances.values()])):
+        raise _unreadable(step)
     return DriftCheck(
         window_end=float(window_end),
         status=str(note.get("status", "")),
         reference=str(note.get("reference", "")),
         current=step.target.rpartition(" ")[2],
         distances=distances,
+    )
+
+
+def _unreadable(step: Pointer) -> DataError:
+    return DataError(
+        f"drift check {step.number}: must say its distances and the end of its window, but it "
+        "does not. Delete that file."
     )

@@ -17,7 +17,7 @@ from dynamicpo.cli.main import main
 from dynamicpo.core.choices import SPLITS
 from dynamicpo.core.config import DriftConfig
 from dynamicpo.core.errors import DataError
-from dynamicpo.monitoring.check_history import read_checks
+from dynamicpo.monitoring.check_history import DriftCheck, add_check, read_checks
 from dynamicpo.monitoring.drift import monitor_drift
 from tests.fixtures.folders import NUM_ITEMS, preference_rows, write_model, write_preferences
 
@@ -360,6 +360,21 @@ def test_the_history_of_checks_is_kept_once_and_drawn(
     page = (tmp_path / "second" / "report.html").read_text(encoding="utf-8")
     assert "Checks so far" in page
     assert "days before the last one" in page
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("window_end", None), ("distances", 1), ("distances", {"a": [1.0]}), ("window_end", "x")],
+)
+def test_a_check_that_can_not_be_read_is_named(entry: str, value: object, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    add_check(store, DriftCheck(1e9, "drifted", "a", "b", {"user_activity": 0.5}))
+    (path,) = (tmp_path / "store").rglob("00000001.json")
+    step = json.loads(path.read_text())
+    step["note"][entry] = value
+    path.write_text(json.dumps(step))
+    with pytest.raises(DataError, match="drift check 1: must say its distances.*Delete that file"):
+        read_checks(store)
 
 
 @pytest.mark.parametrize(
