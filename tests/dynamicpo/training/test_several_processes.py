@@ -2,9 +2,11 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch.distributed.tensor import DTensor
 
 from dynamicpo.core.config import NegativesConfig
@@ -33,6 +35,17 @@ stages = pytest.mark.parametrize("stage", ["sft", "preference"])
 # other micro-batches differs as much.
 TOLERANCES = {"sft": 2e-5, "preference": 3e-4}
 NO_MOMENT = ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """In every process: how many threads share a product depends on what else the machine does."""
+    num_threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
