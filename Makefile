@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BACKBONE ?= compact
 RUN ?=
-# Objectives that are trained at once: the compact model uses one processor, a real LLM all, and much memory.
+# Tasks that run at once: the compact model uses one processor, a real LLM all, and much memory.
 WORKERS ?= $(if $(filter compact,$(BACKBONE)),2,1)
 # Where torch comes from, alone: empty is pip's own index, whose wheel for Linux is a CUDA build (README.md).
 TORCH_INDEX ?=

@@ -75,6 +75,7 @@ MAIN_PARAMETERS: Mapping[str, tuple[str, Sequence[str]]] = {
         "preference",
         ("loss", "dynamic", "num_negatives", "rows", "epochs", "learning_rate", "seed"),
     ),
+    "baselines": ("evaluation", ()),
     "evaluation": ("evaluation", ("candidates", "rows", "base", "sasrec", "generator", "seed")),
     "cell_plan": ("grid", ("num_negatives", "objectives", "variants", "seeds")),
     "drift_monitoring": ("drift", ("split", "threshold", "rows", "seed")),

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
+from dynamicpo_components.baselines.component import evaluate_baselines
 from dynamicpo_components.evaluation.component import evaluate
 from dynamicpo_components.negative_sampling.component import sample_negatives
 from dynamicpo_components.preference_training.component import train_preferences
@@ -40,7 +41,7 @@ def train_sft(
     # Any: kfp's stand-in for a text.
     **start: Any,
 ) -> TrainedModel:
-    """Fine-tune, and evaluate the model together with the baselines.
+    """Fine-tune, and evaluate the model together with the baselines, which are trained meanwhile.
 
     Args:
         sampled: The task that made the rows.
@@ -50,11 +51,16 @@ def train_sft(
     preferences = sampled.outputs["preferences"]
     tuning = fine_tune(preferences=preferences, settings=settings["sft"], **start)
     model = on_training_nodes(tuning).outputs["model"]
-    baselines = evaluate(
-        preferences=preferences, model=model, name="sft", settings=settings["evaluation"]
+    baselines = evaluate_baselines(preferences=preferences, settings=settings["evaluation"])
+    evaluation = evaluate(
+        preferences=preferences,
+        model=model,
+        name="sft",
+        baselines=on_gpu(baselines).outputs["evaluation"],
+        settings=settings["evaluation"],
     )
-    on_gpu(baselines).set_display_name("evaluate sft")
-    return TrainedModel(tuning, baselines)
+    on_gpu(evaluation).set_display_name("evaluate sft")
+    return TrainedModel(tuning, evaluation)
 
 
 def train_objective(

@@ -48,6 +48,7 @@ FACES: dict[str, tuple[str, set[str]]] = {
     "negative_sampling": ("sample-negatives", set()),
     "sft": ("sft", {"start_from"}),
     "preference_training": ("train-preferences", {"name"}),
+    "baselines": ("", set()),
     "evaluation": ("evaluate", {"name"}),
     "drift_monitoring": ("monitor-drift", set()),
     "study": ("judge-collapse", set()),

@@ -15,6 +15,7 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     name: str,
+    baselines: Optional[dsl.Input[dsl.Artifact]] = None,
     # Written by dynamicpo_pipelines.signatures
     candidates: Optional[str] = None,
     rows: Optional[int] = None,
@@ -37,6 +38,8 @@ def evaluate(
         metrics: The model's metrics with their 95 % intervals.
         report: The evaluation's page.
         name: What the model is called in tables and charts.
+        baselines: Evaluation of the baselines on the same rows, whose SASRec is taken instead of
+            training another.
         candidates: What is ranked: a row's own list, the whole catalogue but what is excluded, or
             both [listed, catalogue, listed,catalogue].
         rows: Evaluate at most this many rows, chosen at random (0: all).
@@ -74,7 +77,8 @@ def evaluate(
         seed=seed,
     )
     models = {name: Path(model.path)}
-    manifest = run(Path(preferences.path), models, folder, config, compiled_checkpoints())
+    trained = Path(baselines.path) if baselines else None
+    manifest = run(Path(preferences.path), models, folder, config, compiled_checkpoints(), trained)
     log_stage_metrics(metrics, manifest, name)
     copy_report(folder, report)
     return evaluation.uri, report.uri

@@ -151,7 +151,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--image", default="", help="image of the containers, for --runner docker (`make images`)"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, help="tasks of a loop at once (default: 1)"
+        "--workers",
+        type=int,
+        default=1,
+        help="tasks at once, which share the processors (default: 1)",
     )
 
 

@@ -55,6 +55,7 @@ def evaluate(
     output: Path,
     config: EvaluationConfig,
     checkpoints_config: CheckpointConfig | None = None,
+    baselines: Path | None = None,
 ) -> Manifest:
     """Rank the candidates of each row with every model and with the baselines.
 
@@ -67,6 +68,8 @@ def evaluate(
             where every item is ranked beside the listed ones.
         config: Split, score, rows.
         checkpoints_config: Where and how often finished work is kept (None: nowhere).
+        baselines: An evaluation of the same rows by the same seed, whose SASRec is taken instead of
+            training another (None: it is trained here).
 
     Returns:
         The manifest. `counts` holds the metrics of the one model, or of several as `NAME_metric`;
@@ -82,12 +85,14 @@ def evaluate(
         raise ConfigError(
             "base: needs a model whose base it is, got none. Name a model, or leave base out."
         )
-    done = _evaluated_by_workers(preferences, models, output, config, checkpoints_config)
+    done = _evaluated_by_workers(preferences, models, output, config, checkpoints_config, baselines)
     if done is not None:
         return done
     source = read_input(preferences, "sample_negatives")
     model_manifests = {name: read_input(model_of(folder)) for name, folder in models.items()}
     manifest = _manifest(source, model_manifests, config)
+    if baselines is not None:
+        manifest.inputs["baselines"] = _checked_baselines(baselines, source, config)
     if (existing := finished_by_main(output, manifest)) is not None:
         return existing
     _check_models(models, model_manifests, config)
@@ -101,7 +106,7 @@ def evaluate(
         write_items(folder, data.items)
         everything = catalogue or _whole_catalogue(data, tables, source, config)
         evaluation = EvaluatedModels(data, catalogue, everything, config, folder, kept)
-        evaluation.rank_baselines(tables)
+        evaluation.rank_baselines(tables, baselines)
         evaluation.rank_models(models)
         evaluation.costs.write(folder)
         comparisons = _write_comparisons(folder, evaluation, [*models], config)
@@ -132,13 +137,14 @@ def _evaluated_by_workers(
     output: Path,
     config: EvaluationConfig,
     checkpoints_config: CheckpointConfig | None,
+    baselines: Path | None,
 ) -> Manifest | None:
     """The manifest of several processes' work; None where this one does it."""
     check_joined("evaluate")
     # Baselines alone are the work of one process.
     if not models:
         return None
-    paths = {"preferences": preferences, "output": output}
+    paths = {"preferences": preferences, "output": output, "baselines": baselines}
     named = {name: str(folder) for name, folder in models.items()}
     values = {"model": named, **checkpoint_values(checkpoints_config)}
     return done_by_workers("evaluate", paths, config, values)
@@ -166,6 +172,23 @@ def _manifest(
         inputs[f"model {name}"] = manifest.fingerprint
     settings = config_dict(config)
     return Manifest("evaluate", settings, inputs)
+
+
+def _checked_baselines(folder: Path, source: Manifest, config: EvaluationConfig) -> str:
+    """The fingerprint of an evaluation, whose SASRec is the one that would be trained here."""
+    manifest = read_input(folder, "evaluate")
+    if manifest.inputs.get("preferences") != source.fingerprint:
+        raise DataError(
+            f"{folder}: baselines must be those of the same rows, but they were trained on others. "
+            "Evaluate the baselines on these rows, or leave them out."
+        )
+    seed = manifest.config.get("seed")
+    if seed != config.seed:
+        raise ConfigError(
+            f"seed: must be that of the baselines, {seed!r}, got {config.seed}. Take the same, or "
+            f"leave {folder} out."
+        )
+    return manifest.fingerprint
 
 
 def _check_models(

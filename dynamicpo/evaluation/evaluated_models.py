@@ -22,7 +22,11 @@ from dynamicpo.evaluation.candidates import (
     rank_with_model,
 )
 from dynamicpo.evaluation.costs import CostMeter
-from dynamicpo.evaluation.generators import TRAINED_GENERATORS, write_generators
+from dynamicpo.evaluation.generators import (
+    TRAINED_GENERATORS,
+    read_generator,
+    write_generators,
+)
 from dynamicpo.evaluation.kept_rankings import (
     rank_with_scorer,
     work_of,
@@ -100,10 +104,15 @@ class EvaluatedModels:
             popularity=items["popularity"].to_numpy(np.int64),
         )
 
-    def rank_baselines(self, tables: SplitTables) -> None:
-        """Rank with the baselines that learn from the training rows, and keep those that learn."""
+    def rank_baselines(self, tables: SplitTables, trained: Path | None = None) -> None:
+        """Rank with the baselines that learn from the training rows, and keep those that learn.
+
+        Args:
+            tables: The splits.
+            trained: An evaluation whose SASRec is taken; None: it is trained here.
+        """
         data = self._data
-        scorers = self._make_scorers(tables)
+        scorers = self._make_scorers(tables, trained)
         write_generators(self._folder, scorers)
         if self._config.generator != NO_GENERATOR:
             assert self._everything is not None
@@ -149,7 +158,7 @@ class EvaluatedModels:
             self._add(name, ranked.ranking, ranked.answers)
             self._copy_training_log(name, folder)
 
-    def _make_scorers(self, tables: SplitTables) -> dict[str, Scorer]:
+    def _make_scorers(self, tables: SplitTables, trained: Path | None) -> dict[str, Scorer]:
         data = self._data
         config = self._config
         items = data.items
@@ -158,7 +167,9 @@ class EvaluatedModels:
         # All are made before any ranks: an unknown item is an error at once.
         for name in SIMPLE_BASELINES:
             scorers[name] = make_baseline(name, items, train, data.has_repeats)
-        if config.sasrec:
+        if config.sasrec and trained is not None:
+            scorers["sasrec"] = read_generator(trained, "sasrec", items)
+        elif config.sasrec:
             validation = tables["validation"]
             scorers["sasrec"] = fit_sasrec(
                 items, train, config.seed, validation=validation, checkpoints=self._checkpoints

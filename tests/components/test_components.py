@@ -139,6 +139,28 @@ def test_evaluate_logs_the_metrics_of_one_model(evaluated: SimpleNamespace):
     )
 
 
+def test_baselines_are_trained_once_and_taken_over(
+    call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, evaluated: SimpleNamespace
+):
+    # A model's settings: the base and a generator need one, and are left to its own evaluation.
+    settings = {"resamples": 100, "base": True, "generator": "cooccurrence"}
+    made = call("baselines", preferences=sampled.preferences, settings=settings)
+    taken = call(
+        "evaluation",
+        preferences=sampled.preferences,
+        model=tuned.model,
+        name="sft",
+        baselines=made.evaluation,
+        settings={"resamples": 100},
+    )
+    manifest = manifest_of(taken.evaluation)
+    assert manifest.inputs["baselines"] == manifest_of(made.evaluation).fingerprint
+    for path in ("sasrec/ranks.parquet", "sft/ranks.parquet", "comparisons.json"):
+        with_baselines = Path(taken.evaluation.path) / path
+        assert with_baselines.read_bytes() == (Path(evaluated.evaluation.path) / path).read_bytes()
+    assert "sasrec" in Path(made.report.path).read_text()
+
+
 def test_compare_evaluations_shows_all_models(
     call: Call, sampled: SimpleNamespace, tuned: SimpleNamespace, evaluated: SimpleNamespace
 ):

@@ -18,7 +18,10 @@ from tests.components.conftest import Call
 from tests.conftest import ROOT
 from tests.fixtures.tables import write_tables
 
-NEED_TORCH = {"sft", "preference_training", "evaluation", "window_check", "challenge"}
+NEED_TORCH = {
+    *("sft", "preference_training", "baselines", "evaluation"),
+    *("window_check", "challenge"),
+}
 Given = dict[str, Any]
 
 HIDE = """

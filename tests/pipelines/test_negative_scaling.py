@@ -180,6 +180,7 @@ def test_an_interrupted_study_goes_on_and_ends_in_a_verdict(
         "prepare-data",
         "sample-negatives",
         "fine-tune",
+        "evaluate-baselines",
         "evaluate sft",
         "plan-cells",
         "judge-collapse",

@@ -108,6 +108,9 @@ def test_artifacts_go_where_they_belong(compiled: dict[str, Any]):
     assert feeds(tasks["sample-negatives"], "examples") == "prepare-data"
     assert feeds(tasks["fine-tune"], "preferences") == "sample-negatives"
     assert feeds(tasks["evaluate"], "model") == "fine-tune"
+    assert feeds(tasks["evaluate"], "baselines") == "evaluate-baselines"
+    # So that both are trained at once.
+    assert "fine-tune" not in tasks["evaluate-baselines"]["dependentTasks"]
     assert feeds(tasks["monitor-drift"], "current") == "sample-negatives"
     assert feeds(tasks["compare-evaluations"], "baselines") == "evaluate"
     assert feeds(tasks["compare-evaluations"], "evaluations") == "for-loop-1"
@@ -147,7 +150,8 @@ def test_every_parameter_is_checked_and_its_stage_takes_the_result(compiled: dic
     }
     for stage, task in stages.items():
         assert source_of(task, "settings") == ("check-settings", stage)
-    assert source_of(inner["evaluate-2"], "settings") == ("check-settings", "evaluation")
+    for task in (outer["evaluate-baselines"], inner["evaluate-2"]):
+        assert source_of(task, "settings") == ("check-settings", "evaluation")
     loop = outer["for-loop-1"]["parameterIterator"]["items"]["inputParameter"]
     assert loop == "pipelinechannel--check-settings-objectives"
 

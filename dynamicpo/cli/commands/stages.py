@@ -137,7 +137,8 @@ def _evaluate(paths: Paths, config: EvaluationConfig) -> EvaluationResult:
     from dynamicpo.evaluation.evaluate import evaluate
 
     output = _path(paths, "output")
-    manifest = evaluate(preferences, models, output, config, checkpoints)
+    baselines = _path(paths, "baselines") if "baselines" in paths else None
+    manifest = evaluate(preferences, models, output, config, checkpoints, baselines)
     metrics = {}
     for path in sorted(output.glob("*/metrics.json")):
         model = path.parent.name
@@ -285,7 +286,10 @@ _EVALUATE = StageCommand(
         "model": "model folder and its name; may be given several times",
         **_OUTPUT,
     },
-    optional=CHECKPOINT_TEXTS,
+    optional={
+        "baselines": "evaluation of the same rows, whose SASRec is taken instead of training one",
+        **CHECKPOINT_TEXTS,
+    },
     run=_evaluate,
 )
 _MONITOR_DRIFT = StageCommand(

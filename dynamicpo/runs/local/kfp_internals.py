@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 from dynamicpo.core.errors import ConfigError
+from dynamicpo.runs.local.kfp_dag import run_graph
 
 if TYPE_CHECKING:
     import docker
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 # The compiler's names for values that pass from one level of a pipeline to another.
 _CHANNEL_PREFIX = "pipelinechannel--"
 _LOOP_ITEM_SUFFIX = "-loop-item"
-# A task in a loop runs below a resource of this name, with the item's index behind it.
-_ITERATION = "-iteration-"
 
 
 class TaskResult(NamedTuple):
@@ -52,7 +51,6 @@ class TaskArguments(TypedDict):
 
     task_name: str
     task_spec: "PipelineTaskSpec"
-    pipeline_resource_name: str
     io_store: "IOStore"
 
 
@@ -87,11 +85,6 @@ class TaskCall:
         return task_info.name or self._arguments["task_name"]
 
     @property
-    def in_loop(self) -> bool:
-        """Tell whether the task is in a loop."""
-        return _ITERATION in self._arguments["pipeline_resource_name"]
-
-    @property
     def loop_items(self) -> list[object]:
         """The items of the loops around the task, those that it reads."""
         inputs = self._arguments["task_spec"].inputs.parameters.values()
@@ -103,6 +96,10 @@ class TaskCall:
 
 class TaskHooks(Protocol):
     """The functions that run in place of kfp's."""
+
+    @property
+    def workers(self) -> int:
+        """The number of tasks that may run at once."""
 
     def execute(self, call: TaskCall) -> TaskResult:
         """Execute a task, or refuse to."""
@@ -212,13 +209,24 @@ def _keeping_outputs_of_tasks(original: Function, _: TaskHooks) -> Function:
 
 def _finding_outputs_of_tasks(original: Function, _: TaskHooks) -> Function:
     def get_parent_input(self: "IOStore", key: str) -> object:
-        for task, outputs in self._task_output_data.items():
-            for name, value in outputs.items():
+        # Copies: tasks beside this one add theirs meanwhile.
+        for task, outputs in list(self._task_output_data.items()):
+            for name, value in list(outputs.items()):
                 if key == f"{task}-{name}":
                     return value
         return original(self, key)
 
     return get_parent_input
+
+
+def _side_by_side(original: Function, hooks: TaskHooks) -> Function:
+    def run_enhanced_dag(**arguments: object) -> object:
+        # One at a time they have kfp's order, which is the same each time.
+        if hooks.workers == 1:
+            return original(**arguments)
+        return run_graph(original, arguments)  # type: ignore[arg-type]
+
+    return run_enhanced_dag
 
 
 def _doing_nothing(_: Function, hooks: TaskHooks) -> Function:
@@ -294,6 +302,18 @@ _LOOP_LISTS = Patch(
     "loops over one of several outputs of a task",
     is_required=True,
 )
+# kfp runs the tasks of a graph one after another, but for the rounds of a loop.
+_GRAPHS = Patch(
+    "kfp.local.orchestrator.enhanced_dag_orchestrator",
+    "run_enhanced_dag",
+    (
+        *("pipeline_resource_name", "dag_component_spec", "executors", "components"),
+        *("dag_arguments", "pipeline_root", "runner", "unique_pipeline_id", "fail_stack"),
+        "parent_io_store",
+    ),
+    _side_by_side,
+    "tasks side by side",
+)
 # It replaces `print` of the whole process, and with two tasks at once leaves its own there.
 _PRINTING = Patch(
     "kfp.local.logging_utils",
@@ -321,7 +341,7 @@ _SEPARATORS = Patch(
 )
 PATCHES = (
     *(_TASKS, _PROCESSES, _CONTAINERS, _COMMANDS, _ABSENT_VALUES),
-    *(_LOOP_INPUTS, _LOOP_LISTS),
+    *(_LOOP_INPUTS, _LOOP_LISTS, _GRAPHS),
     *(_PRINTING, _LOG_HANDLERS, _SEPARATORS),
 )
 

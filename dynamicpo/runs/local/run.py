@@ -46,7 +46,7 @@ def run_pipeline(
         overrides: Some of its parameters.
         output: The run's folder (default: `runs/<pipeline>-<UTC time>`). The cache stands beside
             it, in `.cache`: tasks whose code and inputs are as before are not run again.
-        workers: The number of tasks of a loop that may run at once; they share the processors.
+        workers: The number of tasks that may run at once; they share the processors.
         image: Run every task in a container of this image (default: as a process).
 
     Returns:

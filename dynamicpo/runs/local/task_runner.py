@@ -52,7 +52,7 @@ class TaskRunner:
     Args:
         logs: Folder for the tasks' logs.
         total: The number of tasks to come.
-        workers: The number of tasks that may run at once.
+        workers: The number of tasks that may run at once, each with its share of the processors.
         artifacts: Folder for the tasks' outputs; progress lines leave it out.
         scratch: Folder for the processes' temporary files.
         image: Id of the image of the containers, where tasks run in some.
@@ -70,15 +70,16 @@ class TaskRunner:
         self.total = total
         self.image = image
         self.logs = logs
+        self.workers = workers
         self._slots = threading.Semaphore(workers)
-        # kfp runs the tasks of a loop in threads: each has a current task of its own.
+        # Tasks run in threads: each has a current task of its own.
         self._current = threading.local()
         self._lock = threading.Lock()
         self._jobs: set[Job] = set()
         # Below the folder of artifacts kfp has one for each run; its name means nothing to a user.
         self._artifact_prefix = re.compile(rf"{re.escape(str(artifacts))}/[^/\s]+/")
         self._process_environment = _process_environment(scratch)
-        self._loop_environment = _loop_environment(workers)
+        self._shared_environment = _shared_environment(workers)
 
     @property
     def failed(self) -> list[Task]:
@@ -121,7 +122,7 @@ class TaskRunner:
 
     def _begin(self, call: TaskCall) -> Task:
         name = task_name(call)
-        task = Task(name, self.logs / f"{file_name_of(name)}.log", call.in_loop)
+        task = Task(name, self.logs / f"{file_name_of(name)}.log")
         with self._lock:
             if self.failed or self.stopped:
                 task.state = "skipped"
@@ -145,7 +146,7 @@ class TaskRunner:
 
     def run_process(self, command: list[str], environment: Mapping[str, str]) -> int:
         """Run the current task's command in a process. Returns its exit code."""
-        variables = {**self._shared_environment(), **self._process_environment}
+        variables = {**self._shared_environment, **self._process_environment}
         # After this process's own environment, which may name a place of other checkpoints.
         variables |= {**self._checkpoint_environment(), **environment}
         return self._run_job(lambda: Process(command, variables))
@@ -167,14 +168,11 @@ class TaskRunner:
             environment: Variables of the container.
             **arguments: More arguments of `docker.containers.create`.
         """
-        variables = {**self._shared_environment(), **self._checkpoint_environment()}
+        variables = {**self._shared_environment, **self._checkpoint_environment()}
         variables |= environment or {}
         return self._run_job(
             lambda: Container(client, self.image, command, environment=variables, **arguments)
         )
-
-    def _shared_environment(self) -> Mapping[str, str]:
-        return self._loop_environment if self._current.task.in_loop else {}
 
     def _checkpoint_environment(self) -> Mapping[str, str]:
         if self.checkpoints is None:
@@ -247,7 +245,7 @@ def _process_environment(scratch: str) -> dict[str, str]:
     }
 
 
-def _loop_environment(workers: int) -> dict[str, str]:
+def _shared_environment(workers: int) -> dict[str, str]:
     """Variables of tasks that run beside others: each takes its share of the processors.
 
     With all processors each, PyTorch's threads wait for one another far longer than they compute.

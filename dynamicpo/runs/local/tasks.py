@@ -36,8 +36,6 @@ class Task:
     Attributes:
         name: The task's name, and the item of the loop around it: `evaluate dmpo`.
         log_path: File with all its output.
-        in_loop: Whether others of a loop may run beside it; it then takes its share of the
-            processors.
         state: `skipped` after the failure of an earlier task, `cancelled` by an interruption.
         cached: Whether an earlier run's outputs were taken.
         seconds: Its duration.
@@ -48,7 +46,6 @@ class Task:
 
     name: str
     log_path: Path
-    in_loop: bool = False
     state: TaskState = "running"
     cached: bool = True
     seconds: float = 0.0

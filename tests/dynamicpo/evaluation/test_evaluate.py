@@ -20,6 +20,7 @@ from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import CheckFailedError, ConfigError, DataError
 from dynamicpo.core.records.manifest import read_manifest
 from dynamicpo.core.records.rows import read_items, read_rows
+from dynamicpo.evaluation import evaluated_models
 from dynamicpo.evaluation.comparison import compare_evaluations
 from dynamicpo.evaluation.evaluate import evaluate
 from dynamicpo.models.checkpoints import load_model
@@ -481,6 +482,48 @@ def test_sasrec_stands_beside_the_other_baselines(folders: dict[str, Path], tmp_
     assert "sasrec" in (tmp_path / "first" / "report.html").read_text(encoding="utf-8")
     files = [tmp_path / name / "sasrec" / "ranks.parquet" for name in ("first", "second")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_sasrec_may_come_from_an_evaluation_of_the_baselines(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preferences = folders["preferences"]
+    models = {"sft": folders["sft"]}
+    evaluate(preferences, {}, tmp_path / "baselines", WITH_SASREC)
+    evaluate(preferences, models, tmp_path / "trained", WITH_SASREC)
+    monkeypatch.setattr(evaluated_models, "fit_sasrec", None)
+    config = dataclasses.replace(WITH_SASREC, split="validation")
+    for folder, settings in (("taken", WITH_SASREC), ("validation", config)):
+        output = tmp_path / folder
+        evaluate(preferences, models, output, settings, baselines=tmp_path / "baselines")
+    same = ("sasrec/ranks.parquet", "comparisons.json", "generators/sasrec.safetensors")
+    for path in same:
+        trained = tmp_path / "trained" / path
+        assert (tmp_path / "taken" / path).read_bytes() == trained.read_bytes()
+
+
+def test_baselines_of_other_rows_or_another_seed_are_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    preferences = folders["preferences"]
+    models = {"sft": folders["sft"]}
+    baselines = tmp_path / "baselines"
+    evaluate(preferences, {}, baselines, WITH_SASREC)
+    other_rows = write_preferences(tmp_path / "rows", protocol={"strategy": "popularity"})
+    with pytest.raises(ConfigError, match="seed: must be that of the baselines, 0, got 1"):
+        evaluate(
+            preferences,
+            models,
+            tmp_path / "a",
+            dataclasses.replace(WITH_SASREC, seed=1),
+            baselines=baselines,
+        )
+    with pytest.raises(DataError, match="baselines must be those of the same rows"):
+        evaluate(other_rows, models, tmp_path / "b", WITH_SASREC, baselines=baselines)
+    evaluate(preferences, {}, tmp_path / "without", CONFIG)
+    with pytest.raises(DataError, match="must be a candidate generator as an evaluation keeps it"):
+        evaluate(preferences, models, tmp_path / "c", WITH_SASREC, baselines=tmp_path / "without")
+    assert not [tmp_path / name for name in "abc" if (tmp_path / name).exists()]
 
 
 def test_training_logs_are_kept_for_comparisons(folders: dict[str, Path], tmp_path: Path) -> None:

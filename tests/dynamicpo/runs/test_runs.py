@@ -132,7 +132,7 @@ def test_objectives_have_short_names():
 
 def test_a_loop_counts_as_often_as_its_list_has_entries():
     spec = load_pipeline("training").pipeline_spec
-    assert local_run.task_count(spec, {"objectives": [1, 2, 3]}) == 7 + 3 * 2
+    assert local_run.task_count(spec, {"objectives": [1, 2, 3]}) == 8 + 3 * 2
 
 
 @pytest.mark.parametrize("image", ["", "a b", "name@sha256:123", "name@md5:1", "NAME:"])
@@ -217,9 +217,11 @@ exit 3
 """
 
 
-@pytest.mark.parametrize(("in_loop", "threads"), [(True, "threads 1"), (False, "threads")])
+@pytest.mark.parametrize(
+    ("workers", "threads"), [(max(2, os.cpu_count() or 1), "threads 1"), (1, "threads")]
+)
 def test_a_process_is_followed(
-    in_loop: bool,
+    workers: int,
     threads: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -227,8 +229,8 @@ def test_a_process_is_followed(
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     root = tmp_path / "artifacts"
-    runner = TaskRunner(tmp_path, 1, os.cpu_count() or 1, root, str(tmp_path))
-    task = runner._current.task = Task("fine-tune", tmp_path / "fine-tune.log", in_loop)
+    runner = TaskRunner(tmp_path, 1, workers, root, str(tmp_path))
+    task = runner._current.task = Task("fine-tune", tmp_path / "fine-tune.log")
     with caplog.at_level("INFO", logger="dynamicpo"):
         code = runner.run_process(["sh", "-c", PRINTS], {"MODEL": f"{root}/training-1/sft/model"})
     assert (code, task.cached) == (3, False)
