@@ -92,7 +92,8 @@ def test_only_models_take_gpus(compiled: dict[str, Any]):
     gpus = {
         name for name, item in containers.items() if "accelerator" in item["container"]["resources"]
     }
-    assert gpus == {"exec-fine-tune", "exec-train-preferences", "exec-evaluate", "exec-evaluate-2"}
+    evaluations = {"exec-evaluate-baselines", "exec-evaluate", "exec-evaluate-2"}
+    assert gpus == {"exec-fine-tune", "exec-train-preferences", *evaluations}
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)

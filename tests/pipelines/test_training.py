@@ -372,7 +372,8 @@ def test_only_tasks_with_models_take_gpus(tmp_path: Path):
     spec = next(yaml.safe_load_all(path.read_text()))
     found = spec["deploymentSpec"]["executors"].items()
     gpus = {name for name, item in found if "accelerator" in item["container"]["resources"]}
-    assert gpus == {"exec-fine-tune", "exec-train-preferences", "exec-evaluate", "exec-evaluate-2"}
+    evaluations = {"exec-evaluate-baselines", "exec-evaluate", "exec-evaluate-2"}
+    assert gpus == {"exec-fine-tune", "exec-train-preferences", *evaluations}
 
 
 def test_a_placement_that_can_not_be_used_leaves_no_file(
