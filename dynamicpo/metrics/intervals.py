@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from dynamicpo.core.arrays import FloatArray, IntArray
 from dynamicpo.core.errors import ConfigError, DataError, ShapeError
@@ -194,7 +194,7 @@ def _expansion_factor(user_index: IntArray) -> float:
     freedom = int(user_index.max())
     num_users = freedom + 1
     z = NormalDist().inv_cdf(_HIGH_QUANTILE)
-    t = float(stats.t.ppf(_HIGH_QUANTILE, freedom))
+    t = float(special.stdtrit(freedom, _HIGH_QUANTILE))
     return math.sqrt(num_users / freedom) * t / z
 
 

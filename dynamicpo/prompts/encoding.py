@@ -349,6 +349,8 @@ def _joined(lines: Sequence[TokenIds]) -> TokenIds:
 
 def _first_line_within(lines: Sequence[TokenIds], max_tokens: int) -> int:
     """The index of the oldest line that fits with all later ones; the newest are taken first."""
+    if sum(map(len, lines)) <= max_tokens:
+        return 0
     first = len(lines)
     remaining = max_tokens
     for line in reversed(lines):

@@ -90,12 +90,10 @@ def longest_row(rows: Iterable[Mapping[str, Any]]) -> int:
 def _labels(
     tokens: Sequence[int], kinds: Sequence[TokenKind], counted_kinds: Sequence[TokenKind]
 ) -> list[int]:
-    labels = []
-    for token, kind in zip(tokens, kinds, strict=True):
-        is_counted = kind in counted_kinds
-        label = token if is_counted else IGNORED_LABEL
-        labels.append(label)
-    return labels
+    return [
+        token if kind in counted_kinds else IGNORED_LABEL
+        for token, kind in zip(tokens, kinds, strict=True)
+    ]
 
 
 def collate_sft(rows: list[SFTExample]) -> SFTBatch:

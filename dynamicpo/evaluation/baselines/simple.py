@@ -9,12 +9,12 @@ from collections.abc import Callable, Container, Iterator
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy import sparse
 
-from dynamicpo.core.arrays import FloatArray, IntArray
+from dynamicpo.core.arrays import FloatArray
 from dynamicpo.core.errors import unknown_name
 from dynamicpo.negatives.catalogue import EncodedColumn, encode_column, item_id_array
 from dynamicpo.negatives.cooccurrence import ItemPairs, cooccurring_pairs
-from dynamicpo.negatives.exclusions import concatenated_ranges
 
 Scorer = Callable[[pa.Table], FloatArray]  # rows with a `history` to scores of all items, (N, I)
 _CELLS_AT_ONCE = 2**22  # rows times items scored at once, which bounds the memory
@@ -76,32 +76,28 @@ class CooccurrenceScorer:
     """
 
     def __init__(self, item_ids: pa.Array, pairs: ItemPairs) -> None:
-        """Index the pairs by item."""
+        """Lay the pairs out as a matrix, a row for each item."""
         self.pairs = pairs
         self._item_ids = item_ids
-        self._cosines = pairs.cosines(len(item_ids))
+        num_items = len(item_ids)
         # The pairs are sorted by item, so an item's neighbours are the range between two bounds.
-        codes = np.arange(len(item_ids) + 1)
-        self._bounds = np.searchsorted(pairs.items, codes)
+        codes = np.arange(num_items + 1)
+        bounds = np.searchsorted(pairs.items, codes)
+        cosines = pairs.cosines(num_items)
+        shape = (num_items, num_items)
+        self._cosines = sparse.csr_array((cosines, pairs.neighbours, bounds), shape=shape)
 
     def __call__(self, rows: pa.Table) -> FloatArray:
         """Score all items for rows with a `history`. Shape (N, I)."""
         num_rows = len(rows)
-        num_items = len(self._item_ids)
         items, item_rows = encode_items(rows["history"], self._item_ids)
-        starts = self._bounds[items]
-        ends = self._bounds[items + 1]
-        num_neighbours = ends - starts
-        pair_index, _ = concatenated_ranges(starts, num_neighbours)
-        pair_rows = np.repeat(item_rows, num_neighbours)
-        # One bincount over (row, neighbour) as a single integer adds up all rows at once.
-        first_cells = pair_rows * num_items
-        cells: IntArray = first_cells + self.pairs.neighbours[pair_index]
-        weights = self._cosines[pair_index]
-        num_cells = num_rows * num_items
-        sums = np.bincount(cells, weights=weights, minlength=num_cells)
-        scores = sums.astype(np.float64)  # of no pairs at all bincount makes integers
-        return scores.reshape(num_rows, num_items)
+        bounds = np.searchsorted(item_rows, np.arange(num_rows + 1))
+        shape = (num_rows, len(self._item_ids))
+        # An item that stands twice in a history counts twice: entries of a place are added up.
+        ones = np.ones(len(items))
+        histories = sparse.csr_array((ones, items, bounds), shape=shape)
+        scores: FloatArray = (histories @ self._cosines).toarray()
+        return scores
 
 
 def score_by_cooccurrence(

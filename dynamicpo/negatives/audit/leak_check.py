@@ -21,7 +21,7 @@ from typing import NamedTuple, NotRequired, TypedDict, final
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy import stats
+from scipy import special
 
 from dynamicpo.core.errors import CheckFailedError, DataError
 from dynamicpo.negatives.audit.attacker import attack, attack_by_history
@@ -257,7 +257,7 @@ def _prediction_interval(
     factor sqrt(1 + 1 / redraws) as the mean is, too.
     """
     upper_quantile = (1 + level) / 2
-    t = float(stats.t.ppf(upper_quantile, redraws - 1))
+    t = float(special.stdtrit(redraws - 1, upper_quantile))
     uncertainty_of_mean = math.sqrt(1 + 1 / redraws)
     half_width = t * spread * uncertainty_of_mean
     # A hit ratio lies between 0 and 1.

@@ -32,11 +32,14 @@ _SHARED = (
 )
 
 
-def run_graph(original: "Callable[..., Result]", arguments: GraphArguments) -> "Result":
+def run_graph(
+    original: "Callable[..., Result]", workers: int, arguments: GraphArguments
+) -> "Result":
     """Run a graph, with tasks that do not depend on each other at once.
 
     Args:
         original: kfp's function, for a graph with a task that is to run after a failure.
+        workers: The number of tasks that may run at once.
         arguments: All its arguments.
 
     Returns:
@@ -50,7 +53,7 @@ def run_graph(original: "Callable[..., Result]", arguments: GraphArguments) -> "
     tasks = dict(component.dag.tasks)
     if any(task.trigger_policy.strategy for task in tasks.values()):
         return original(**arguments)
-    graph = _Graph(tasks, arguments)
+    graph = _Graph(tasks, workers, arguments)
     # From the right side of kfp's stack: a task comes after those that it depends on.
     order = graph_utils.topological_sort_tasks(tasks)[::-1]
     ended: dict[str, Future[bool]] = {}
@@ -74,7 +77,9 @@ class _Graph:
         values: The values.
     """
 
-    def __init__(self, tasks: "Mapping[str, PipelineTaskSpec]", arguments: GraphArguments) -> None:
+    def __init__(
+        self, tasks: "Mapping[str, PipelineTaskSpec]", workers: int, arguments: GraphArguments
+    ) -> None:
         """Take the arguments, and the defaults of those that are not given."""
         from kfp.local.io import IOStore
         from kfp.local.orchestrator.enhanced_dag_orchestrator import ParallelExecutor
@@ -91,6 +96,9 @@ class _Graph:
         shared = {name: value for name, value in arguments.items() if name in _SHARED}
         self._shared = {**shared, "io_store": self.values}
         self._loops = ParallelExecutor()
+        # kfp has two rounds under way at most. One more than there are workers, so that a worker
+        # finds something to do while a round waits for its next task.
+        self._loops.conservative_max = self._loops.max_workers = workers + 1
 
     def run_after(self, needed: "list[Future[bool]]", name: str) -> bool:
         """Wait for others, then run a task. Returns whether all of them and the task succeeded."""

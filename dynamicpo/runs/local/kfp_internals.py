@@ -224,7 +224,7 @@ def _side_by_side(original: Function, hooks: TaskHooks) -> Function:
         # One at a time they have kfp's order, which is the same each time.
         if hooks.workers == 1:
             return original(**arguments)
-        return run_graph(original, arguments)  # type: ignore[arg-type]
+        return run_graph(original, hooks.workers, arguments)  # type: ignore[arg-type]
 
     return run_enhanced_dag
 

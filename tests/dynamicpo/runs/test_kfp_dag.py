@@ -66,15 +66,21 @@ def diamond(rows: list = ["a", "b"], wanted: int = 1):  # noqa: B006
         named("left out", x=first.output)
 
 
-def run(recorder: Recorder, folder: Path) -> list[str]:
+def run(recorder: Recorder, folder: Path, **parameters: Any) -> list[str]:
     kfp.local.init(kfp.local.SubprocessRunner(use_venv=False), pipeline_root=str(folder))
     with hooked(recorder):
-        diamond()
+        diamond(**parameters)
     return recorder.events
 
 
 def test_tasks_that_need_nothing_of_each_other_run_at_once(tmp_path: Path):
     run(Recorder(together=("left", "right", "taken")), tmp_path)
+
+
+def test_a_loop_has_as_many_rounds_at_once_as_there_are_workers(tmp_path: Path):
+    recorder = Recorder(together=("round", "round", "round"))
+    recorder.workers = 3
+    run(recorder, tmp_path, rows=["a", "b", "c"])
 
 
 def test_a_task_begins_when_those_before_it_have_ended(tmp_path: Path):
