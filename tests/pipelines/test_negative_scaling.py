@@ -104,7 +104,7 @@ def test_shipped_parameters_are_valid(path: Path):
     assert len(cells) == {"reproduce": 30, "full": 192, "text": 4}[path.stem]
     assert checked["evaluation_split"] == "test"
     total = run.task_count(load_pipeline("negative_scaling").pipeline_spec, checked)
-    assert total == 7 + 2 * len(cells)
+    assert total == 8 + 2 * len(cells)
 
 
 def test_more_negatives_than_candidates_offer_are_refused_before_anything_starts(
