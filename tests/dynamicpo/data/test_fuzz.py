@@ -44,7 +44,7 @@ from tests.fixtures.datasets import (
 )
 from tests.fixtures.tables import write_tables
 
-CASES = int(os.environ.get("FUZZ_CASES", "2100"))
+CASES = int(os.environ.get("FUZZ_CASES", "900"))
 # Their shares; the whole stage takes twenty times as long as one reader.
 FORMAT_CASES = CASES * 70 // 100
 DATASET_CASES = CASES * 15 // 100
