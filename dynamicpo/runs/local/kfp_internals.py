@@ -1,9 +1,10 @@
-"""Everything here that depends on the internals of kfp, as of kfp 2.17.
+"""What a local run replaces in the internals of kfp, as of kfp 2.17.
 
 kfp.local tells of a run by printing and logging, through process-wide state that is not safe with
 two tasks at once, and it takes no callbacks. So `hooked` replaces a few of its functions for as
-long as a run lasts. kfp still decides which task runs when, with which arguments, and what the
-cache holds. tests/dynamicpo/runs/test_kfp_internals.py fails when kfp changes what is used here.
+long as a run lasts. kfp still decides with which arguments a task runs, and what the cache holds;
+with several workers `kfp_dag` decides when. tests/dynamicpo/runs/test_kfp_internals.py fails when
+kfp changes what is used here, test_kfp_dag.py when it changes what is used there.
 """
 
 import contextlib
