@@ -1,4 +1,4 @@
-"""What a local run replaces in the internals of kfp, as of kfp 2.17.
+"""Internals of kfp that a local run replaces, as of kfp 2.17.
 
 kfp.local tells of a run by printing and logging, through process-wide state that is not safe with
 two tasks at once, and it takes no callbacks. So `hooked` replaces a few of its functions for as
