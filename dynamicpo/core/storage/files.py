@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +68,7 @@ def find_files(uri: str) -> list[FoundFile]:
     path = existing_path(uri)
     if not path.is_dir():
         return [_found_path(path)]
-    return sorted(_found_path(file) for file in path.rglob("*") if file.is_file())
+    return sorted(_files_below(path))
 
 
 def remote_versions(uri: str) -> dict[str, str]:
@@ -88,6 +89,14 @@ def remote_versions(uri: str) -> dict[str, str]:
         name = file.address.name.removeprefix(prefix).lstrip("/")
         versions[name] = file.crc32c or file.version
     return versions
+
+
+def _files_below(folder: Path) -> Iterator[FoundFile]:
+    for path in folder.rglob("*"):
+        # Another process may rename what it has written, or delete it, between here and there.
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                yield _found_path(path)
 
 
 def _found_path(path: Path) -> FoundFile:

@@ -6,7 +6,9 @@ gs:// is a real fake-gcs-server, s3:// a moto server, and minio:// a real Seawee
 import os
 import random
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,23 @@ def test_lists_have_more_than_one_page(
     assert len(list_files(uri)) == 10
     delete(uri)
     assert not exists(uri)
+
+
+def test_files_are_listed_while_another_writes(tmp_path: Path):
+    """A partial file may be gone, under its name or for good, before it is looked at."""
+    (tmp_path / "there").write_text("1")
+    partial = tmp_path / "partial"
+    has_ended = threading.Event()
+
+    def write():
+        while not has_ended.is_set():
+            partial.write_text("2")
+            partial.replace(tmp_path / "whole")
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(write)
+        try:
+            listings = [list_files(str(tmp_path)) for _ in range(500)]
+        finally:
+            has_ended.set()
+    assert all(str(tmp_path / "there") in names for names in listings)
