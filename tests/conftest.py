@@ -4,9 +4,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from traceback import walk_stack
+from types import FrameType, SimpleNamespace
+from unittest.mock import patch
 
 import pytest
+from kfp.dsl import pipeline_task
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,6 +28,25 @@ IN_IMAGE = (
     "images",
 )
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_stacks() -> Iterator[None]:
+    """kfp asks for each task's caller; here it learns that without the sources of the whole stack.
+
+    To find them Python goes through all modules, of which a process of tests has thousands: a
+    compilation took ten seconds and more. No other process of ours is like that.
+    """
+    with patch.object(pipeline_task, "inspect", SimpleNamespace(stack=_stack)):
+        yield
+
+
+def _stack() -> list[tuple[FrameType, str, int, str]]:
+    """The beginning of `inspect.stack()`'s entries: frame, file, line, function."""
+    return [
+        (frame, frame.f_code.co_filename, line, frame.f_code.co_name)
+        for frame, line in walk_stack(sys._getframe(1))
+    ]
 
 
 @pytest.fixture(scope="session")
