@@ -23,6 +23,7 @@ from dynamicpo.runs.local.cache import cache_name
 from dynamicpo.runs.local.kfp_internals import count_tasks, hooked
 from dynamicpo.runs.local.run_locks import at_work
 from dynamicpo.runs.local.task_runner import TaskRunner, stopped_by_signals
+from dynamicpo.runs.local.warm_start import warm_python
 from dynamicpo.runs.objectives import planned_cells
 from dynamicpo.runs.parameters import check_literal, check_parameters, pipeline_arguments
 
@@ -74,13 +75,16 @@ def run_pipeline(
     with (
         tempfile.TemporaryDirectory(prefix="dynamicpo-") as scratch,
         at_work(folder),
-        ExitStack() as claims,
+        ExitStack() as stack,
     ):
         pipeline = load_pipeline(name)
         total = task_count(pipeline.pipeline_spec, parameters)
         artifacts = cache / "artifacts"
         runner = TaskRunner(folder / "logs", total, workers, artifacts, scratch, image_id)
-        runner.checkpoints = _own_checkpoints(cache, claims)
+        runner.checkpoints = _own_checkpoints(cache, stack)
+        if not image:
+            warm = warm_python(Path(scratch), runner.process_environment)
+            runner.process_environment = stack.enter_context(warm)
         log.info("%s: %d tasks, in %s", name, total, folder)
         state: summary.RunState = "succeeded"
         summary.write(folder, {**settings, "state": "running"}, started, runner.tasks)

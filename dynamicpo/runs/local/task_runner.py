@@ -60,6 +60,8 @@ class TaskRunner:
 
     # Folder for checkpoints of trainings, which a later run of the same cache goes on from.
     checkpoints: Path | None = None
+    # Variables of all processes.
+    process_environment: Mapping[str, str]
 
     def __init__(
         self, logs: Path, total: int, workers: int, artifacts: Path, scratch: str, image: str = ""
@@ -78,8 +80,8 @@ class TaskRunner:
         self._jobs: set[Job] = set()
         # Below the folder of artifacts kfp has one for each run; its name means nothing to a user.
         self._artifact_prefix = re.compile(rf"{re.escape(str(artifacts))}/[^/\s]+/")
-        self._process_environment = _process_environment(scratch)
         self._shared_environment = _shared_environment(workers)
+        self.process_environment = {**self._shared_environment, **_process_environment(scratch)}
 
     @property
     def failed(self) -> list[Task]:
@@ -146,9 +148,9 @@ class TaskRunner:
 
     def run_process(self, command: list[str], environment: Mapping[str, str]) -> int:
         """Run the current task's command in a process. Returns its exit code."""
-        variables = {**self._shared_environment, **self._process_environment}
         # After this process's own environment, which may name a place of other checkpoints.
-        variables |= {**self._checkpoint_environment(), **environment}
+        own = {**self._checkpoint_environment(), **environment}
+        variables = {**self.process_environment, **own}
         return self._run_job(lambda: Process(command, variables))
 
     def run_container(
