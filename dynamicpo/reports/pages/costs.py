@@ -23,7 +23,8 @@ class Cost(TypedDict):
 
     Attributes:
         seconds: To rank so many lists, or every item for so many rows.
-        peak_megabytes: Memory of the process at its peak until then, libraries included.
+        peak_megabytes: Memory of the process at its peak until then, libraries included as
+            far as it has used them.
         rows_from_shards: Rows that an attempt before this one had ranked, whose time is not in it.
     """
 

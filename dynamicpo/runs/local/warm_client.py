@@ -15,49 +15,89 @@ from types import FrameType
 
 STANDARD_STREAMS = (0, 1, 2)
 # The answer to a task that must have an interpreter of its own.
-REFUSED = b"\n"
+REFUSED = b"0\n"
+# For a request and the answer to it, on a machine where all takes long.
+PATIENCE_SECONDS = 20
 # What a local task is.
 _MODULE = "kfp.dsl.executor_main"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command. Returns its exit code, 128 and more for a signal."""
     python, path, *command = arguments
-    if command[:2] == ["-m", _MODULE]:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as server:
-            server.connect(path)
-            code = _served(server, command[2:])
-            if code is not None:
-                return code
+    if command[:2] == ["-m", _MODULE] and _has_all_streams():
+        with socket.socket(socket.AF_UNIX) as server:
+            # One that comes before it is known who is to get it waits.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            process = _ask(server, path, command[2:])
+            if process:
+                return _follow(server, process)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.execv(python, [python, *command])
 
 
-def _served(server: socket.socket, arguments: Sequence[str]) -> int | None:
-    """The exit code of a task; None where the server refuses it."""
+def _has_all_streams() -> bool:
+    """Tell whether no standard stream is closed; else a socket would take its number."""
+    try:
+        for number in STANDARD_STREAMS:
+            os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _ask(server: socket.socket, path: str, arguments: Sequence[str]) -> int:
+    """The process id of a task that the server has begun; 0 where it has not."""
+    environment = {as_text(name): as_text(value) for name, value in os.environ.items()}
     request = {
         "module": _MODULE,
-        "arguments": arguments,
-        "environment": dict(os.environ),
-        "folder": os.getcwd(),
+        "arguments": [as_text(argument) for argument in arguments],
+        "environment": environment,
+        "folder": as_text(os.getcwd()),
     }
-    socket.send_fds(server, [b"-"], STANDARD_STREAMS)
-    server.sendall(json.dumps(request).encode() + b"\n")
-    with server.makefile("rb") as answers:
-        answer = answers.readline()
-        if answer == REFUSED:
-            return None
-        process = int(answer)
+    server.settimeout(PATIENCE_SECONDS)
+    try:
+        server.connect(path)
+        socket.send_fds(server, [b"-"], STANDARD_STREAMS)
+        server.sendall(json.dumps(request).encode() + b"\n")
+        return int(read_line(server) or 0)
+    # A task that it begins nevertheless ends, for its client is gone.
+    except OSError:
+        return 0
 
-        def forward(number: int, frame: FrameType | None) -> None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, number)
 
-        # The task decides what they do, and this process ends with it.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, forward)
-        code = answers.readline()
-    # Without an answer the server is gone, and its forks with it.
-    return int(code) if code else 128 + signal.SIGKILL
+def as_text(value: str) -> str:
+    """A word with its bytes as characters: two processes may decode them differently."""
+    return os.fsencode(value).decode("latin-1")
+
+
+def read_line(connection: socket.socket) -> bytes:
+    """A line, without its end; what there is of it where the other side is gone."""
+    line = b""
+    while (byte := connection.recv(1)) not in (b"", b"\n"):
+        line += byte
+    return line
+
+
+def _follow(server: socket.socket, process: int) -> int:
+    """Pass signals on to a task, and wait for its exit code."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(process, number)
+
+    for number in _SIGNALS:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    server.settimeout(None)
+    code = read_line(server)
+    if code:
+        return int(code)
+    # It took the task with it, but not what the task has started.
+    forward(signal.SIGKILL, None)
+    sys.stderr.write("the process that this task was started from has ended\n")
+    return 1
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from dynamicpo.runs.local import warm_client
 
 _SERVER = "dynamicpo.runs.local.warm_server"
 # A driver that was asked for its GPUs before a fork does not work after it.
-_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+# A socket's, of 107 with what is added to it.
+_MAX_PATH_BYTES = 100
 
 
 @contextlib.contextmanager
@@ -30,11 +32,10 @@ def warm_python(scratch: Path, environment: Mapping[str, str]) -> Iterator[Mappi
     Yields:
         The variables with that `python3` in their PATH; as they are where there can be none.
     """
-    has_gpu = any(Path(device).exists() for device in _GPU_DEVICES)
-    if sys.platform != "linux" or has_gpu:
+    path = scratch / "python.socket"
+    if not _is_possible(path):
         yield environment
         return
-    path = scratch / "python.socket"
     folder = _write_python(scratch, path)
     others = environment.get("PATH", os.defpath)
     variables = {**environment, "PATH": os.pathsep.join([folder, others])}
@@ -54,11 +55,18 @@ def warm_python(scratch: Path, environment: Mapping[str, str]) -> Iterator[Mappi
             server.kill()
 
 
+def _is_possible(path: Path) -> bool:
+    """Tell whether an interpreter can be kept warm here, with a socket of that path."""
+    has_gpu = any(Path(device).exists() for device in _GPU_DEVICES)
+    is_usable = len(os.fsencode(path)) <= _MAX_PATH_BYTES and os.pathsep not in str(path)
+    return sys.platform == "linux" and not has_gpu and is_usable
+
+
 def _write_python(scratch: Path, path: Path) -> str:
     folder = scratch / "bin"
     folder.mkdir()
     words = [sys.executable, "-I", "-S", warm_client.__file__, sys.executable, str(path)]
     python = folder / "python3"
-    python.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    python.write_bytes(os.fsencode(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n'))
     python.chmod(0o700)
     return str(folder)

@@ -1,7 +1,9 @@
 """Tasks of a local run start from a warm interpreter, as if Python itself had been started."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,8 +24,15 @@ exec(code)
 """
 # In place of torch and the rest, which take ten seconds.
 SERVER = """
+import os
 import sys
 from dynamicpo.runs.local import warm_server
+fork = os.fork
+def limited():
+    if os.path.exists(os.environ["NO_FORKS"]):
+        raise BlockingIOError
+    return fork()
+os.fork = limited
 warm_server.IMPORTED = ("marker", "nowhere_to_be_found")
 warm_server.main(sys.argv[1:])
 """
@@ -42,6 +51,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "quick_server.py").write_text(SERVER)
     root = Path(warm_start.__file__).parents[3]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(root)]))
+    monkeypatch.setenv("NO_FORKS", str(tmp_path / "no-forks"))
     monkeypatch.setattr(warm_start, "_SERVER", "quick_server")
     monkeypatch.setattr(warm_start, "_GPU_DEVICES", ())
     return folder
@@ -195,6 +205,91 @@ def test_what_a_task_leaves_behind_ends_with_it(start: Start):
     wait_until(lambda: not any(map(is_alive, map(int, lines[1].split()))))
 
 
+def test_a_child_of_a_task_is_interrupted_with_it(start: Start, tmp_path: Path):
+    (tmp_path / "child.py").write_text(CLEANS_UP)
+    child = f"import subprocess; subprocess.run([sys.executable, {str(tmp_path / 'child.py')!r}])"
+    task = start(child)
+    assert task.stdout and [task.stdout.readline() for _ in range(2)] == ["warm\n", "at work\n"]
+    os.killpg(task.pid, signal.SIGINT)
+    assert output(task)[0] == ["cleaned up"]
+
+
+def test_a_run_in_the_background_interrupts_its_tasks(package: Path, tmp_path: Path):
+    # A shell that runs a script has the commands in its background ignore it.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with warm_python(tmp_path, dict(os.environ)) as environment:
+            wait_until((tmp_path / "python.socket").exists)
+            task = starter(environment)(CLEANS_UP)
+            assert task.stdout and task.stdout.readline() == "warm\n"
+            assert task.stdout.readline() == "at work\n"
+            os.killpg(task.pid, signal.SIGINT)
+            assert output(task)[0] == ["cleaned up"]
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_clients_that_go_away_end_no_other_task(start: Start, tmp_path: Path):
+    task = start("print('here', flush=True); sys.stdin.read(); print('to the end')")
+    assert task.stdout and [task.stdout.readline() for _ in range(2)] == ["warm\n", "here\n"]
+    fields = {"module": "none", "arguments": [], "environment": {"A": "1"}, "folder": "/"}
+    refused = json.dumps(fields).encode() + b"\n"
+    no_request = json.dumps({"module": 1}).encode() + b"\n"
+    for content in (b"", refused[:9], b"[]\n", no_request, refused):
+        for streams in ([], [0, 1, 2]):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "scratch" / "python.socket"))
+                socket.send_fds(client, [b"-"], streams)
+                client.sendall(content)
+    assert output(start("pass"))[0] == ["warm"]
+    assert output(task)[0] == ["to the end"]
+
+
+def test_a_machine_without_room_for_a_fork_starts_python(start: Start, tmp_path: Path):
+    (tmp_path / "no-forks").write_text("")
+    assert output(start("sys.exit(5)")) == (["cold"], "", 5)
+    (tmp_path / "no-forks").unlink()
+    assert output(start("pass"))[0] == ["warm"]
+
+
+def test_a_task_without_a_standard_stream_starts_python(environment: Mapping[str, str]):
+    script = "python3 -m kfp.dsl.executor_main pass <&-"
+    done = subprocess.run(
+        ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "cold\n"
+
+
+def test_tasks_end_with_an_interpreter_that_is_killed(start: Start, tmp_path: Path):
+    task = start(FAMILY + "time.sleep(99)")
+    assert task.stdout and task.stdout.readline() == "warm\n"
+    processes = [int(word) for word in task.stdout.readline().split()]
+    (server,) = servers(tmp_path / "scratch")
+    os.kill(server, signal.SIGKILL)
+    _, err, exit_code = output(task)
+    assert (err, exit_code) == ("the process that this task was started from has ended\n", 1)
+    wait_until(lambda: not any(map(is_alive, processes)))
+    assert output(start("pass"))[0] == ["cold"]
+
+
+@pytest.mark.parametrize("name", ["a b'c", "ü", os.fsdecode(b"\xff")])
+def test_any_name_of_the_scratch_folder_will_do(package: Path, tmp_path: Path, name: str):
+    scratch = tmp_path / name
+    scratch.mkdir()
+    with warm_python(scratch, dict(os.environ)) as environment:
+        wait_until((scratch / "python.socket").exists)
+        assert output(starter(environment)("pass"))[0] == ["warm"]
+
+
+@pytest.mark.parametrize("name", ["a:b", "long" * 30])
+def test_a_name_that_no_socket_or_path_can_have_is_no_fault(
+    package: Path, tmp_path: Path, name: str
+):
+    (tmp_path / name).mkdir()
+    with warm_python(tmp_path / name, {"A": "1"}) as environment:
+        assert environment == {"A": "1"}
+
+
 RUN = """
 import os, sys, time
 from pathlib import Path
@@ -222,16 +317,19 @@ def test_the_interpreter_ends_with_a_run_that_is_killed(
     wait_until(lambda: not servers(tmp_path))
 
 
-def servers(folder: Path) -> list[Path]:
+def servers(folder: Path) -> list[int]:
+    """The processes that serve below a folder."""
     name = f"quick_server\0{folder}/python.socket".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             content = path.read_bytes()
+            # Of those that it forked, it alone leads a session.
+            is_server = os.getsid(int(path.parent.name)) == int(path.parent.name)
         except OSError:
             continue
-        if name in content:
-            found.append(path)
+        if name in content and is_server:
+            found.append(int(path.parent.name))
     return found
 
 
