@@ -25,21 +25,27 @@ def main(arguments: Sequence[str]) -> int:
     # The runner's interruptions go to the whole group. They are for the task, which then ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_group)
-    _get_signal_when_parent_ends(signal.SIGTERM)
+    get_signal_when_parent_ends(signal.SIGTERM)
     # It may have ended before the line above.
     if os.getppid() != runner:
         return 128 + signal.SIGTERM
     # A signal that is ignored here would be ignored by the command, too.
     with subprocess.Popen(command, preexec_fn=_default_interrupt) as process:
         code = process.wait()
-    return 128 - code if code < 0 else code
+    return shell_exit_code(code)
 
 
 def _default_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _get_signal_when_parent_ends(number: int) -> None:
+def shell_exit_code(code: int) -> int:
+    """The exit code that a shell gives a process, of Python's: 128 and more for a signal."""
+    return 128 - code if code < 0 else code
+
+
+def get_signal_when_parent_ends(number: int) -> None:
+    """Have the system send this process a signal when its parent has ended; Linux alone does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 

@@ -60,8 +60,6 @@ class TaskRunner:
 
     # Folder for checkpoints of trainings, which a later run of the same cache goes on from.
     checkpoints: Path | None = None
-    # Variables of all processes.
-    process_environment: Mapping[str, str]
 
     def __init__(
         self, logs: Path, total: int, workers: int, artifacts: Path, scratch: str, image: str = ""
@@ -81,7 +79,10 @@ class TaskRunner:
         # Below the folder of artifacts kfp has one for each run; its name means nothing to a user.
         self._artifact_prefix = re.compile(rf"{re.escape(str(artifacts))}/[^/\s]+/")
         self._shared_environment = _shared_environment(workers)
-        self.process_environment = {**self._shared_environment, **_process_environment(scratch)}
+        self.process_environment: Mapping[str, str] = {
+            **self._shared_environment,
+            **_process_environment(scratch),
+        }
 
     @property
     def failed(self) -> list[Task]:

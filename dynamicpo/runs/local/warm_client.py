@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 STANDARD_STREAMS = (0, 1, 2)
-# The answer to a task that must have an interpreter of its own.
-REFUSED = b"0\n"
+# In place of the process id of a task, which must have an interpreter of its own.
+REFUSED = 0
 # For a request and the answer to it, on a machine where all takes long.
 PATIENCE_SECONDS = 20
 # What a local task is.
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
             # One that comes before it is known who is to get it waits.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             process = _ask(server, path, command[2:])
-            if process:
+            if process != REFUSED:
                 return _follow(server, process)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.execv(python, [python, *command])
@@ -48,7 +48,7 @@ def _has_all_streams() -> bool:
 
 
 def _ask(server: socket.socket, path: str, arguments: Sequence[str]) -> int:
-    """The process id of a task that the server has begun; 0 where it has not."""
+    """The process id of a task that the server has begun; `REFUSED` where it has not."""
     environment = {as_text(name): as_text(value) for name, value in os.environ.items()}
     request = {
         "module": _MODULE,
@@ -61,10 +61,10 @@ def _ask(server: socket.socket, path: str, arguments: Sequence[str]) -> int:
         server.connect(path)
         socket.send_fds(server, [b"-"], STANDARD_STREAMS)
         server.sendall(json.dumps(request).encode() + b"\n")
-        return int(read_line(server) or 0)
+        return int(_read_line(server) or REFUSED)
     # A task that it begins nevertheless ends, for its client is gone.
     except OSError:
-        return 0
+        return REFUSED
 
 
 def as_text(value: str) -> str:
@@ -72,7 +72,7 @@ def as_text(value: str) -> str:
     return os.fsencode(value).decode("latin-1")
 
 
-def read_line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket) -> bytes:
     """A line, without its end; what there is of it where the other side is gone."""
     line = b""
     while (byte := connection.recv(1)) not in (b"", b"\n"):
@@ -91,7 +91,7 @@ def _follow(server: socket.socket, process: int) -> int:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     server.settimeout(None)
-    code = read_line(server)
+    code = _read_line(server)
     if code:
         return int(code)
     # It took the task with it, but not what the task has started.

@@ -6,7 +6,6 @@ killed. A task ends with its client.
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -26,6 +25,7 @@ from dynamicpo.core.config_checkpoints import (
     CHECKPOINT_MINUTES_VARIABLE,
     CHECKPOINT_PREFIX_VARIABLE,
 )
+from dynamicpo.runs.local.supervisor import get_signal_when_parent_ends, shell_exit_code
 from dynamicpo.runs.local.warm_client import (
     PATIENCE_SECONDS,
     REFUSED,
@@ -46,9 +46,6 @@ _OWN_VARIABLES = {
 # Those that the run has given, as clients send them; libraries set more.
 _GIVEN_VARIABLES = {as_text(name): as_text(value) for name, value in os.environ.items()}
 _STANDARD_INPUT, *_ = STANDARD_STREAMS
-# From linux/prctl.h.
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
 class Request(NamedTuple):
@@ -143,7 +140,7 @@ def _look_after(child: _Child, ready: Sequence[socket.socket | int]) -> _Child |
         os.close(child.ended)
         code = os.waitstatus_to_exitcode(status)
         if child.client is not None:
-            _tell(child.client, 128 - code if code < 0 else code)
+            _tell(child.client, shell_exit_code(code))
             child.client.close()
         return None
     # It says nothing after its request.
@@ -184,8 +181,8 @@ def _answer(client: socket.socket, children: list[_Child]) -> Request | None:
         os.close(stream)
     child = None if process is None else _child(process, client)
     if child is None:
-        with client, contextlib.suppress(OSError):
-            client.sendall(REFUSED)
+        _tell(client, REFUSED)
+        client.close()
         return None
     children.append(child)
     _tell(client, child.process)
@@ -243,7 +240,7 @@ def _leave_server(server: int, children: Sequence[_Child], streams: Sequence[int
         os.dup2(stream, number)
         os.close(stream)
     os.setpgid(0, 0)
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    get_signal_when_parent_ends(signal.SIGKILL)
     # It may have ended before the line above.
     if os.getppid() != server:
         os._exit(1)

@@ -296,9 +296,10 @@ def test_files_are_listed_while_another_writes(tmp_path: Path):
             partial.replace(tmp_path / "whole")
 
     with ThreadPoolExecutor() as pool:
-        pool.submit(write)
+        writing = pool.submit(write)
         try:
             listings = [list_files(str(tmp_path)) for _ in range(500)]
         finally:
             has_ended.set()
+        writing.result()
     assert all(str(tmp_path / "there") in names for names in listings)

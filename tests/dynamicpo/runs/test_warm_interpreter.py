@@ -122,10 +122,22 @@ def test_the_end_of_a_task_is_its_own(start: Start, code: str, exit_code: int, m
     assert message in err
 
 
-def test_tasks_run_side_by_side_and_know_nothing_of_each_other(start: Start):
-    code = "import marker, os; print(hasattr(marker, 'seen')); marker.seen = True; sys.stdin.read()"
-    tasks = [start(code) for _ in range(5)]
-    assert [output(task) for task in tasks] == [(["warm", "False"], "", 0)] * 5
+# Until a file is there, whose name it is given.
+WAITS = """
+import pathlib, time
+print("waits", flush=True)
+while not pathlib.Path(arguments[0]).exists():
+    time.sleep(0.02)
+"""
+
+
+def test_tasks_run_side_by_side_and_know_nothing_of_each_other(start: Start, tmp_path: Path):
+    code = "import marker; print(hasattr(marker, 'seen')); marker.seen = True"
+    tasks = [start(WAITS + code, str(tmp_path / "go-on")) for _ in range(5)]
+    for task in tasks:
+        assert task.stdout and [task.stdout.readline() for _ in range(2)] == ["warm\n", "waits\n"]
+    (tmp_path / "go-on").touch()
+    assert [output(task) for task in tasks] == [(["False"], "", 0)] * 5
 
 
 def test_a_task_with_variables_of_its_own_has_an_interpreter_of_its_own(start: Start):
@@ -205,10 +217,20 @@ def test_what_a_task_leaves_behind_ends_with_it(start: Start):
     wait_until(lambda: not any(map(is_alive, map(int, lines[1].split()))))
 
 
+# `subprocess.run` would kill it a quarter of a second after the interruption.
+WAITS_FOR_CHILD = """
+import subprocess
+child = subprocess.Popen([sys.executable, arguments[0]])
+try:
+    child.wait()
+except KeyboardInterrupt:
+    child.wait()
+"""
+
+
 def test_a_child_of_a_task_is_interrupted_with_it(start: Start, tmp_path: Path):
     (tmp_path / "child.py").write_text(CLEANS_UP)
-    child = f"import subprocess; subprocess.run([sys.executable, {str(tmp_path / 'child.py')!r}])"
-    task = start(child)
+    task = start(WAITS_FOR_CHILD, str(tmp_path / "child.py"))
     assert task.stdout and [task.stdout.readline() for _ in range(2)] == ["warm\n", "at work\n"]
     os.killpg(task.pid, signal.SIGINT)
     assert output(task)[0] == ["cleaned up"]
@@ -230,8 +252,9 @@ def test_a_run_in_the_background_interrupts_its_tasks(package: Path, tmp_path: P
 
 
 def test_clients_that_go_away_end_no_other_task(start: Start, tmp_path: Path):
-    task = start("print('here', flush=True); sys.stdin.read(); print('to the end')")
-    assert task.stdout and [task.stdout.readline() for _ in range(2)] == ["warm\n", "here\n"]
+    go_on = tmp_path / "go-on"
+    task = start(WAITS + "print('to the end')", str(go_on))
+    assert task.stdout and [task.stdout.readline() for _ in range(2)] == ["warm\n", "waits\n"]
     fields = {"module": "none", "arguments": [], "environment": {"A": "1"}, "folder": "/"}
     refused = json.dumps(fields).encode() + b"\n"
     no_request = json.dumps({"module": 1}).encode() + b"\n"
@@ -242,6 +265,7 @@ def test_clients_that_go_away_end_no_other_task(start: Start, tmp_path: Path):
                 socket.send_fds(client, [b"-"], streams)
                 client.sendall(content)
     assert output(start("pass"))[0] == ["warm"]
+    go_on.touch()
     assert output(task)[0] == ["to the end"]
 
 
