@@ -188,8 +188,8 @@ def test_an_interruption_reaches_the_task(start: Start):
     ]
     os.killpg(task.pid, signal.SIGINT)
     lines, err, exit_code = output(task)
-    assert lines == ["cleaned up"] and "KeyboardInterrupt" in err
-    assert exit_code in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert lines == ["cleaned up"] and "KeyboardInterrupt" in err, (err, exit_code)
+    assert exit_code in (-signal.SIGINT, 128 + signal.SIGINT), err
 
 
 # It starts a process of its own, and tells both ids.
