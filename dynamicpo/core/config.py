@@ -390,6 +390,13 @@ class EvaluationConfig(Checked):
     proposals: int = setting(
         100, "items that the generator proposes to the model", low=10, unit="items"
     )
+    catalogue_minutes: int = setting(
+        10,
+        "longest time to rank every item beside the lists, estimated by counted work; above it "
+        "models rank proposals instead (0: no limit)",
+        low=0,
+        unit="minutes",
+    )
     allow_leak: bool = setting(
         False, "accept candidate lists that give the answer away; every report warns of it"
     )

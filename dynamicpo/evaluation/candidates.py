@@ -14,21 +14,14 @@ from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.progress import Progress
 from dynamicpo.core.records.rows import Row
 from dynamicpo.core.row_numbers import numbered_blocks
-from dynamicpo.evaluation.kept_rankings import (
-    CATALOGUE_WORK,
-    LISTED_WORK,
-    ShardsOf,
-    nothing_kept,
-    rank_blocks,
-)
-from dynamicpo.evaluation.known_items import known_catalogue, known_rows
+from dynamicpo.evaluation.kept_rankings import ShardsOf, nothing_kept, rank_blocks
+from dynamicpo.evaluation.known_items import EncodedCatalogue, encode_catalogue, known_rows
 from dynamicpo.evaluation.rankings import Ranking, rank_listed
 from dynamicpo.evaluation.results import GeneratedAnswers
-from dynamicpo.evaluation.rows import EvaluationData
+from dynamicpo.evaluation.rows import LISTED, EvaluationData
 from dynamicpo.metrics.generated_answers import named_candidate, substring_candidate
 from dynamicpo.models.checkpoints import LoadedModel
 from dynamicpo.prompts.encoding import Prompts, item_token
-from dynamicpo.prompts.plain_text import TokenIds
 from dynamicpo.scoring.catalogue_scoring import catalogue_scores
 from dynamicpo.scoring.generation import generate_answers
 from dynamicpo.scoring.shards import LongWork
@@ -75,23 +68,18 @@ def rank_with_model(model: RankingModel, data: EvaluationData) -> ModelRanking:
     """Rank each row's candidates, or every item, with a model; generate if the settings say so."""
     if data.codes is None:
         prompts = _prompts(model, data)
-        shards = model.shards(model.label, CATALOGUE_WORK)
+        shards = model.shards(model.label, data.kind)
         blocks_without = partial(_catalogue_score_blocks, model, prompts, data)
         ranking = rank_blocks(data, blocks_without, shards)
         return ModelRanking(ranking, None, prompts.cut_items)
     listed = _ListedRows(model, data)
     with model.loaded.execution_context(), torch.no_grad():
         scores = listed.scores()
-        answers = listed.generated_answers() if model.config.generate else None
+        # An answer is looked for in a row's own list.
+        generates = model.config.generate and data.kind == LISTED
+        answers = listed.generated_answers() if generates else None
     ranking = rank_listed(scores, data.rows.target_index, data.codes)
     return ModelRanking(ranking, answers, listed.prompts.cut_items)
-
-
-def listed_scores(model: RankingModel, data: EvaluationData) -> FloatArray:
-    """Score the candidates of each row. Shape (N, A)."""
-    listed = _ListedRows(model, data)
-    with model.loaded.execution_context(), torch.no_grad():
-        return listed.scores()
 
 
 def all_item_scores(model: RankingModel, data: EvaluationData) -> FloatArray:
@@ -131,7 +119,7 @@ class _ListedRows:
             return self._known.all_scores(None)
         model = self._model
         config = model.config
-        shards = model.shards(model.label, LISTED_WORK)
+        shards = model.shards(model.label, self._data.kind)
         logps = score_rows(
             model.loaded.model,
             self._encoded,
@@ -186,16 +174,13 @@ def _catalogue_score_blocks(
     Items behind the target may get -inf, unless all are to be scored. Blocks that begin with some
     rows are left out.
     """
-    known = known_catalogue(data, prompts if model.is_version else None)
-    answers = prompts.answers(known.item_ids)
-    longest = max(len(answer) for answer in answers)
-    # All answers must fit behind one prompt, so that their scores can be compared.
-    prompt_ids = known.prompts(data, prompts, longest)
+    encoded = encode_catalogue(data, prompts, is_version=model.is_version)
+    known = encoded.known
     targets = None
     # Only a sum of log-probabilities tells before its end that it can't reach the target's.
     if model.config.score == "sum" and not are_all_scored:
         targets = known.targets
-    blocks = _answer_scores(model, prompts, prompt_ids, known.item_ids, targets, left_out)
+    blocks = _answer_scores(model, prompts, encoded, targets, left_out)
     with model.loaded.execution_context(), torch.no_grad():
         for rows, scores in numbered_blocks(blocks, left_out):
             yield known.all_scores(scores, rows)
@@ -204,22 +189,21 @@ def _catalogue_score_blocks(
 def _answer_scores(
     model: RankingModel,
     prompts: Prompts,
-    prompt_ids: Sequence[TokenIds],
-    item_ids: Sequence[str],
+    encoded: EncodedCatalogue,
     targets: Sequence[int | None] | None,
     left_out: Container[int],
 ) -> Iterator[FloatArray]:
-    """Score some items after each prompt, in blocks of rows, (n, A) each, but for some."""
+    """Score the known items after each prompt, in blocks of rows, (n, A) each, but for some."""
     config = model.config
     network = model.loaded.model
-    answers = prompts.answers(item_ids)
+    known, answers, prompt_ids = encoded
     lengths = np.array([len(answer) for answer in answers])
     label = f"ranking all with {model.label}"
     settings: _ScoringSettings = {"token_budget": config.token_budget, "backend": config.backend}
     num_known = sum(number in left_out for number in range(len(prompt_ids)))
     prior: FloatArray | float = 0.0
     if config.score == "pmi":
-        alone = prompts.without_history(item_ids[:1]).prompt_ids
+        alone = prompts.without_history(known.item_ids[:1]).prompt_ids
         (logps,) = catalogue_scores(network, [alone], answers, **settings)
         prior = logps.astype(np.float64)
     with Progress(label, len(prompt_ids)) as progress:

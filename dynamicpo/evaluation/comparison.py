@@ -11,12 +11,13 @@ from dynamicpo.core.json_values import JsonObject, JsonValue
 from dynamicpo.core.records.manifest import Manifest, fingerprint, write_json
 from dynamicpo.core.records.outputs import finished, stage_output
 from dynamicpo.evaluation.delivered import delivered_rule, delivered_rules, rule_warnings
-from dynamicpo.evaluation.paired_comparisons import catalogue_comparisons, paired_comparisons
-from dynamicpo.evaluation.result_files import CATALOGUE_COMPARISONS
+from dynamicpo.evaluation.paired_comparisons import beside_comparisons, paired_comparisons
+from dynamicpo.evaluation.result_files import comparisons_file
 from dynamicpo.evaluation.row_examples import example_rows
 from dynamicpo.evaluation.saved import (
     SavedResult,
     evaluated_models,
+    kind_beside,
     read_saved_result,
     read_sources,
     warnings_of,
@@ -64,7 +65,8 @@ def compare_evaluations(
         folders: Outputs of `evaluate`; with names (a run's name for all that it made), these tell
             models of one name apart.
         output: Folder to make: `comparison.json`, `table.md`, `report.html`; and
-            `catalogue_comparisons.json` where every item was ranked beside the listed ones.
+            `catalogue_comparisons.json` where every item was ranked beside the listed ones, or
+            `proposed_comparisons.json` where a generator's proposals were.
         runs: Details of each run: parameters, image, commit, ... Shown where they differ.
 
     Returns:
@@ -96,8 +98,9 @@ def compare_evaluations(
         # All evaluations are of the same rows, so the first one's show them.
         report = _report(results, paths[0], sources, settings, runs)
         _write_files(folder, report, protocol, [*runs])
-        if "catalogue" in protocol:
-            write_json(folder / CATALOGUE_COMPARISONS, report.catalogue_comparisons)
+        kind = kind_beside(protocol)
+        if kind is not None:
+            write_json(folder / comparisons_file(kind), report.beside_comparisons)
         manifest.counts = _counts(report)  # type: ignore[assignment]  # None: no interval
         warnings = list(report.warnings)
         manifest.extra = {
@@ -233,7 +236,7 @@ def _report(
     comparisons = paired_comparisons(results, models, resamples, seed, paired_runs)
     examples = example_rows(results, models, paired_runs, rows_folder)
     training_logs = {name: log for name, log in logs.items() if log}
-    over_catalogue = _over_catalogue(compared, settings)
+    beside = _beside(compared, kind_beside(protocol), settings)
     users = user_examples(by_name, rows_folder)
     found = [*warnings_of(sources), *rule_warnings(provenance)]
     # Each once: an evaluation of several models has found it, too.
@@ -242,7 +245,7 @@ def _report(
         metrics=metrics,
         ranks=rank_counts,
         comparisons=comparisons,
-        catalogue_comparisons=over_catalogue,
+        beside_comparisons=beside,
         training=training_logs,
         examples=examples,
         users=users,
@@ -253,24 +256,23 @@ def _report(
     )
 
 
-def _over_catalogue(
-    compared: ComparedResults, settings: BootstrapSettings
+def _beside(
+    compared: ComparedResults, kind: str | None, settings: BootstrapSettings
 ) -> list[PairedComparison]:
-    """Paired differences of rankings of every item, which stand beside those of lists."""
+    """Paired differences of rankings of some kind beside those of lists."""
+    if kind is None:
+        return []
     by_name, paired_runs = compared
     results = {}
     models = []
     for name, saved in by_name.items():
-        if saved.catalogue is None:
-            continue
-        results[name] = saved.catalogue
+        if saved.beside is not None:
+            results[name] = saved.beside
         if saved.provenance:
             models.append(name)
-    # A model of one run may have ranked every item, and that of the other not.
-    pairs = [pair for pair in paired_runs if results.keys() >= {*pair}]
     resamples = settings["resamples"]
     seed = settings["seed"]
-    return catalogue_comparisons(results, models, resamples, seed, pairs)
+    return beside_comparisons(results, models, kind, resamples, seed, paired_runs)
 
 
 def _model_settings(saved: SavedResult) -> JsonObject:

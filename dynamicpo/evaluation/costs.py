@@ -42,7 +42,7 @@ class CostMeter:
 
         Args:
             name: The model.
-            candidates: `listed` or `catalogue`.
+            candidates: `listed`, `catalogue` or `proposed`.
             num_rows: Number of rows.
             shards: What an earlier attempt has ranked of them.
         """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from dynamicpo.core import stage_subjects
-from dynamicpo.core.choices import NO_GENERATOR
+from dynamicpo.core.choices import NO_GENERATOR, WHOLE_CATALOGUE
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.config_checkpoints import CheckpointConfig, checkpoint_values
 from dynamicpo.core.errors import ConfigError, DataError
@@ -19,12 +19,15 @@ from dynamicpo.core.records.version_folders import model_of
 from dynamicpo.distributed.group import check_joined
 from dynamicpo.distributed.outputs import finished_by_main
 from dynamicpo.distributed.workers import done_by_workers
+from dynamicpo.evaluation.catalogue_time import minutes_of_catalogue
 from dynamicpo.evaluation.delivered import delivered_rules, rule_warnings
 from dynamicpo.evaluation.evaluated_models import EvaluatedModels
-from dynamicpo.evaluation.paired_comparisons import catalogue_comparisons, paired_comparisons
-from dynamicpo.evaluation.result_files import CATALOGUE_COMPARISONS
+from dynamicpo.evaluation.generators import own_generator
+from dynamicpo.evaluation.paired_comparisons import beside_comparisons, paired_comparisons
+from dynamicpo.evaluation.result_files import comparisons_file
 from dynamicpo.evaluation.results import ModelResult
 from dynamicpo.evaluation.rows import (
+    CATALOGUE,
     EvaluationData,
     SplitTables,
     read_all_items,
@@ -65,7 +68,9 @@ def evaluate(
             the first.
         output: Folder to make: `NAME/metrics.json` and `NAME/ranks.parquet`, `comparisons.json`,
             `report.html`; the same files under `NAME/catalogue` and `catalogue_comparisons.json`
-            where every item is ranked beside the listed ones.
+            where every item is ranked beside the listed ones. Where that would take longer than
+            `catalogue_minutes`, a generator's proposals are, under `NAME/proposed` and in
+            `proposed_comparisons.json`.
         config: Split, score, rows.
         checkpoints_config: Where and how often finished work is kept (None: nowhere).
         baselines: An evaluation of the same rows by the same seed, whose SASRec is taken instead of
@@ -101,17 +106,20 @@ def evaluate(
     catalogue = read_catalogue_data(tables, source, config)
     audit = _audit(tables, source, data, config)
     warnings = _check_audit(audit, config)
+    too_long = _too_long(models, catalogue, config)
+    warnings += too_long
     with resumable_output(output, manifest, checkpoints_config) as (folder, kept):
         pq.write_table(data.table, folder / "rows.parquet", compression="zstd")
         write_items(folder, data.items)
         everything = catalogue or _whole_catalogue(data, tables, source, config)
-        evaluation = EvaluatedModels(data, catalogue, everything, config, folder, kept)
+        evaluation = EvaluatedModels(
+            data, catalogue, everything, config, folder, kept, is_proposed=bool(too_long)
+        )
         evaluation.rank_baselines(tables, baselines)
         evaluation.rank_models(models)
         evaluation.costs.write(folder)
         comparisons = _write_comparisons(folder, evaluation, [*models], config)
-        if catalogue is not None:
-            data.protocol["catalogue"] = catalogue.protocol
+        _state_beside(data, evaluation.beside)
         results = evaluation.results
         provenance = _provenance(model_manifests)
         warnings += _result_warnings(results, evaluation.cut_items)
@@ -159,6 +167,35 @@ def _whole_catalogue(
     if config.generator == NO_GENERATOR:
         return None
     return read_all_items(tables, source, config)
+
+
+def _too_long(
+    models: Mapping[str, Path], catalogue: EvaluationData | None, config: EvaluationConfig
+) -> list[str]:
+    """The warning that a generator's proposals stand in the place of the catalogue; else none."""
+    has_limit = config.catalogue_minutes > 0 and config.generator != WHOLE_CATALOGUE
+    if catalogue is None or not has_limit or len(catalogue.items) <= config.proposals:
+        return []
+    minutes = minutes_of_catalogue(models, catalogue, config)
+    if minutes <= config.catalogue_minutes:
+        return []
+    text = (
+        f"Ranking every item would take about {minutes:,.0f} minutes. What is named proposed ranks "
+        f"the first {config.proposals} items of {own_generator(config)} instead, and can't be "
+        "compared with ranking all. --catalogue-minutes 0 ranks all, however long it takes."
+    )
+    log.warning("evaluation: %s", text)
+    return [text]
+
+
+def _state_beside(data: EvaluationData, beside: EvaluationData | None) -> None:
+    """Add to the protocol of some rows that of what they rank beside."""
+    if beside is None:
+        return
+    if beside.kind == CATALOGUE:
+        data.protocol["catalogue"] = beside.protocol
+    else:
+        data.protocol["proposed"] = beside.protocol
 
 
 def _manifest(
@@ -239,10 +276,11 @@ def _write_comparisons(
     seed = config.seed
     comparisons = paired_comparisons(evaluation.results, models, resamples, seed)
     write_json(folder / "comparisons.json", comparisons)
-    of_catalogue = evaluation.catalogue_results
-    if of_catalogue:
-        over_catalogue = catalogue_comparisons(of_catalogue, models, resamples, seed)
-        write_json(folder / CATALOGUE_COMPARISONS, over_catalogue)
+    if evaluation.beside is not None:
+        kind = evaluation.beside.kind
+        results = evaluation.beside_results
+        beside = beside_comparisons(results, models, kind, resamples, seed)
+        write_json(folder / comparisons_file(kind), beside)
     return comparisons
 
 

@@ -1,13 +1,11 @@
 """The results of an evaluation's baselines and models, each written as soon as it is there."""
 
-import gc
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dynamicpo.core.arrays import FloatArray
 from dynamicpo.core.choices import NO_GENERATOR
@@ -24,15 +22,13 @@ from dynamicpo.evaluation.candidates import (
 from dynamicpo.evaluation.costs import CostMeter
 from dynamicpo.evaluation.generators import (
     TRAINED_GENERATORS,
+    own_generator,
     read_generator,
     write_generators,
 )
-from dynamicpo.evaluation.kept_rankings import (
-    rank_with_scorer,
-    work_of,
-)
+from dynamicpo.evaluation.kept_rankings import rank_with_scorer
 from dynamicpo.evaluation.rankings import Ranking
-from dynamicpo.evaluation.result_files import CATALOGUE_FOLDER, write_result
+from dynamicpo.evaluation.result_files import write_result
 from dynamicpo.evaluation.results import (
     GeneratedAnswers,
     ModelResult,
@@ -40,12 +36,13 @@ from dynamicpo.evaluation.results import (
     make_result,
     means_with_intervals,
 )
-from dynamicpo.evaluation.rows import EvaluationData, SplitTables
-from dynamicpo.evaluation.served import ServedRanks, served_values, write_served
-from dynamicpo.evaluation.served_models import ServedLists
+from dynamicpo.evaluation.rows import CATALOGUE, EvaluationData, SplitTables
+from dynamicpo.evaluation.served import ServedRanks, propose, served_values, write_served
+from dynamicpo.evaluation.served_models import RankingsByName, ServedLists
 from dynamicpo.evaluation.top_items import UserSample, write_top_items
 from dynamicpo.models.backbones import permissions_of
 from dynamicpo.models.checkpoints import load_base_of, load_model
+from dynamicpo.models.execution import release_memory
 from dynamicpo.scoring.shards import Shards
 from dynamicpo.training.checkpoints.saving import Checkpoints
 
@@ -55,7 +52,9 @@ class EvaluatedModels:
 
     Attributes:
         results: By name.
-        catalogue_results: The same, where every item is ranked beside the listed ones.
+        beside: Rows that rank something else beside their lists, where that was asked for: every
+            item, or a generator's proposals.
+        beside_results: Results on those, by name.
         cut_items: The history items that each model's prompts had no room for.
         generators: What proposes the items that each model ranks, where that was measured.
         costs: What each ranking cost.
@@ -69,6 +68,8 @@ class EvaluatedModels:
         config: EvaluationConfig,
         folder: Path,
         checkpoints: Checkpoints | None = None,
+        *,
+        is_proposed: bool = False,
     ) -> None:
         """Take the rows.
 
@@ -80,23 +81,25 @@ class EvaluatedModels:
             folder: To write results into.
             checkpoints: What an earlier attempt has finished, and this one finishes; None: nothing
                 is kept.
+            is_proposed: A generator's proposals are ranked in the place of the catalogue.
         """
         self.results: dict[str, ModelResult] = {}
-        self.catalogue_results: dict[str, ModelResult] = {}
+        self.beside = catalogue
+        self.beside_results: dict[str, ModelResult] = {}
         self.cut_items: dict[str, int] = {}
         self.generators: dict[str, str] = {}
         self.costs = CostMeter()
         self._data = data
-        self._catalogue = catalogue
+        self._is_proposed = is_proposed
         self._config = config
         self._folder = folder
         self._checkpoints = checkpoints
         self._shards_of_works: dict[tuple[str, str], Shards] = {}
-        ranks_all = data if data.codes is None else catalogue
+        ranks_all = data if data.kind == CATALOGUE else catalogue
         self._sample = None if ranks_all is None else UserSample(ranks_all)
         self._everything = everything
         self._served: ServedLists | None = None
-        self._rankings_of_all: dict[str, Ranking] = {}
+        self._rankings: RankingsByName = {}
         self._served_ranks: dict[str, ServedRanks] = {}
         items = data.items
         self._items = RankedItems(
@@ -114,17 +117,20 @@ class EvaluatedModels:
         data = self._data
         scorers = self._make_scorers(tables, trained)
         write_generators(self._folder, scorers)
+        if self._is_proposed:
+            self.beside = self._proposals(scorers)
         if self._config.generator != NO_GENERATOR:
             assert self._everything is not None
+            proposals = self.beside if self._is_proposed else None
             self._served = ServedLists(
-                self._everything, scorers, self._rankings_of_all, self._config, self._shards
+                self._everything, scorers, self._rankings, self._config, self._shards, proposals
             )
         for name, scorer in scorers.items():
             ranking = self._rank_with_scorer(name, scorer, data)
-            if self._catalogue is not None:
+            if self.beside is not None:
                 # Scored again: the scores of every item for all rows are too many to keep.
-                beside = self._rank_with_scorer(name, scorer, self._catalogue)
-                self._add_catalogue(name, beside)
+                beside = self._rank_with_scorer(name, scorer, self.beside)
+                self._add_beside(name, beside)
             if self._served is not None and name in TRAINED_GENERATORS:
                 self._served_ranks[name] = self._served.of_baseline(name)
             self._add(name, ranking)
@@ -142,7 +148,7 @@ class EvaluatedModels:
             ranked = self._rank(model)
             self._add("base", ranked.ranking, ranked.answers)
             del loaded, model
-            _free_memory()
+            release_memory()
         for name, path in models.items():
             folder = model_of(path)
             version = enclosing_version(path)
@@ -154,7 +160,7 @@ class EvaluatedModels:
                 self._served_ranks[name] = self._served.of_model(model, version, self.generators)
             # Models are large: one at a time, also in the cache of the GPU's memory.
             del loaded, model
-            _free_memory()
+            release_memory()
             self._add(name, ranked.ranking, ranked.answers)
             self._copy_training_log(name, folder)
 
@@ -176,6 +182,13 @@ class EvaluatedModels:
             )
         return scorers
 
+    def _proposals(self, scorers: Mapping[str, Scorer]) -> EvaluationData:
+        """The rows with what the evaluation's own generator proposes."""
+        everything = self._everything
+        assert everything is not None
+        generator = own_generator(self._config)
+        return propose(scorers[generator], everything, self._config.proposals, generator)
+
     def _copy_training_log(self, name: str, model: Path) -> None:
         """Keep how a model was trained: comparisons show it, and read evaluations alone."""
         training_log = model / "steps.jsonl"
@@ -186,21 +199,19 @@ class EvaluatedModels:
 
     def _rank_with_scorer(self, name: str, scorer: Scorer, data: EvaluationData) -> Ranking:
         with self._measured(name, data):
-            ranking = rank_with_scorer(scorer, data, self._shards(name, work_of(data)))
-        if data.codes is None:
-            self._rankings_of_all[name] = ranking
+            ranking = rank_with_scorer(scorer, data, self._shards(name, data.kind))
+        self._rankings[name, data.kind] = ranking
         return ranking
 
     def _rank_with_model(self, model: RankingModel, data: EvaluationData) -> ModelRanking:
         with self._measured(model.label, data):
             ranked = rank_with_model(model, data)
-        if data.codes is None:
-            self._rankings_of_all[model.label] = ranked.ranking
+        self._rankings[model.label, data.kind] = ranked.ranking
         return ranked
 
     def _measured(self, name: str, data: EvaluationData) -> AbstractContextManager[None]:
-        work = work_of(data)
-        return self.costs.measured(name, work, len(data.table), self._shards(name, work))
+        shards = self._shards(name, data.kind)
+        return self.costs.measured(name, data.kind, len(data.table), shards)
 
     def _shards(self, name: str, work: str) -> Shards | None:
         """Shards of a work, the same for all who ask."""
@@ -214,9 +225,9 @@ class EvaluatedModels:
     def _rank(self, model: RankingModel) -> ModelRanking:
         ranked = self._rank_with_model(model, self._data)
         name = model.label
-        if self._catalogue is not None:
-            beside = self._rank_with_model(model, self._catalogue)
-            self._add_catalogue(name, beside.ranking)
+        if self.beside is not None:
+            beside = self._rank_with_model(model, self.beside)
+            self._add_beside(name, beside.ranking)
         if self._sample is not None:
             labelled = model._replace(label=f"{name}, for some users")
             scores = all_item_scores(labelled, self._sample.data)
@@ -233,8 +244,8 @@ class EvaluatedModels:
             config.seed,
             answers,
         )
-        if name in self.catalogue_results:
-            result = result.with_catalogue(self.catalogue_results[name])
+        if self.beside is not None:
+            result = result.with_beside(self.beside_results[name], self.beside.kind)
         if name in self._served_ranks:
             result = self._with_served(name, result)
         write_result(self._folder / name, result, answers)
@@ -251,21 +262,15 @@ class EvaluatedModels:
             means_with_intervals(values, rows.users, config.resamples, config.seed)
         )
 
-    def _add_catalogue(self, name: str, ranking: Ranking) -> None:
-        assert self._catalogue is not None
+    def _add_beside(self, name: str, ranking: Ranking) -> None:
+        assert self.beside is not None
         config = self._config
-        rows = self._catalogue.rows
+        rows = self.beside.rows
         result = make_result(rows, ranking, self._items, config.resamples, config.seed)
-        write_result(self._folder / name / CATALOGUE_FOLDER, result)
-        self.catalogue_results[name] = result
+        write_result(self._folder / name / self.beside.kind, result)
+        self.beside_results[name] = result
 
     def _add_top_items(self, name: str, sample: UserSample, scores: FloatArray) -> None:
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
         write_top_items(folder, sample.top_items(scores))
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

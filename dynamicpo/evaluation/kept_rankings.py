@@ -19,19 +19,11 @@ from dynamicpo.scoring.shards import ScoredRows, Shards, concatenated
 BlocksWithout: TypeAlias = Callable[[Container[int]], Iterable[FloatArray]]
 # Of a model's or baseline's name, and of what it ranks, to what is kept of that.
 ShardsOf: TypeAlias = Callable[[str, str], Shards | None]
-# The names of what is ranked.
-LISTED_WORK = "listed"
-CATALOGUE_WORK = "catalogue"
 _NAMES = [column.name for column in fields(Ranking)]
 
 
 def nothing_kept(_name: str, _work: str) -> None:
     """Shards of an evaluation that keeps none."""
-
-
-def work_of(data: EvaluationData) -> str:
-    """The name of what some rows rank."""
-    return CATALOGUE_WORK if data.codes is None else LISTED_WORK
 
 
 def rank_with_scorer(scorer: Scorer, data: EvaluationData, shards: Shards | None) -> Ranking:

@@ -163,6 +163,41 @@ def known_catalogue(data: EvaluationData, prompts: Prompts | None) -> KnownCatal
     )
 
 
+class EncodedCatalogue(NamedTuple):
+    """The catalogue of some rows in a model's tokens.
+
+    Attributes:
+        known: The items that the model knows.
+        answers: Token ids of each.
+        prompt_ids: Those of each row's prompt, which has room for all answers behind it.
+    """
+
+    known: KnownCatalogue
+    answers: Sequence[TokenIds]
+    prompt_ids: Sequence[TokenIds]
+
+
+def encode_catalogue(
+    data: EvaluationData, prompts: Prompts, *, is_version: bool
+) -> EncodedCatalogue:
+    """Encode the catalogue of some rows, and their prompts.
+
+    Args:
+        data: The rows.
+        prompts: Of the model.
+        is_version: It may not know all items.
+
+    Raises:
+        DataError: It knows none.
+    """
+    known = known_catalogue(data, prompts if is_version else None)
+    answers = prompts.answers(known.item_ids)
+    longest = max(len(answer) for answer in answers)
+    # All answers must fit behind one prompt, so that their scores can be compared.
+    prompt_ids = known.prompts(data, prompts, longest)
+    return EncodedCatalogue(known, answers, prompt_ids)
+
+
 def _known_row(
     example_id: str,
     history: Sequence[str],

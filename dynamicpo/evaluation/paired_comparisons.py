@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dynamicpo.core.choices import BASELINES
 from dynamicpo.evaluation.results import (
-    CATALOGUE_METRICS,
-    CATALOGUE_PREFIX,
+    BESIDE_METRICS,
     COMPARED_METRIC,
     ModelResult,
 )
@@ -32,7 +31,7 @@ def paired_comparisons(
             corrected p could be small (p is never below 2 / (resamples + 1)).
         seed: Seed of the bootstrap.
         first_pairs: Other pairs of models, which come first.
-        metric: The measure that is compared; of rankings of every item `catalogue_...`.
+        metric: The measure that is compared.
 
     Returns:
         The comparisons; `p_holm` is corrected for all of them.
@@ -94,20 +93,32 @@ def _by_members(pairs: Iterable[tuple[str, str]]) -> dict[frozenset[str], tuple[
     return by_members
 
 
-def catalogue_comparisons(
+def beside_comparisons(  # noqa: PLR0913
     results: Mapping[str, ModelResult],
     models: Sequence[str],
+    kind: str,
     resamples: int,
     seed: int,
     first_pairs: Sequence[tuple[str, str]] = (),
 ) -> list[PairedComparison]:
-    """Compare rankings of every item, by NDCG@10; none where some row has fewer than 10."""
-    metric = CATALOGUE_METRICS[-1]
+    """Compare rankings beside those of lists, by NDCG@10; none where some row has fewer than 10.
+
+    Args:
+        results: Of these rankings, by name.
+        models: As of `paired_comparisons`, and so are the others.
+        kind: What is ranked, as in `EvaluationData`.
+        resamples: Of users.
+        seed: Of the bootstrap.
+        first_pairs: Pairs of models.
+    """
+    metric = BESIDE_METRICS[-1]
     if not all(result.has_cutoff(metric) for result in results.values()):
         return []
-    return paired_comparisons(
-        results, models, resamples, seed, first_pairs, f"{CATALOGUE_PREFIX}{metric}"
-    )
+    comparisons = paired_comparisons(results, models, resamples, seed, first_pairs, metric)
+    for comparison in comparisons:
+        split = results[comparison["a"]].rows.split
+        comparison["metric"] = f"{split}_{kind}_{metric}"
+    return comparisons
 
 
 def _compare(  # noqa: PLR0913
@@ -121,10 +132,9 @@ def _compare(  # noqa: PLR0913
     result_a = results[a]
     result_b = results[b]
     rows = result_a.rows
-    measure = metric.removeprefix(CATALOGUE_PREFIX)
     difference, low, high, p = paired_difference(
-        result_a.row_values(measure),
-        result_b.row_values(measure),
+        result_a.row_values(metric),
+        result_b.row_values(metric),
         rows.users,
         resamples,
         seed,

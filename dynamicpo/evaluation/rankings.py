@@ -43,21 +43,24 @@ def rank_listed(scores: FloatArray, target_index: IntArray, codes: IntArray) -> 
 
     Args:
         scores: Shape (N, A).
-        target_index: The target's column. Shape (N,).
+        target_index: The target's column; -1 where it is not among them: it stands behind all then,
+            as one candidate more. Shape (N,).
         codes: Each candidate's code. Shape (N, A).
     """
     num_rows, num_candidates = scores.shape
-    better, tied = target_ranks(scores, target_index)
+    is_missing = target_index < 0
+    # Of a row without its target any column will do.
+    better, tied = target_ranks(scores, np.where(is_missing, 0, target_index))
     # To NumPy's argmax NaN would be the best.
     is_nan = np.isnan(scores)
     comparable = np.where(is_nan, -np.inf, scores)
     best_index = comparable.argmax(axis=1)
     rows = np.arange(num_rows)
     return Ranking(
-        better=better,
-        tied=tied,
+        better=np.where(is_missing, num_candidates, better),
+        tied=np.where(is_missing, 0, tied),
         best=codes[rows, best_index],
-        num_candidates=np.full(num_rows, num_candidates, dtype=np.int64),
+        num_candidates=num_candidates + is_missing.astype(np.int64),
         scores=scores,
         nan_scores=is_nan.sum(axis=1),
     )

@@ -18,10 +18,11 @@ from dynamicpo.evaluation.results import (
     GeneratedAnswers,
     ModelResult,
 )
+from dynamicpo.evaluation.rows import CATALOGUE, PROPOSED
 from dynamicpo.metrics.generated_answers import INVALID
 
-CATALOGUE_FOLDER = "catalogue"  # in a model's folder: its ranking of every item, beside its lists
-CATALOGUE_COMPARISONS = "catalogue_comparisons.json"
+# Rankings beside those of lists, one of them at most: folders in a model's folder.
+BESIDE = (CATALOGUE, PROPOSED)
 # An array of this length is made for the chart of ranks.
 _MOST_CANDIDATES = 10_000_000
 _STRING = pa.string()
@@ -73,6 +74,11 @@ def write_result(
         columns["valid"] = answers.named != INVALID
     in_order = [columns[name] for name in _RANKS_SCHEMA.names]
     write_columns(folder / "ranks.parquet", _RANKS_SCHEMA, in_order)
+
+
+def comparisons_file(kind: str) -> str:
+    """The name of the file with paired differences of rankings beside those of lists."""
+    return f"{kind}_comparisons.json"
 
 
 def read_result(folder: Path, split: str) -> ModelResult:

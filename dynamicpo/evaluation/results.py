@@ -14,9 +14,8 @@ from dynamicpo.metrics.intervals import clustered_intervals
 from dynamicpo.metrics.ranking import KS, row_metrics
 
 COMPARED_METRIC = "hit_ratio_at_1"
-# Of a ranking of every item: the first place is rare, and a list of ten is what a page shows.
-CATALOGUE_METRICS = ("hit_ratio_at_10", "ndcg_at_10")
-CATALOGUE_PREFIX = "catalogue_"  # of their names beside those of listed candidates
+# Of a ranking beside the lists: the first place is rare, and a list of ten is what a page shows.
+BESIDE_METRICS = ("hit_ratio_at_10", "ndcg_at_10")
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class EvaluatedRows:
         example_ids: Shape (N,).
         users: Shape (N,).
         target_index: Index of the target among the candidates, or where every item is ranked in the
-            items table. Shape (N,).
+            items table; -1 where a generator does not propose it. Shape (N,).
     """
 
     split: str
@@ -103,16 +102,16 @@ class ModelResult:
         """Tell whether every row has as many candidates as a metric looks at."""
         return bool(_cutoff_of(metric) <= self.num_candidates.min())
 
-    def with_catalogue(self, catalogue: "ModelResult") -> "ModelResult":
-        """The same with the main metrics of the model's ranking of every item beside its own."""
+    def with_beside(self, beside: "ModelResult", kind: str) -> "ModelResult":
+        """The same with the main metrics of the model's ranking beside it, of that kind."""
         metrics = dict(self.metrics)
         split = self.rows.split
-        for metric in CATALOGUE_METRICS:
+        for metric in BESIDE_METRICS:
             for bound in ("", "_low", "_high"):
                 name = f"{split}_{metric}{bound}"
-                if name in catalogue.metrics:
-                    full_name = f"{split}_{CATALOGUE_PREFIX}{metric}{bound}"
-                    metrics[full_name] = catalogue.metrics[name]
+                if name in beside.metrics:
+                    full_name = f"{split}_{kind}_{metric}{bound}"
+                    metrics[full_name] = beside.metrics[name]
         return replace(self, metrics=metrics)
 
     def with_metrics(self, metrics: Mapping[str, float | None]) -> "ModelResult":

@@ -30,6 +30,10 @@ from dynamicpo.negatives.catalogue import (
 )
 from dynamicpo.negatives.exclusions import effective_exclusion, make_exclusions
 
+# What rows rank: their own lists, every item, or what a candidate generator proposes.
+LISTED = "listed"
+CATALOGUE = "catalogue"
+PROPOSED = "proposed"
 _COLUMNS = ("example_id", "user_id", "history", "target", "candidates")
 _CANDIDATE_NAMES = {"uniform": "clean", "popularity": "clean, by popularity"}
 
@@ -48,6 +52,7 @@ class EvaluationProtocol(TypedDict):
         num_rows: Number of rows.
         rows: A fingerprint of the rows with their candidates.
         catalogue: The protocol by which every item is ranked, where that is done beside lists.
+        proposed: That by which a generator's proposals are, in place of every item.
     """
 
     candidates: str
@@ -60,6 +65,7 @@ class EvaluationProtocol(TypedDict):
     num_rows: int
     rows: str
     catalogue: NotRequired["EvaluationProtocol"]
+    proposed: NotRequired["EvaluationProtocol"]
 
 
 class SplitTables(Mapping[str, pa.Table]):
@@ -126,6 +132,7 @@ class EvaluationData:
         table: Their columns; without candidates where every item is ranked.
         rows: Their keys and targets.
         items: The items table.
+        kind: What they rank: LISTED, CATALOGUE or PROPOSED.
         codes: The code of each candidate, (N, A); None where every item is ranked.
         excluded: Where every item is ranked, those that are not; None for listed candidates.
         protocol: What must be equal for numbers to be comparable.
@@ -134,6 +141,7 @@ class EvaluationData:
     table: pa.Table
     rows: EvaluatedRows
     items: pd.DataFrame
+    kind: str
     codes: IntArray | None
     excluded: ExcludedTitles | None
     protocol: EvaluationProtocol
@@ -270,7 +278,7 @@ def _listed_data(
         "rows": _rows_fingerprint(table, canonical(candidates)),
     }
     _state_repeats(protocol, source)
-    return EvaluationData(table, rows, items, codes, None, protocol)
+    return EvaluationData(table, rows, items, LISTED, codes, None, protocol)
 
 
 def _state_repeats(protocol: EvaluationProtocol, source: Manifest) -> None:
@@ -337,7 +345,7 @@ def _catalogue_data(
         target_index=encoded.targets,
     )
     excluded = _excluded_titles(pairs, len(table), catalogue)
-    return EvaluationData(table, rows, items, None, excluded, protocol)
+    return EvaluationData(table, rows, items, CATALOGUE, None, excluded, protocol)
 
 
 def _excluded_pairs(exclude: str, splits: Sequence[EncodedRows], catalogue: Catalogue) -> IntArray:

@@ -1,13 +1,13 @@
 """Finished evaluations, read back: every model with its result, training log and provenance."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import Manifest, read_input
 from dynamicpo.core.records.shapes import as_shape
-from dynamicpo.evaluation.result_files import CATALOGUE_FOLDER, read_result
+from dynamicpo.evaluation.result_files import BESIDE, read_result
 from dynamicpo.evaluation.results import ModelResult
 from dynamicpo.evaluation.top_items import TopItems, read_top_items
 from dynamicpo.reports.training_log import read_training_log
@@ -55,14 +55,14 @@ class SavedResult(NamedTuple):
 
     Attributes:
         result: Its ranking of the evaluation's candidates.
-        catalogue: That of every item, where it stands beside.
+        beside: That of every item, or of a generator's proposals, where it stands beside.
         training_log: Lines of its training; none for a baseline.
         provenance: Its origin.
         top_items: Its first items of the whole catalogue for some users.
     """
 
     result: ModelResult
-    catalogue: ModelResult | None
+    beside: ModelResult | None
     training_log: list[dict[str, float]]
     provenance: ModelProvenance
     top_items: TopItems | None
@@ -134,6 +134,12 @@ def evaluated_models(source: Manifest) -> list[str]:
     return source.inputs["models"].split()
 
 
+def kind_beside(protocol: Mapping[str, object]) -> str | None:
+    """The kind of `EvaluationData` that was ranked beside the lists; None for none."""
+    kinds = [kind for kind in BESIDE if kind in protocol]
+    return kinds[0] if kinds else None
+
+
 def read_saved_result(folder: Path, source: Manifest) -> SavedResult:
     """Read a model or baseline: the folder of its name in an evaluation.
 
@@ -144,10 +150,10 @@ def read_saved_result(folder: Path, source: Manifest) -> SavedResult:
     # Baselines are not among the models, and have no origin.
     models: dict[str, ModelProvenance] = source.extra["models"]
     provenance = models.get(folder.name, ModelProvenance())
-    has_catalogue = "catalogue" in source.extra["protocol"]
+    kind = kind_beside(source.extra["protocol"])
     return SavedResult(
         result=read_result(folder, split),
-        catalogue=read_result(folder / CATALOGUE_FOLDER, split) if has_catalogue else None,
+        beside=read_result(folder / kind, split) if kind else None,
         training_log=read_training_log(folder / "steps.jsonl"),
         provenance=provenance,
         top_items=read_top_items(folder),

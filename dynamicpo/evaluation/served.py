@@ -1,6 +1,8 @@
 """Lists as models would serve them: a generator's proposals, ranked by the model."""
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,13 +11,14 @@ import pyarrow as pa
 
 from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray
 from dynamicpo.core.errors import DataError
+from dynamicpo.core.records.manifest import fingerprint
 from dynamicpo.core.records.rows import read_columns, write_columns
 from dynamicpo.core.row_numbers import numbered_blocks
 from dynamicpo.evaluation.baselines.simple import Scorer, score_blocks
 from dynamicpo.evaluation.rankings import Ranking
 from dynamicpo.evaluation.results import EvaluatedRows
-from dynamicpo.evaluation.rows import EvaluationData
-from dynamicpo.metrics.ranking import row_metrics, target_ranks
+from dynamicpo.evaluation.rows import PROPOSED, EvaluationData, EvaluationProtocol
+from dynamicpo.metrics.ranking import row_metrics
 
 SERVED_METRIC = "served_ndcg_at_10"
 SERVED_RECALL = "served_recall"
@@ -36,7 +39,7 @@ class ServedRanks(NamedTuple):
 
     Attributes:
         is_listed: False where the generator does not propose it. Shape (N,).
-        better: Items of the list with a higher score; of no meaning where it is not there. (N,).
+        better: Items of the list with a higher score; all where it is not there. Shape (N,).
         tied: Other items with the same score. Shape (N,).
     """
 
@@ -55,19 +58,16 @@ def served_values(ranks: ServedRanks) -> dict[str, FloatArray]:
     return {SERVED_METRIC: served_gains, SERVED_RECALL: is_listed}
 
 
-def catalogue_ranks(ranking: Ranking) -> ServedRanks:
-    """The places where the whole catalogue is served."""
-    is_listed = np.ones(len(ranking.better), dtype=bool)
-    return ServedRanks(is_listed, ranking.better, ranking.tied)
-
-
-def propose(scorer: Scorer, data: EvaluationData, num_proposals: int) -> EvaluationData:
-    """The rows with the generator's first items as their candidates.
+def propose(
+    scorer: Scorer, data: EvaluationData, num_proposals: int, generator: str
+) -> EvaluationData:
+    """The rows with the generator's first items as their candidates; the next item may be missing.
 
     Args:
         scorer: The generator.
         data: Rows that rank every item; what they exclude is not proposed.
         num_proposals: Items of a list, where there are as many.
+        generator: The generator's name.
     """
     blocks = [*_best_codes(scorer, data, num_proposals)]
     # Lists are scored together, and must be of one length.
@@ -78,14 +78,37 @@ def propose(scorer: Scorer, data: EvaluationData, num_proposals: int) -> Evaluat
     lists = item_ids[codes].tolist()
     proposed = pa.array(lists, pa.list_(pa.string()))
     table = data.table.append_column("candidates", proposed)
+    rows = replace(data.rows, target_index=_target_places(codes, data.rows.target_index))
     return EvaluationData(
         table=table,
-        rows=data.rows,
+        rows=rows,
         items=data.items,
+        kind=PROPOSED,
         codes=codes,
         excluded=None,
-        protocol=data.protocol,
+        protocol=_protocol(data.protocol, codes, generator),
     )
+
+
+def _protocol(of_all: EvaluationProtocol, codes: IntArray, generator: str) -> EvaluationProtocol:
+    """The protocol of lists from that of ranking every item: figures of both differ in meaning."""
+    _, length = codes.shape
+    protocol = of_all.copy()
+    protocol["candidates"] = f"first {length} of {generator}"
+    protocol["num_candidates"] = length
+    # Its order is the generator's; a list is the same in any.
+    in_order = np.sort(codes, axis=1)
+    lists = hashlib.sha256(in_order.tobytes()).hexdigest()
+    protocol["rows"] = fingerprint([of_all["rows"], lists])
+    return protocol
+
+
+def _target_places(codes: IntArray, targets: IntArray) -> IntArray:
+    """The column of each row's target among its codes; -1 where it is not there. Shape (N,)."""
+    is_target = codes == targets[:, None]
+    is_listed = is_target.any(axis=1)
+    places = is_target.argmax(axis=1)
+    return np.where(is_listed, places, -1)
 
 
 def _best_codes(scorer: Scorer, data: EvaluationData, num_proposals: int) -> Iterator[IntArray]:
@@ -116,21 +139,15 @@ def _best_places(scores: FloatArray, is_candidate: BoolArray, by_popularity: Int
     return by_popularity[best]
 
 
-def proposed_ranks(scores: FloatArray, data: EvaluationData) -> ServedRanks:
-    """The places of the next items among proposals.
+def served_ranks(ranking: Ranking, data: EvaluationData) -> ServedRanks:
+    """The places of the next items among what is served.
 
     Args:
-        scores: Of the proposals. Shape (N, A).
-        data: The rows with them.
+        ranking: Of a generator's proposals, or of every item.
+        data: The rows that rank them.
     """
-    assert data.codes is not None  # of rows with lists
-    targets = data.rows.target_index[:, None]
-    is_target = data.codes == targets
-    is_listed = is_target.any(axis=1)
-    # Of a row without its target any place will do.
-    places = is_target.argmax(axis=1)
-    better, tied = target_ranks(scores, places)
-    return ServedRanks(is_listed, better, tied)
+    is_listed = data.rows.target_index >= 0
+    return ServedRanks(is_listed, ranking.better, ranking.tied)
 
 
 def write_served(folder: Path, rows: EvaluatedRows, ranks: ServedRanks) -> None:

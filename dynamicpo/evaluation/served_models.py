@@ -2,25 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from dynamicpo.core.choices import WHOLE_CATALOGUE
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.evaluation.baselines.simple import Scorer
-from dynamicpo.evaluation.candidates import RankingModel, listed_scores, rank_with_model
+from dynamicpo.evaluation.candidates import RankingModel, rank_with_model
 from dynamicpo.evaluation.generators import (
     VersionGenerator,
     read_generator,
     read_version_generator,
 )
-from dynamicpo.evaluation.kept_rankings import (
-    CATALOGUE_WORK,
-    ShardsOf,
-    nothing_kept,
-    rank_with_scorer,
-)
+from dynamicpo.evaluation.kept_rankings import ShardsOf, nothing_kept, rank_with_scorer
 from dynamicpo.evaluation.rankings import Ranking
-from dynamicpo.evaluation.rows import EvaluationData
-from dynamicpo.evaluation.served import ServedRanks, catalogue_ranks, propose, proposed_ranks
+from dynamicpo.evaluation.rows import CATALOGUE, EvaluationData
+from dynamicpo.evaluation.served import ServedRanks, propose, served_ranks
+
+# By the name of a model or baseline, and by what it ranks.
+RankingsByName: TypeAlias = dict[tuple[str, str], Ranking]
 
 
 class ServedLists:
@@ -30,34 +29,36 @@ class ServedLists:
         self,
         data: EvaluationData,
         scorers: Mapping[str, Scorer],
-        rankings: Mapping[str, Ranking],
+        rankings: Mapping[tuple[str, str], Ranking],
         config: EvaluationConfig,
         shards: ShardsOf = nothing_kept,
+        proposals: EvaluationData | None = None,
     ) -> None:
         """Take the rows and the generators.
 
         Args:
             data: Rows that rank every item.
             scorers: Baselines, trained on the rows that the models were trained on.
-            rankings: Of every item, by the name of baseline or model, where they are made already.
-            config: Which of them proposes, and how many items.
+            rankings: Of every item and of `proposals`, where they are made already.
+            config: Which of the baselines proposes, and how many items.
             shards: What is kept of a baseline's work.
+            proposals: Its proposals, where they are made already.
         """
         self._shards = shards
         self._data = data
         self._scorers = scorers
         self._rankings = rankings
         self._chosen = VersionGenerator(config.generator, config.proposals)
-        self._own_proposals: EvaluationData | None = None
+        self._own_proposals = proposals
 
     def of_baseline(self, name: str) -> ServedRanks:
         """The places by a baseline that proposes items and ranks them itself."""
-        ranking = self._rankings.get(name)
+        data = self._data
+        ranking = self._rankings.get((name, CATALOGUE))
         if ranking is None:
-            data = self._data
             scorer = self._scorers[name]
-            ranking = rank_with_scorer(scorer, data, self._shards(name, CATALOGUE_WORK))
-        return catalogue_ranks(ranking)
+            ranking = rank_with_scorer(scorer, data, self._shards(name, CATALOGUE))
+        return served_ranks(ranking, data)
 
     def of_model(
         self, model: RankingModel, version: Path | None, kinds: dict[str, str]
@@ -75,13 +76,15 @@ class ServedLists:
         generator = self._generator_of(version)
         name = model.label
         kinds[name] = generator.kind
-        labelled = model._replace(label=f"{name}, as it serves")
-        if generator.kind == WHOLE_CATALOGUE:
-            ranking = self._rankings.get(name) or rank_with_model(labelled, self._data).ranking
-            return catalogue_ranks(ranking)
-        proposals = self._proposals(generator)
-        scores = listed_scores(labelled, proposals)
-        return proposed_ranks(scores, proposals)
+        data = self._proposals(generator)
+        ranking = None
+        # A version's own proposals are ranked nowhere else.
+        if data is self._data or data is self._own_proposals:
+            ranking = self._rankings.get((name, data.kind))
+        if ranking is None:
+            labelled = model._replace(label=f"{name}, as it serves")
+            ranking = rank_with_model(labelled, data).ranking
+        return served_ranks(ranking, data)
 
     def _generator_of(self, version: Path | None) -> VersionGenerator:
         own = None if version is None else read_version_generator(version)
@@ -89,10 +92,15 @@ class ServedLists:
         return own or self._chosen
 
     def _proposals(self, generator: VersionGenerator) -> EvaluationData:
+        """The rows that rank what a generator proposes."""
+        if generator.kind == WHOLE_CATALOGUE:
+            return self._data
         if generator.version is not None:
             scorer = read_generator(generator.version, generator.kind, self._data.items)
-            return propose(scorer, self._data, generator.num_proposals)
+            return propose(scorer, self._data, generator.num_proposals, generator.kind)
         if self._own_proposals is None:
             scorer = self._scorers[generator.kind]
-            self._own_proposals = propose(scorer, self._data, generator.num_proposals)
+            self._own_proposals = propose(
+                scorer, self._data, generator.num_proposals, generator.kind
+            )
         return self._own_proposals

@@ -1,5 +1,6 @@
 """Device, precision and threads with which a model runs."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,13 @@ from dynamicpo.models.backbones import COMPACT, BaseModelSpec
 def device() -> torch.device:
     """The first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def release_memory() -> None:
+    """Give back what models or a failed pass have left, once nothing holds on to it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def choose_precision(precision: str, backbone: str) -> str:

@@ -11,12 +11,12 @@ from dynamicpo.core.config_gate import GateConfig
 from dynamicpo.core.json_values import JsonObject
 from dynamicpo.core.model_names import short_version
 from dynamicpo.metrics.intervals import Difference, paired_difference
-from dynamicpo.promotion.gate_rows import CATALOGUE_NDCG, GateResult, GateRows
+from dynamicpo.promotion.gate_rows import NDCG_BESIDE, GateResult, GateRows
 from dynamicpo.reports.number_format import format_percent
 
 BASELINE = "cooccurrence"
 # They can disagree with what decides, and with each other.
-_BESIDE = ("hit_ratio_at_1", "ndcg_at_10", CATALOGUE_NDCG, "served_ndcg_at_10")
+_BESIDE = ("hit_ratio_at_1", "ndcg_at_10", *NDCG_BESIDE.values(), "served_ndcg_at_10")
 
 
 class KnownPart(NamedTuple):

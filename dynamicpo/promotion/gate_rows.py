@@ -14,12 +14,13 @@ from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import read_columns, read_items, read_rows
 from dynamicpo.core.storage.addresses import join
 from dynamicpo.core.storage.files import read_bytes
-from dynamicpo.evaluation.result_files import CATALOGUE_FOLDER, read_result
+from dynamicpo.evaluation.result_files import BESIDE, read_result
 from dynamicpo.evaluation.served import read_served, served_values
 from dynamicpo.metrics.beyond_accuracy import beyond_accuracy, is_long_tail
 from dynamicpo.metrics.ranking import KS, row_metrics
 
-CATALOGUE_NDCG = "catalogue_ndcg_at_10"
+# Of every item, or of a generator's proposals, whatever the evaluation ranked beside its lists.
+NDCG_BESIDE = {kind: f"{kind}_ndcg_at_10" for kind in BESIDE}
 # Of a preference folder: what training learns from, and what it stops or chooses by.
 _SEEN_SPLITS = ("train", "validation")
 _ROWS_SCHEMA = pa.schema({name: pa.string() for name in ("example_id", "user_id", "target")})
@@ -49,8 +50,8 @@ class GateResult(NamedTuple):
     """The results of a model on the rows.
 
     Attributes:
-        metrics: Each metric of each row; `served_ndcg_at_10` and `catalogue_ndcg_at_10` where they
-            were measured. Shapes (N,).
+        metrics: Each metric of each row; `served_ndcg_at_10`, and `catalogue_ndcg_at_10` or
+            `proposed_ndcg_at_10`, where they were measured. Shapes (N,).
         valid: 1 where a generated answer named a candidate, else 0; None where none was generated.
         coverage: Share of the catalogue that it recommends.
         is_scored: False where it does not know the next item, and ranks it last. Shape (N,).
@@ -119,9 +120,10 @@ def read_gate_result(evaluation: Path, name: str, split: str) -> GateResult:
     served = read_served(evaluation / name, len(result.better))
     if served is not None:
         metrics |= served_values(served)
-    catalogue = evaluation / name / CATALOGUE_FOLDER
-    if catalogue.is_dir():
-        metrics[CATALOGUE_NDCG] = read_result(catalogue, split).row_values("ndcg_at_10")
+    for kind, metric in NDCG_BESIDE.items():
+        folder = evaluation / name / kind
+        if folder.is_dir():
+            metrics[metric] = read_result(folder, split).row_values("ndcg_at_10")
     return GateResult(
         metrics=metrics,
         valid=_valid_answers(evaluation / name),

@@ -96,6 +96,30 @@ def catalogue_scores(
         model.train(was_training)
 
 
+def catalogue_tokens(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    backend: str = "auto",
+) -> int:
+    """Tokens that go through a model for `catalogue_scores` without floors; arguments as there.
+
+    Raises:
+        ConfigError: An unknown backend, or one the model can't take.
+        DataError: No answers, an empty one, or more tokens than the model has positions.
+    """
+    trie = make_trie(answers)
+    longest = max((*prompts, ()), key=len)
+    if not len(longest):
+        return 0
+    num_prompt_tokens = sum(map(len, prompts))
+    chosen = choose_backend(model, [Row(longest, answers)], backend)
+    if chosen == "plain" and len(trie.levels) > 1:
+        num_answer_tokens = sum(map(len, answers))
+        return len(answers) * num_prompt_tokens + len(prompts) * num_answer_tokens
+    return num_prompt_tokens + len(prompts) * trie.num_evaluated
+
+
 def _taken_in_turns(
     block: Callable[[int], Float32Array],
     starts: Sequence[int],

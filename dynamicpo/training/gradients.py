@@ -18,15 +18,11 @@ from torch.nn.utils import get_total_norm
 from dynamicpo.core.errors import DataError
 from dynamicpo.distributed.collectives import add_up, largest, shared_out, tensors_from_main, total
 from dynamicpo.distributed.group import rank, world_size
+from dynamicpo.models.execution import release_memory
 from dynamicpo.training.batches import Batch, BatchLoss, Collate, with_num_labels
 from dynamicpo.training.checkpoints.random_states import random_states, restore_random_states
 from dynamicpo.training.checkpoints.state import trained_weights
-from dynamicpo.training.micro_batches import (
-    Example,
-    MicroBatches,
-    is_out_of_memory,
-    release_memory,
-)
+from dynamicpo.training.micro_batches import Example, MicroBatches, is_out_of_memory
 from dynamicpo.training.sharding import is_sharded
 from dynamicpo.training.step_log import StepMetrics
 

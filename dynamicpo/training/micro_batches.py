@@ -3,7 +3,6 @@
 The rows of a step, and so its gradient, are the same however they are cut, but for rounding.
 """
 
-import gc
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -93,10 +92,3 @@ def num_tokens(row: Mapping[str, Any]) -> int:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell whether a device, or the allocator of the CPU, had no more memory."""
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
-
-
-def release_memory() -> None:
-    """Give back what a failed pass has left, once no traceback holds on to it."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -106,7 +106,7 @@ def _read(evaluations: Sequence[Path], names: Sequence[str], metric: str) -> Mea
         source = read_input(path, "evaluate")
         for name in names:
             saved = read_saved_result(path / name, source)
-            result = saved.catalogue if metric == CATALOGUE_METRIC else saved.result
+            result = saved.beside if metric == CATALOGUE_METRIC else saved.result
             assert result is not None, f"{path} ranks lists alone"
             values[name].append(result.row_values(metric))
             rows.append(list(result.rows.example_ids))

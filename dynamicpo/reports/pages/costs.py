@@ -11,10 +11,12 @@ from dynamicpo.reports.number_format import format_number
 from dynamicpo.reports.pages.layout import Section, template
 from dynamicpo.reports.pages.tables import ReportTable, TableCell
 
+_HEADS = {"listed": "lists", "catalogue": "catalogue", "proposed": "proposals"}
 _END_OF_SECTIONS = "</main>"
 _TEXT = (
-    "Seconds to rank 1,000 users' lists, and every item for 1,000 users, on the machine of this "
-    "run; and the memory of the process at its peak until then, libraries included."
+    "Seconds to rank 1,000 users' lists, and every item (or what a generator proposes) for 1,000 "
+    "users, on the machine of this run; and the memory of the process at its peak until then, "
+    "libraries included."
 )
 
 
@@ -22,7 +24,7 @@ class Cost(TypedDict):
     """Costs of 1,000 recommendations.
 
     Attributes:
-        seconds: To rank so many lists, or every item for so many rows.
+        seconds: To rank so many lists, or every item or proposals for so many rows.
         peak_megabytes: Memory of the process at its peak until then, libraries included as
             far as it has used them.
         rows_from_shards: Rows that an attempt before this one had ranked, whose time is not in it.
@@ -33,7 +35,7 @@ class Cost(TypedDict):
     rows_from_shards: NotRequired[int]
 
 
-# By the model's name, then by what is ranked: `listed` or `catalogue`.
+# By the model's name, then by what is ranked: `listed`, `catalogue` or `proposed`.
 CostsByModel = dict[str, dict[str, Cost]]
 
 
@@ -48,13 +50,16 @@ def with_costs(page: str, costs: Mapping[str, Mapping[str, Cost]]) -> str:
 
 
 def _table(costs: Mapping[str, Mapping[str, Cost]]) -> ReportTable:
+    is_proposed = any("proposed" in by_candidates for by_candidates in costs.values())
+    columns = ("listed", "proposed" if is_proposed else "catalogue")
+    heads = [f"seconds, {_HEADS[key]}" for key in columns]
     rows = []
     for model, by_candidates in costs.items():
-        seconds = [_seconds(by_candidates, key) for key in ("listed", "catalogue")]
+        seconds = [_seconds(by_candidates, key) for key in columns]
         peaks = [cost["peak_megabytes"] for cost in by_candidates.values()]
         peak = max(peaks)
         rows.append([TableCell(model), *seconds, TableCell(f"{peak:,.0f}")])
-    return ReportTable(("", "seconds, lists", "seconds, catalogue", "peak, MB"), rows)
+    return ReportTable(("", *heads, "peak, MB"), rows)
 
 
 def _seconds(by_candidates: Mapping[str, Cost], key: str) -> TableCell:

@@ -43,7 +43,11 @@ _DIFFERENCES_TEXT = (
     "correction for the number of comparisons is under .05. Rows won: a ranks the right item "
     "better than b does."
 )
-_OVER_CATALOGUE = "Paired differences over the whole catalogue"
+# By what the metric's name begins with.
+_BESIDE_HEADINGS = {
+    "catalogue": "Paired differences over the whole catalogue",
+    "proposed": "Paired differences among what a candidate generator proposes",
+}
 _DIFFERENCE_CAPTION = (
     "Right of 0 the first is better. An interval that reaches across 0 may be noise."
 )
@@ -59,7 +63,8 @@ class EvaluationReport:
         ranks: For each model the number of rows whose right item stands at rank 1, 2, ... Ties may
             be shared.
         comparisons: Paired differences.
-        catalogue_comparisons: The same where every item was ranked beside the listed ones.
+        beside_comparisons: The same of what was ranked beside the lists: every item, or what a
+            candidate generator proposes.
         training: The training log of each run, under the model's name.
         examples: Single rows.
         users: Users to look at.
@@ -75,7 +80,7 @@ class EvaluationReport:
     metrics: ModelMetrics
     ranks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     comparisons: Sequence[PairedComparison] = ()
-    catalogue_comparisons: Sequence[PairedComparison] = ()
+    beside_comparisons: Sequence[PairedComparison] = ()
     training: Mapping[str, TrainingLog] = field(default_factory=dict)
     examples: Sequence[ExampleRow] = ()
     users: Sequence[UserExample] = ()
@@ -117,7 +122,7 @@ def comparison_page(report: EvaluationReport) -> str:
         *user_sections(report.users),
         *_accuracy_sections(report),
         *_comparison_sections("Paired differences", report.comparisons),
-        *_comparison_sections(_OVER_CATALOGUE, report.catalogue_comparisons),
+        *_beside_sections(report.beside_comparisons),
         *_setting_sections("What differs between the runs", report.runs),
         *_setting_sections("What differs between the models", report.differences),
     ]
@@ -210,6 +215,14 @@ def _comparison_sections(heading: str, comparisons: Sequence[PairedComparison]) 
         return []
     table = differences_table(comparisons)
     return [Section(heading, _DIFFERENCES_TEXT, table=table)]
+
+
+def _beside_sections(comparisons: Sequence[PairedComparison]) -> list[Section]:
+    if not comparisons:
+        return []
+    metric = without_split(comparisons[0]["metric"])
+    kind, _, _ = metric.partition("_")
+    return _comparison_sections(_BESIDE_HEADINGS[kind], comparisons)
 
 
 def _difference_bars(comparisons: Sequence[PairedComparison], metric: str) -> str:

@@ -11,7 +11,6 @@ from dynamicpo.reports.number_format import (
     format_p_value,
     format_signed,
 )
-from dynamicpo.reports.pages.catalogue_order import catalogue_sentences
 from dynamicpo.reports.pages.comparisons import (
     PairedComparison,
     interval_of,
@@ -27,6 +26,7 @@ from dynamicpo.reports.pages.metric_names import (
     value_or_nan,
     without_split,
 )
+from dynamicpo.reports.pages.order_beside import sentences_beside
 
 # The model in use: the champion, and before there is one what preference training starts from.
 _IN_USE = ("champion", "sft")
@@ -90,7 +90,7 @@ def evaluation_headline(
             named[other] = role
     first_sentence = _first_sentence(best, figure, leads, named)
     others = [lead for other, lead in leads.items() if other not in named]
-    return [first_sentence, *_sentences_on(others), *catalogue_sentences(metrics, best)]
+    return [first_sentence, *_sentences_on(others), *sentences_beside(metrics, best)]
 
 
 def _headline_metric(names: Sequence[str]) -> str:

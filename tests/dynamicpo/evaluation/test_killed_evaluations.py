@@ -109,7 +109,7 @@ def test_a_killed_evaluation_ends_with_the_bytes_of_an_uninterrupted_one(
         assert "shards/sft/answers" in caplog.text
     else:
         assert taken["sft", "listed"] == taken["sft", "catalogue"] == NUM_ROWS
-        assert "shards/sft, as it serves/listed" in caplog.text
+        assert "shards/sft, as it serves/proposed" in caplog.text
 
 
 def test_an_evaluation_that_failed_before_it_kept_anything_leaves_nothing(

@@ -323,7 +323,7 @@ def test_headline_says_where_the_order_over_the_catalogue_differs() -> None:
 
 def test_comparison_page_has_the_differences_over_the_catalogue() -> None:
     over_catalogue = [{**CLEAR, "metric": "test_catalogue_ndcg_at_10"}]
-    html = comparison_page(EvaluationReport(metrics=METRICS, catalogue_comparisons=over_catalogue))
+    html = comparison_page(EvaluationReport(metrics=METRICS, beside_comparisons=over_catalogue))
     heading = "<h2>Paired differences over the whole catalogue</h2>"
     assert heading in html and "catalogue NDCG@10" in html[html.index(heading) :]
     assert heading not in comparison_page(EvaluationReport(metrics=METRICS))

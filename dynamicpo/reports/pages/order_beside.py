@@ -1,4 +1,4 @@
-"""Sentences of a headline where every item was ranked beside the listed ones."""
+"""Sentences of a headline on what was ranked beside the lists: every item, or some proposals."""
 
 import math
 
@@ -10,24 +10,31 @@ from dynamicpo.reports.pages.metric_names import (
     without_split,
 )
 
-_METRIC = "catalogue_ndcg_at_10"
 _USE = (
     "Lists measure what the models are for, ranking what a candidate generator proposes; the "
     "catalogue measures recommending without one."
 )
+# By the metric: where it ranks, and what it measures.
+_PLACES = {
+    "catalogue_ndcg_at_10": ("Over the whole catalogue", _USE),
+    "proposed_ndcg_at_10": (
+        "Among what a candidate generator proposes",
+        "What it does not propose counts as missed.",
+    ),
+}
 
 
-def catalogue_sentences(metrics: ModelMetrics, best: str) -> list[str]:
-    """Say whether the model that ranks lists best also ranks every item best.
+def sentences_beside(metrics: ModelMetrics, best: str) -> list[str]:
+    """Say whether the model that ranks lists best also ranks best what stands beside them.
 
     Args:
         metrics: Of every model.
         best: The model with the best lists.
 
     Returns:
-        Nothing where no model ranked every item.
+        Nothing where no model ranked anything beside.
     """
-    names = [name for name in metric_names(metrics) if without_split(name) == _METRIC]
+    names = [name for name in metric_names(metrics) if without_split(name) in _PLACES]
     if not names:
         return []
     name = names[0]
@@ -38,12 +45,13 @@ def catalogue_sentences(metrics: ModelMetrics, best: str) -> list[str]:
             values[model] = value
     if best not in values:
         return []
+    where, meaning = _PLACES[without_split(name)]
     best_of_all = max(values, key=lambda model: values[model])
     if values[best] == values[best_of_all]:
-        return [f"Over the whole catalogue it ranks best, too: {_figure(metrics, name, best)}."]
+        return [f"{where} it ranks best, too: {_figure(metrics, name, best)}."]
     order = f"{best_of_all} ranks best, {_figure(metrics, name, best_of_all)}"
     reached = f"{best} reaches {_figure(metrics, name, best)}"
-    return [f"Over the whole catalogue the order differs: {order}; {reached}. {_USE}"]
+    return [f"{where} the order differs: {order}; {reached}. {meaning}"]
 
 
 def _figure(metrics: ModelMetrics, name: str, model: str) -> str:
