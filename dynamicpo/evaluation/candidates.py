@@ -83,10 +83,22 @@ def rank_with_model(model: RankingModel, data: EvaluationData) -> ModelRanking:
 
 
 def all_item_scores(model: RankingModel, data: EvaluationData) -> FloatArray:
-    """Score every item after each row's history, however unlikely it is. Shape (N, I)."""
+    """Score all that each row ranks, however unlikely it is: others get -inf. Shape (N, I)."""
+    if data.codes is not None:
+        return _scattered_scores(model, data, data.codes)
     prompts = _prompts(model, data)
     blocks = _catalogue_score_blocks(model, prompts, data, are_all_scored=True)
     return np.concatenate([*blocks])
+
+
+def _scattered_scores(model: RankingModel, data: EvaluationData, codes: IntArray) -> FloatArray:
+    """Scores of the candidates of each row, in the places of their items. Shape (N, I)."""
+    listed = _ListedRows(model, data)
+    with model.loaded.execution_context(), torch.no_grad():
+        scores = listed.scores()
+    everywhere = np.full((len(codes), len(data.items)), -np.inf)
+    np.put_along_axis(everywhere, codes, scores, axis=1)
+    return everywhere
 
 
 def _prompts(model: RankingModel, data: EvaluationData) -> Prompts:

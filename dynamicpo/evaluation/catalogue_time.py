@@ -41,7 +41,9 @@ _SPEEDS = {"cpu": _Speed(7.5e10, 0.0), "cuda": _Speed(2e14, 3e-5)}
 def minutes_of_catalogue(
     models: Mapping[str, Path], data: EvaluationData, config: EvaluationConfig
 ) -> float:
-    """Minutes that ranking every item would take with all models, on a plain device of this kind.
+    """Minutes that ranking every item would take one of the models, on a plain device of this kind.
+
+    The slowest counts: the models of a run are evaluated apart, and must be ranked alike.
 
     All of the token tree is counted: without what is below a target's score it takes less, by a
     fifth with an untrained model.
@@ -56,9 +58,10 @@ def minutes_of_catalogue(
     for name, path in models.items():
         loaded = load_model(model_of(path), permissions)
         is_version = enclosing_version(path) is not None
-        seconds += _seconds_of_catalogue(RankingModel(loaded, config, name, is_version), data)
+        model = RankingModel(loaded, config, name, is_version)
+        seconds = max(seconds, _seconds_of_catalogue(model, data))
         # Models are large: one at a time.
-        del loaded
+        del loaded, model
         release_memory()
     return seconds / 60
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from dynamicpo.core import stage_subjects
-from dynamicpo.core.choices import NO_GENERATOR, WHOLE_CATALOGUE
+from dynamicpo.core.choices import NO_GENERATOR
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.config_checkpoints import CheckpointConfig, checkpoint_values
 from dynamicpo.core.errors import ConfigError, DataError
@@ -19,10 +19,9 @@ from dynamicpo.core.records.version_folders import model_of
 from dynamicpo.distributed.group import check_joined
 from dynamicpo.distributed.outputs import finished_by_main
 from dynamicpo.distributed.workers import done_by_workers
-from dynamicpo.evaluation.catalogue_time import minutes_of_catalogue
+from dynamicpo.evaluation.beside import rows_beside
 from dynamicpo.evaluation.delivered import delivered_rules, rule_warnings
 from dynamicpo.evaluation.evaluated_models import EvaluatedModels
-from dynamicpo.evaluation.generators import own_generator
 from dynamicpo.evaluation.paired_comparisons import beside_comparisons, paired_comparisons
 from dynamicpo.evaluation.result_files import comparisons_file
 from dynamicpo.evaluation.results import ModelResult
@@ -69,7 +68,7 @@ def evaluate(
         output: Folder to make: `NAME/metrics.json` and `NAME/ranks.parquet`, `comparisons.json`,
             `report.html`; the same files under `NAME/catalogue` and `catalogue_comparisons.json`
             where every item is ranked beside the listed ones. Where that would take longer than
-            `catalogue_minutes`, a generator's proposals are, under `NAME/proposed` and in
+            `catalogue_minutes`, proposals are, under `NAME/proposed` and in
             `proposed_comparisons.json`.
         config: Split, score, rows.
         checkpoints_config: Where and how often finished work is kept (None: nowhere).
@@ -106,20 +105,18 @@ def evaluate(
     catalogue = read_catalogue_data(tables, source, config)
     audit = _audit(tables, source, data, config)
     warnings = _check_audit(audit, config)
-    too_long = _too_long(models, catalogue, config)
-    warnings += too_long
+    beside, beside_warnings = rows_beside(models, catalogue, tables, config)
+    warnings += beside_warnings
     with resumable_output(output, manifest, checkpoints_config) as (folder, kept):
         pq.write_table(data.table, folder / "rows.parquet", compression="zstd")
         write_items(folder, data.items)
         everything = catalogue or _whole_catalogue(data, tables, source, config)
-        evaluation = EvaluatedModels(
-            data, catalogue, everything, config, folder, kept, is_proposed=bool(too_long)
-        )
+        evaluation = EvaluatedModels(data, beside, everything, config, folder, kept)
         evaluation.rank_baselines(tables, baselines)
         evaluation.rank_models(models)
         evaluation.costs.write(folder)
-        comparisons = _write_comparisons(folder, evaluation, [*models], config)
-        _state_beside(data, evaluation.beside)
+        comparisons = _write_comparisons(folder, evaluation, beside, [*models], config)
+        _state_beside(data, beside)
         results = evaluation.results
         provenance = _provenance(model_manifests)
         warnings += _result_warnings(results, evaluation.cut_items)
@@ -167,25 +164,6 @@ def _whole_catalogue(
     if config.generator == NO_GENERATOR:
         return None
     return read_all_items(tables, source, config)
-
-
-def _too_long(
-    models: Mapping[str, Path], catalogue: EvaluationData | None, config: EvaluationConfig
-) -> list[str]:
-    """The warning that a generator's proposals stand in the place of the catalogue; else none."""
-    has_limit = config.catalogue_minutes > 0 and config.generator != WHOLE_CATALOGUE
-    if catalogue is None or not has_limit or len(catalogue.items) <= config.proposals:
-        return []
-    minutes = minutes_of_catalogue(models, catalogue, config)
-    if minutes <= config.catalogue_minutes:
-        return []
-    text = (
-        f"Ranking every item would take about {minutes:,.0f} minutes. What is named proposed ranks "
-        f"the first {config.proposals} items of {own_generator(config)} instead, and can't be "
-        "compared with ranking all. --catalogue-minutes 0 ranks all, however long it takes."
-    )
-    log.warning("evaluation: %s", text)
-    return [text]
 
 
 def _state_beside(data: EvaluationData, beside: EvaluationData | None) -> None:
@@ -269,18 +247,21 @@ def _check_audit(audit: SplitAudit | SkippedAudit, config: EvaluationConfig) -> 
 
 
 def _write_comparisons(
-    folder: Path, evaluation: EvaluatedModels, models: Sequence[str], config: EvaluationConfig
+    folder: Path,
+    evaluation: EvaluatedModels,
+    beside: EvaluationData | None,
+    models: Sequence[str],
+    config: EvaluationConfig,
 ) -> list[PairedComparison]:
     """Write the paired differences; those of lists are returned."""
     resamples = config.resamples
     seed = config.seed
     comparisons = paired_comparisons(evaluation.results, models, resamples, seed)
     write_json(folder / "comparisons.json", comparisons)
-    if evaluation.beside is not None:
-        kind = evaluation.beside.kind
+    if beside is not None:
         results = evaluation.beside_results
-        beside = beside_comparisons(results, models, kind, resamples, seed)
-        write_json(folder / comparisons_file(kind), beside)
+        differences = beside_comparisons(results, models, beside.kind, resamples, seed)
+        write_json(folder / comparisons_file(beside.kind), differences)
     return comparisons
 
 

@@ -22,7 +22,6 @@ from dynamicpo.evaluation.candidates import (
 from dynamicpo.evaluation.costs import CostMeter
 from dynamicpo.evaluation.generators import (
     TRAINED_GENERATORS,
-    own_generator,
     read_generator,
     write_generators,
 )
@@ -37,7 +36,7 @@ from dynamicpo.evaluation.results import (
     means_with_intervals,
 )
 from dynamicpo.evaluation.rows import CATALOGUE, EvaluationData, SplitTables
-from dynamicpo.evaluation.served import ServedRanks, propose, served_values, write_served
+from dynamicpo.evaluation.served import ServedRanks, served_values, write_served
 from dynamicpo.evaluation.served_models import RankingsByName, ServedLists
 from dynamicpo.evaluation.top_items import UserSample, write_top_items
 from dynamicpo.models.backbones import permissions_of
@@ -52,9 +51,7 @@ class EvaluatedModels:
 
     Attributes:
         results: By name.
-        beside: Rows that rank something else beside their lists, where that was asked for: every
-            item, or a generator's proposals.
-        beside_results: Results on those, by name.
+        beside_results: Results of what is ranked beside the lists, by name.
         cut_items: The history items that each model's prompts had no room for.
         generators: What proposes the items that each model ranks, where that was measured.
         costs: What each ranking cost.
@@ -63,40 +60,36 @@ class EvaluatedModels:
     def __init__(
         self,
         data: EvaluationData,
-        catalogue: EvaluationData | None,
+        beside: EvaluationData | None,
         everything: EvaluationData | None,
         config: EvaluationConfig,
         folder: Path,
         checkpoints: Checkpoints | None = None,
-        *,
-        is_proposed: bool = False,
     ) -> None:
         """Take the rows.
 
         Args:
             data: To rank.
-            catalogue: To rank every item beside the listed ones, where that was asked for.
+            beside: To rank beside the listed candidates, where that was asked for.
             everything: That rank every item, where what is served is measured or all are ranked.
             config: Of the evaluation.
             folder: To write results into.
             checkpoints: What an earlier attempt has finished, and this one finishes; None: nothing
                 is kept.
-            is_proposed: A generator's proposals are ranked in the place of the catalogue.
         """
         self.results: dict[str, ModelResult] = {}
-        self.beside = catalogue
         self.beside_results: dict[str, ModelResult] = {}
         self.cut_items: dict[str, int] = {}
         self.generators: dict[str, str] = {}
         self.costs = CostMeter()
         self._data = data
-        self._is_proposed = is_proposed
+        self._beside = beside
         self._config = config
         self._folder = folder
         self._checkpoints = checkpoints
         self._shards_of_works: dict[tuple[str, str], Shards] = {}
-        ranks_all = data if data.kind == CATALOGUE else catalogue
-        self._sample = None if ranks_all is None else UserSample(ranks_all)
+        shown = data if data.kind == CATALOGUE else beside
+        self._sample = None if shown is None else UserSample(shown)
         self._everything = everything
         self._served: ServedLists | None = None
         self._rankings: RankingsByName = {}
@@ -117,19 +110,16 @@ class EvaluatedModels:
         data = self._data
         scorers = self._make_scorers(tables, trained)
         write_generators(self._folder, scorers)
-        if self._is_proposed:
-            self.beside = self._proposals(scorers)
         if self._config.generator != NO_GENERATOR:
             assert self._everything is not None
-            proposals = self.beside if self._is_proposed else None
             self._served = ServedLists(
-                self._everything, scorers, self._rankings, self._config, self._shards, proposals
+                self._everything, scorers, self._rankings, self._config, self._shards
             )
         for name, scorer in scorers.items():
             ranking = self._rank_with_scorer(name, scorer, data)
-            if self.beside is not None:
+            if self._beside is not None:
                 # Scored again: the scores of every item for all rows are too many to keep.
-                beside = self._rank_with_scorer(name, scorer, self.beside)
+                beside = self._rank_with_scorer(name, scorer, self._beside)
                 self._add_beside(name, beside)
             if self._served is not None and name in TRAINED_GENERATORS:
                 self._served_ranks[name] = self._served.of_baseline(name)
@@ -182,13 +172,6 @@ class EvaluatedModels:
             )
         return scorers
 
-    def _proposals(self, scorers: Mapping[str, Scorer]) -> EvaluationData:
-        """The rows with what the evaluation's own generator proposes."""
-        everything = self._everything
-        assert everything is not None
-        generator = own_generator(self._config)
-        return propose(scorers[generator], everything, self._config.proposals, generator)
-
     def _copy_training_log(self, name: str, model: Path) -> None:
         """Keep how a model was trained: comparisons show it, and read evaluations alone."""
         training_log = model / "steps.jsonl"
@@ -225,8 +208,8 @@ class EvaluatedModels:
     def _rank(self, model: RankingModel) -> ModelRanking:
         ranked = self._rank_with_model(model, self._data)
         name = model.label
-        if self.beside is not None:
-            beside = self._rank_with_model(model, self.beside)
+        if self._beside is not None:
+            beside = self._rank_with_model(model, self._beside)
             self._add_beside(name, beside.ranking)
         if self._sample is not None:
             labelled = model._replace(label=f"{name}, for some users")
@@ -244,8 +227,8 @@ class EvaluatedModels:
             config.seed,
             answers,
         )
-        if self.beside is not None:
-            result = result.with_beside(self.beside_results[name], self.beside.kind)
+        if self._beside is not None:
+            result = result.with_beside(self.beside_results[name], self._beside.kind)
         if name in self._served_ranks:
             result = self._with_served(name, result)
         write_result(self._folder / name, result, answers)
@@ -263,11 +246,11 @@ class EvaluatedModels:
         )
 
     def _add_beside(self, name: str, ranking: Ranking) -> None:
-        assert self.beside is not None
+        assert self._beside is not None
         config = self._config
-        rows = self.beside.rows
+        rows = self._beside.rows
         result = make_result(rows, ranking, self._items, config.resamples, config.seed)
-        write_result(self._folder / name / self.beside.kind, result)
+        write_result(self._folder / name / self._beside.kind, result)
         self.beside_results[name] = result
 
     def _add_top_items(self, name: str, sample: UserSample, scores: FloatArray) -> None:

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 
 from dynamicpo.core.arrays import FloatArray
 from dynamicpo.core.choices import NO_GENERATOR, ServedGenerator
-from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.rows import read_columns, read_items, write_columns
 from dynamicpo.core.records.shapes import as_shape
@@ -52,13 +51,6 @@ class VersionGenerator(NamedTuple):
 class _CardEntries(TypedDict, total=False):
     generator: ServedGenerator
     proposals: int
-
-
-def own_generator(config: EvaluationConfig) -> str:
-    """The generator of an evaluation that has to take one: the chosen one, or its best."""
-    if config.generator in TRAINED_GENERATORS:
-        return config.generator
-    return "sasrec" if config.sasrec else "cooccurrence"
 
 
 def write_generators(folder: Path, scorers: Mapping[str, Scorer]) -> None:

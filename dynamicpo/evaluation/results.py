@@ -35,6 +35,11 @@ class EvaluatedRows:
     users: Sequence[str]
     target_index: IntArray
 
+    @property
+    def is_ranked(self) -> BoolArray:
+        """False where what came next was not proposed: a miss, however short the list. (N,)."""
+        return np.asarray(self.target_index >= 0)
+
 
 class RankedItems(NamedTuple):
     """The items that rankings name by their codes.
@@ -96,7 +101,7 @@ class ModelResult:
         cutoff = _cutoff_of(metric)
         # The number of candidates only limits K, see `has_cutoff`.
         metrics = row_metrics(self.better, self.tied, num_candidates=cutoff, ks=[cutoff])
-        return np.asarray(metrics[metric])
+        return np.asarray(metrics[metric] * self.rows.is_ranked)
 
     def has_cutoff(self, metric: str) -> bool:
         """Tell whether every row has as many candidates as a metric looks at."""
@@ -181,6 +186,7 @@ def make_result(
     fewest = int(ranking.num_candidates.min())
     ks = [k for k in KS if k <= fewest]
     values = row_metrics(ranking.better, ranking.tied, fewest, ks)
+    values = {name: value * rows.is_ranked for name, value in values.items()}
     others = beyond_accuracy(ranking.best, items.popularity)
     if answers is not None:
         targets = rows.target_index

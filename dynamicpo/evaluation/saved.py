@@ -58,7 +58,7 @@ class SavedResult(NamedTuple):
         beside: That of every item, or of a generator's proposals, where it stands beside.
         training_log: Lines of its training; none for a baseline.
         provenance: Its origin.
-        top_items: Its first items of the whole catalogue for some users.
+        top_items: Its first items of all or of proposals, for some users.
     """
 
     result: ModelResult

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from dynamicpo.core import random_keys
 from dynamicpo.core.arrays import BoolArray, FloatArray, IntArray
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import fingerprint
@@ -73,7 +74,8 @@ def propose(
     # Lists are scored together, and must be of one length.
     lengths = [codes.shape[1] for codes in blocks]
     length = min(lengths)
-    codes = np.concatenate([codes[:, :length] for codes in blocks])
+    best = np.concatenate([codes[:, :length] for codes in blocks])
+    codes = _in_random_order(best, data.rows)
     item_ids = data.items["item_id"].to_numpy(object)
     lists = item_ids[codes].tolist()
     proposed = pa.array(lists, pa.list_(pa.string()))
@@ -90,13 +92,23 @@ def propose(
     )
 
 
+def _in_random_order(codes: IntArray, rows: EvaluatedRows) -> IntArray:
+    """The same lists in random order: of equals the generator's first is no better. (N, A)."""
+    keys = random_keys.keys(0, f"proposals/{rows.split}", rows.example_ids)
+    columns = np.arange(codes.shape[1], dtype=np.uint64)
+    draws = random_keys.bits(keys[:, None], columns)
+    order = draws.argsort(axis=1, kind="stable")
+    by_code = np.sort(codes, axis=1)
+    return np.take_along_axis(by_code, order, axis=1)
+
+
 def _protocol(of_all: EvaluationProtocol, codes: IntArray, generator: str) -> EvaluationProtocol:
     """The protocol of lists from that of ranking every item: figures of both differ in meaning."""
     _, length = codes.shape
     protocol = of_all.copy()
     protocol["candidates"] = f"first {length} of {generator}"
     protocol["num_candidates"] = length
-    # Its order is the generator's; a list is the same in any.
+    # A list is the same in any order.
     in_order = np.sort(codes, axis=1)
     lists = hashlib.sha256(in_order.tobytes()).hexdigest()
     protocol["rows"] = fingerprint([of_all["rows"], lists])

@@ -7,6 +7,7 @@ from typing import TypeAlias
 from dynamicpo.core.choices import WHOLE_CATALOGUE
 from dynamicpo.core.config import EvaluationConfig
 from dynamicpo.evaluation.baselines.simple import Scorer
+from dynamicpo.evaluation.beside import PROPOSER
 from dynamicpo.evaluation.candidates import RankingModel, rank_with_model
 from dynamicpo.evaluation.generators import (
     VersionGenerator,
@@ -32,24 +33,22 @@ class ServedLists:
         rankings: Mapping[tuple[str, str], Ranking],
         config: EvaluationConfig,
         shards: ShardsOf = nothing_kept,
-        proposals: EvaluationData | None = None,
     ) -> None:
         """Take the rows and the generators.
 
         Args:
             data: Rows that rank every item.
             scorers: Baselines, trained on the rows that the models were trained on.
-            rankings: Of every item and of `proposals`, where they are made already.
+            rankings: Of what is ranked beside the lists, where they are made already.
             config: Which of the baselines proposes, and how many items.
             shards: What is kept of a baseline's work.
-            proposals: Its proposals, where they are made already.
         """
         self._shards = shards
         self._data = data
         self._scorers = scorers
         self._rankings = rankings
         self._chosen = VersionGenerator(config.generator, config.proposals)
-        self._own_proposals = proposals
+        self._own_proposals: EvaluationData | None = None
 
     def of_baseline(self, name: str) -> ServedRanks:
         """The places by a baseline that proposes items and ranks them itself."""
@@ -77,10 +76,11 @@ class ServedLists:
         name = model.label
         kinds[name] = generator.kind
         data = self._proposals(generator)
-        ranking = None
-        # A version's own proposals are ranked nowhere else.
-        if data is self._data or data is self._own_proposals:
-            ranking = self._rankings.get((name, data.kind))
+        # Beside the lists the same may be ranked already; a version's own proposals are not.
+        is_beside = data is self._data or (
+            data is self._own_proposals and generator.kind == PROPOSER
+        )
+        ranking = self._rankings.get((name, data.kind)) if is_beside else None
         if ranking is None:
             labelled = model._replace(label=f"{name}, as it serves")
             ranking = rank_with_model(labelled, data).ranking

@@ -43,7 +43,7 @@ class UserSample:
         """Choose the rows.
 
         Args:
-            data: Rows that rank every item.
+            data: Rows that rank every item, or proposals.
         """
         rows = data.rows
         numbers = _last_rows(rows.users)
@@ -53,23 +53,30 @@ class UserSample:
         chosen_rows = EvaluatedRows(rows.split, example_ids, users, targets)
         self._numbers = numbers
         self._all = data
-        self.data = replace(data, table=data.table.take(numbers), rows=chosen_rows)
+        codes = None if data.codes is None else data.codes[numbers]
+        table = data.table.take(numbers)
+        self.data = replace(data, table=table, rows=chosen_rows, codes=codes)
 
     def top_items(self, scores: FloatArray) -> TopItems:
         """The best items of each row among those that it ranks, from scores of all. (N, I)."""
-        excluded = self._all.excluded
-        assert excluded is not None  # of rows that rank every item
         item_ids = self.data.items["item_id"].tolist()
-        targets = self.data.rows.target_index
         items = []
-        for row, number in enumerate(self._numbers.tolist()):
-            target = targets[row : row + 1]
-            rows = slice(number, number + 1)
-            (mask,) = excluded.candidate_mask(rows, target)
-            candidates = np.flatnonzero(mask)
-            best = _best_items(scores[row], candidates)
+        for row, row_scores in enumerate(scores):
+            best = _best_items(row_scores, self._candidates(row))
             items.append([item_ids[code] for code in best])
         return TopItems([*self.data.rows.example_ids], items)
+
+    def _candidates(self, row: int) -> IntArray:
+        """Codes of the items that a row ranks, in ascending order."""
+        if self.data.codes is not None:
+            return np.sort(self.data.codes[row])
+        excluded = self._all.excluded
+        assert excluded is not None  # of rows that rank every item
+        number = int(self._numbers[row])
+        rows = slice(number, number + 1)
+        target = self.data.rows.target_index[row : row + 1]
+        (mask,) = excluded.candidate_mask(rows, target)
+        return np.flatnonzero(mask)
 
 
 def _last_rows(users: Sequence[str]) -> IntArray:

@@ -104,6 +104,7 @@ def _read(evaluations: Sequence[Path], names: Sequence[str], metric: str) -> Mea
     users: Sequence[str] = ()
     for path in evaluations:
         source = read_input(path, "evaluate")
+        assert "proposed" not in source.extra["protocol"], f"{path} did not rank every item"
         for name in names:
             saved = read_saved_result(path / name, source)
             result = saved.beside if metric == CATALOGUE_METRIC else saved.result

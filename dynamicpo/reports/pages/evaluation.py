@@ -119,7 +119,7 @@ def comparison_page(report: EvaluationReport) -> str:
     """The page of several models or runs, with training curves, single rows and differences."""
     sections = [
         *_overview_sections(report),
-        *user_sections(report.users),
+        *user_sections(report.users, are_proposals=_ranks_proposals(report)),
         *_accuracy_sections(report),
         *_comparison_sections("Paired differences", report.comparisons),
         *_beside_sections(report.beside_comparisons),
@@ -215,6 +215,11 @@ def _comparison_sections(heading: str, comparisons: Sequence[PairedComparison]) 
         return []
     table = differences_table(comparisons)
     return [Section(heading, _DIFFERENCES_TEXT, table=table)]
+
+
+def _ranks_proposals(report: EvaluationReport) -> bool:
+    names = metric_names(report.metrics)
+    return any(without_split(name).startswith("proposed_") for name in names)
 
 
 def _beside_sections(comparisons: Sequence[PairedComparison]) -> list[Section]:

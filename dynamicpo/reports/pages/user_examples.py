@@ -10,8 +10,10 @@ from dynamicpo.reports.pages.tables import ReportTable, TableCell
 _NUM_HISTORY_ITEMS = 5
 _TEXT = (
     "Users drawn at random by their ids, the same in every run on these rows, and what each model "
-    "ranks first of the whole catalogue. Bold: what the user took next is among these items."
+    "ranks first {where}. Bold: what the user took next is among these items."
 )
+_OF_ALL = "of the whole catalogue"
+_OF_PROPOSALS = "of what a candidate generator proposes"
 
 
 class ShownItems(NamedTuple):
@@ -40,13 +42,19 @@ class UserExample(NamedTuple):
     models: Mapping[str, ShownItems]
 
 
-def user_sections(examples: Sequence[UserExample]) -> list[Section]:
-    """A section that says what is shown, and one for each user."""
+def user_sections(examples: Sequence[UserExample], *, are_proposals: bool = False) -> list[Section]:
+    """A section that says what is shown, and one for each user.
+
+    Args:
+        examples: The users.
+        are_proposals: Models ranked a generator's proposals, and not every item.
+    """
     if not examples:
         return []
     num_users = len(examples)
     heading = "One user to look at" if num_users == 1 else f"{num_users} users to look at"
-    sections = [Section(heading, _TEXT)]
+    text = _TEXT.format(where=_OF_PROPOSALS if are_proposals else _OF_ALL)
+    sections = [Section(heading, text)]
     for number, example in enumerate(examples, start=1):
         sections.append(_user_section(number, example))
     return sections

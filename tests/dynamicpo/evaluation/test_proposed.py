@@ -13,7 +13,7 @@ from dynamicpo.core.config_checkpoints import CheckpointConfig
 from dynamicpo.core.errors import DataError
 from dynamicpo.core.records.manifest import read_manifest
 from dynamicpo.core.records.rows import read_items, read_rows
-from dynamicpo.evaluation import catalogue_time, evaluated_models, served_models
+from dynamicpo.evaluation import beside, catalogue_time, evaluated_models, served_models
 from dynamicpo.evaluation.candidates import (
     ModelRanking,
     RankingModel,
@@ -25,6 +25,8 @@ from dynamicpo.evaluation.comparison import compare_evaluations
 from dynamicpo.evaluation.costs import read_costs
 from dynamicpo.evaluation.evaluate import evaluate
 from dynamicpo.evaluation.generators import read_generator
+from dynamicpo.evaluation.rankings import rank_listed
+from dynamicpo.evaluation.results import EvaluatedRows, RankedItems, make_result
 from dynamicpo.evaluation.rows import EvaluationData, SplitTables, read_all_items
 from dynamicpo.models.checkpoints import load_model
 from dynamicpo.promotion.gate_rows import read_gate_result
@@ -91,9 +93,10 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def expected_places(preferences: Path, evaluation: Path, model: Path) -> list[int | None]:
-    """The place of each row's next item among the proposals of SASRec, by all scores of a model."""
+    """The place of each row's next item among proposals, by a model's scores of all items."""
     items = read_items(preferences)
-    scorer = read_generator(evaluation, "sasrec", items)
+    scorer = read_generator(evaluation, "cooccurrence", items)
+    popularity = items["popularity"].to_numpy()
     proposal_scores = scorer(read_rows(preferences, "test"))
     source = read_manifest(preferences)
     everything = read_all_items(SplitTables(preferences), source, config())
@@ -103,7 +106,7 @@ def expected_places(preferences: Path, evaluation: Path, model: Path) -> list[in
     places = []
     for number, row in enumerate(preference_rows("test")):
         allowed = [code for item, code in codes.items() if item not in row["history"]]
-        allowed.sort(key=lambda code: -proposal_scores[number, code])
+        allowed.sort(key=lambda code: (-proposal_scores[number, code], -popularity[code], code))
         listed = allowed[:PROPOSALS]
         target = codes[row["target"]]
         better = sum(scores[number, code] > scores[number, target] for code in listed)
@@ -141,19 +144,40 @@ def test_nothing_is_named_as_if_the_catalogue_had_been_ranked(
     beside = {f"{metric}{end}" for metric in ("hit_ratio_at_10", "ndcg_at_10") for end in bounds}
     assert {*metrics} - {*exact_metrics} == {f"test_proposed_{metric}" for metric in beside}
     assert {*exact_metrics} - {*metrics} == {f"test_catalogue_{metric}" for metric in beside}
-    # The lists are ranked as ever, and so are all items for the users to look at.
-    for file in ("ranks.parquet", "top_items.parquet"):
-        assert (proposed / name / file).read_bytes() == (exact / name / file).read_bytes()
+    # The lists are ranked as ever.
+    of_lists = (proposed / name / "ranks.parquet").read_bytes()
+    assert of_lists == (exact / name / "ranks.parquet").read_bytes()
     assert not (proposed / name / "catalogue").exists()
     assert not (exact / name / "proposed").exists()
 
 
-def test_generator_ranks_its_own_proposals_as_all_items(proposed: Path, exact: Path) -> None:
-    metrics = read_json(proposed / "sasrec" / "metrics.json")
-    exact_metrics = read_json(exact / "sasrec" / "metrics.json")
-    for metric in ("hit_ratio_at_10", "ndcg_at_10"):
-        of_all = exact_metrics[f"test_catalogue_{metric}"]
-        assert metrics[f"test_proposed_{metric}"] == pytest.approx(of_all)
+def test_users_to_look_at_are_shown_proposals(preferences: Path, proposed: Path) -> None:
+    items = read_items(preferences)
+    rows = {row["example_id"]: row for row in preference_rows("test")}
+    scorer = read_generator(proposed, "cooccurrence", items)
+    scores = dict(zip(rows, scorer(read_rows(preferences, "test")), strict=True))
+    popularity = items["popularity"].to_numpy()
+    ids = items["item_id"].tolist()
+    for name in ("titles", "sasrec"):
+        shown = pq.read_table(proposed / name / "top_items.parquet").to_pylist()
+        assert len(shown) == len({row["user_id"] for row in rows.values()})
+        for row in shown:
+            history = rows[row["example_id"]]["history"]
+            allowed = [code for code, item in enumerate(ids) if item not in history]
+            score = scores[row["example_id"]]
+            allowed.sort(key=lambda code: (-score[code], -popularity[code], code))
+            assert len(row["items"]) == 5
+            assert {*row["items"]} <= {ids[code] for code in allowed[:PROPOSALS]}
+
+
+def test_of_equals_the_first_proposal_is_no_better(proposed: Path) -> None:
+    best = {
+        name: pq.read_table(proposed / name / "proposed" / "ranks.parquet")["best"].to_pylist()
+        for name in ("random", "cooccurrence")
+    }
+    # Chance scores all items alike.
+    same = np.mean([one == other for one, other in zip(*best.values(), strict=True)])
+    assert same < 0.5
 
 
 def test_protocol_warning_and_page_say_what_was_ranked(proposed: Path, exact: Path) -> None:
@@ -161,14 +185,14 @@ def test_protocol_warning_and_page_say_what_was_ranked(proposed: Path, exact: Pa
     of_proposals = extra["protocol"]["proposed"]
     of_all = read_manifest(exact).extra["protocol"]["catalogue"]
     assert "catalogue" not in extra["protocol"]
-    assert of_proposals["candidates"] == "first 10 of sasrec"
+    assert of_proposals["candidates"] == "first 10 of cooccurrence"
     assert of_proposals["num_candidates"] == PROPOSALS
     assert of_proposals["rows"] != of_all["rows"]
     (warning,) = (text for text in extra["warnings"] if "every item" in text)
-    assert "the first 10 items of sasrec instead" in warning
+    assert "the first 10 items of cooccurrence instead" in warning
     assert "--catalogue-minutes 0 ranks all" in warning
     page = (proposed / "report.html").read_text(encoding="utf-8")
-    assert "the first 10 items of sasrec instead" in page
+    assert "the first 10 items of cooccurrence instead" in page
     assert "mong what a candidate generator proposes" in page
     assert "the whole catalogue" not in page
     assert read_manifest(exact).extra["warnings"] == []
@@ -190,15 +214,29 @@ def test_differences_are_paired_and_compared_with_none_of_the_catalogue(
     assert not (tmp_path / "both").exists()
 
 
-def test_lists_of_another_generator_are_another_protocol(
+def test_evaluations_of_a_run_can_be_compared(
     slow: None, preferences: Path, models: dict[str, Path], proposed: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    evaluate(preferences, models, other, config(sasrec=False))
-    protocol = read_manifest(other).extra["protocol"]["proposed"]
-    assert protocol["candidates"] == "first 10 of cooccurrence"
+    # As the pipelines evaluate: SFT with all baselines, every objective with those of no training.
+    other = write_title_model(tmp_path / "dpo", seed=3)
+    settings = {"sft": config(base=True, generator="sasrec"), "dpo": config(sasrec=False, seed=1)}
+    folders = {"sft": models["titles"], "dpo": other}
+    for name, chosen in settings.items():
+        evaluate(preferences, {name: folders[name]}, tmp_path / f"{name}-evaluation", chosen)
+    evaluations = [tmp_path / f"{name}-evaluation" for name in settings]
+    compare_evaluations(evaluations, tmp_path / "comparison")
+    pairs = read_json(tmp_path / "comparison" / "proposed_comparisons.json")
+    assert ("dpo", "sft") in [(pair["a"], pair["b"]) for pair in pairs]
+    page = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
+    assert "ranks first of what a candidate generator proposes" in page
+
+
+def test_lists_of_another_length_are_another_protocol(
+    slow: None, preferences: Path, models: dict[str, Path], proposed: Path, tmp_path: Path
+) -> None:
+    evaluate(preferences, models, tmp_path / "other", config(sasrec=False, proposals=11))
     with pytest.raises(DataError, match="differ in proposed"):
-        compare_evaluations([proposed, other], tmp_path / "both")
+        compare_evaluations([proposed, tmp_path / "other"], tmp_path / "both")
 
 
 @pytest.mark.parametrize(
@@ -249,11 +287,18 @@ def test_what_is_served_is_not_ranked_again(
 
     for module in (evaluated_models, served_models):
         monkeypatch.setattr(module, "rank_with_model", rank)
-    settings = config(sasrec=False, generator="cooccurrence")
-    evaluate(preferences, {"titles": models["titles"]}, tmp_path / "out", settings)
-    assert ranked == [("titles", "listed"), ("titles", "proposed")]
-    metrics = read_json(tmp_path / "out" / "titles" / "metrics.json")
+    titles = {"titles": models["titles"]}
+    evaluate(preferences, titles, tmp_path / "own", config(generator="cooccurrence"))
+    twice = [("titles", "listed"), ("titles", "proposed")]
+    assert ranked == twice
+    metrics = read_json(tmp_path / "own" / "titles" / "metrics.json")
     assert metrics["test_served_ndcg_at_10"] == metrics["test_proposed_ndcg_at_10"]
+    # Another generator serves something else.
+    ranked.clear()
+    evaluate(preferences, titles, tmp_path / "other", config(generator="sasrec"))
+    assert ranked == [*twice, ("titles, as it serves", "proposed")]
+    metrics = read_json(tmp_path / "other" / "titles" / "metrics.json")
+    assert metrics["test_served_ndcg_at_10"] != metrics["test_proposed_ndcg_at_10"]
 
 
 def test_answers_are_generated_for_the_lists_alone(
@@ -328,9 +373,32 @@ def test_the_estimate_counts_work_and_not_time(
     tree_tokens = len(lengths) * (1 + NUM_ITEMS)
     assert whole == pytest.approx(2 * num_weights * (prompt_tokens + tree_tokens) / 60)
     assert minutes(backend="plain") > 2 * whole
-    both = minutes_of_catalogue({**titles, "again": models["titles"]}, everything, config())
-    assert both == pytest.approx(2 * whole)
+    # The slowest model's: each is ranked alike, wherever it is evaluated.
+    assert minutes_of_catalogue(models, everything, config()) == whole
     assert minutes_of_catalogue({"compact": models["compact"]}, everything, config()) == 0
+
+
+def test_lists_shorter_than_the_cut_off_are_not_taken(
+    slow: None,
+    preferences: Path,
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(beside, "_FEWEST", PROPOSALS + 1)
+    evaluate(preferences, models, tmp_path / "out", config(sasrec=False))
+    assert "catalogue" in read_manifest(tmp_path / "out").extra["protocol"]
+
+
+def test_what_is_not_proposed_is_missed_however_short_the_list() -> None:
+    codes = np.array([[0, 1, 2], [3, 4, 5]])
+    places = np.array([1, -1])
+    rows = EvaluatedRows("test", ["a", "b"], ["u", "v"], places)
+    ranking = rank_listed(np.array([[1.0, 3.0, 2.0], [1.0, 2.0, 3.0]]), places, codes)
+    result = make_result(rows, ranking, RankedItems([*"012345"], np.ones(6, np.int64)), 100, 0)
+    for metric in ("hit_ratio_at_3", "ndcg_at_3", "mrr"):
+        assert result.metric(metric) == 0.5
+    assert result.row_values("ndcg_at_10").tolist() == [1, 0]
 
 
 def test_without_models_all_items_are_ranked(slow: None, preferences: Path, tmp_path: Path) -> None:
