@@ -15,6 +15,7 @@ from types import FrameType
 
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
+_MANY = 4096  # bytes of signals
 # Time for a task to remove what it has not finished.
 _GRACE_SECONDS = 10
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     runner, command = int(arguments[0]), arguments[1:]
     # The runner's interruptions go to the whole group. They are for the task, which then ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    woken = _signal_bytes()
     signal.signal(signal.SIGTERM, _end_group)
     get_signal_when_parent_ends(signal.SIGTERM)
     # It may have ended before the line above.
@@ -31,8 +33,25 @@ def main(arguments: Sequence[str]) -> int:
         return 128 + signal.SIGTERM
     # A signal that is ignored here would be ignored by the command, too.
     with subprocess.Popen(command, preexec_fn=_default_interrupt) as process:
-        code = process.wait()
+        while (code := process.poll()) is None:
+            os.read(woken, _MANY)
     return shell_exit_code(code)
+
+
+def _signal_bytes() -> int:
+    """A descriptor that gets a byte of each signal that is handled, the end of the command too.
+
+    A signal that comes just before `wait` would not end it, and its handler would not run.
+    """
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, _do_nothing)
+    return woken
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _default_interrupt() -> None:

@@ -7,6 +7,7 @@ ARGUMENTS...` does what `PYTHON ARGUMENTS...` does, and becomes that where nobod
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ STANDARD_STREAMS = (0, 1, 2)
 REFUSED = 0
 # For a request and the answer to it, on a machine where all takes long.
 PATIENCE_SECONDS = 20
+_MANY = 4096  # bytes, one for each signal
 # What a local task is.
 _MODULE = "kfp.dsl.executor_main"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -87,10 +89,16 @@ def _follow(server: socket.socket, process: int) -> int:
         with contextlib.suppress(OSError):
             os.killpg(process, number)
 
+    # A signal that comes just before a wait would not end it: the byte that it writes here does.
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for number in _SIGNALS:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     server.settimeout(None)
+    while server.fileno() not in select.select([server.fileno(), woken], [], [])[0]:
+        os.read(woken, _MANY)
     code = _read_line(server)
     if code:
         return int(code)
