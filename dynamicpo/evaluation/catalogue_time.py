@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynamicpo.core.config import EvaluationConfig
+from dynamicpo.core.records.manifest import read_input
 from dynamicpo.core.records.version_folders import enclosing_version, model_of
 from dynamicpo.evaluation.candidates import RankingModel
 from dynamicpo.evaluation.known_items import encode_catalogue
@@ -56,7 +57,12 @@ def minutes_of_catalogue(
     permissions = permissions_of(config)
     seconds = 0.0
     for name, path in models.items():
-        loaded = load_model(model_of(path), permissions)
+        folder = model_of(path)
+        manifest = read_input(folder)
+        # One softmax gives the scores of all items of one token: a list would take no less.
+        if manifest.extra["prompts"]["item_text"] == "token":
+            continue
+        loaded = load_model(folder, permissions)
         is_version = enclosing_version(path) is not None
         model = RankingModel(loaded, config, name, is_version)
         seconds = max(seconds, _seconds_of_catalogue(model, data))
@@ -71,9 +77,6 @@ def _seconds_of_catalogue(model: RankingModel, data: EvaluationData) -> float:
     config = model.config
     prompts = Prompts(loaded.tokenizer, data.items, loaded.settings)
     encoded = encode_catalogue(data, prompts, is_version=model.is_version)
-    if all(len(answer) == 1 for answer in encoded.answers):
-        # One softmax gives all items' scores: a list would take no less.
-        return 0.0
     network = loaded.model
     num_tokens = catalogue_tokens(network, encoded.prompt_ids, encoded.answers, config.backend)
     num_weights = sum(weight.numel() for weight in network.parameters())
