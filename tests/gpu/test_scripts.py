@@ -71,7 +71,7 @@ def test_study_goes_on_where_an_earlier_run_ended(tmp_path: Path):
     text = run_script(
         *command, str(tmp_path / "second"), "--seconds", "600", GPU_FOLDER=str(brought)
     )
-    assert "left for a later run" not in text
+    assert "left for a later run" not in text, text
     report = make_report(tmp_path / "second", tmp_path / "report")
     # All four arms at both numbers of negatives, on lists drawn anew.
     assert len(re.findall(r"^\| (?:DynamicPO-)?[ds]\w*po \| \.\d+ .* \| \.\d+ ", report, re.M)) == 4
