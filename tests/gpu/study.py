@@ -398,7 +398,10 @@ def run(options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     restore(output)
     workers = Workers(1 if options.tiny else WORKERS)
-    scratch = Path(tempfile.mkdtemp(prefix="study-"))
+    # What an earlier run finished names it, so a later one, perhaps elsewhere, has the same place.
+    scratch = Path(tempfile.gettempdir()) / "dynamicpo-study"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
     backbone = make_tiny_model(scratch) if options.tiny else join_model(scratch)
     log.info("model: %.0f s", time.monotonic() - began)
     for seed, data in itertools.product(range(sizes.seeds), options.data):
