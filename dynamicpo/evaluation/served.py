@@ -158,8 +158,7 @@ def served_ranks(ranking: Ranking, data: EvaluationData) -> ServedRanks:
         ranking: Of a generator's proposals, or of every item.
         data: The rows that rank them.
     """
-    is_listed = data.rows.target_index >= 0
-    return ServedRanks(is_listed, ranking.better, ranking.tied)
+    return ServedRanks(data.rows.is_ranked, ranking.better, ranking.tied)
 
 
 def write_served(folder: Path, rows: EvaluatedRows, ranks: ServedRanks) -> None:

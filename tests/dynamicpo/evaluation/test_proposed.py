@@ -92,24 +92,31 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue_time, "_SPEEDS", SLOW)
 
 
+def expected_proposals(preferences: Path, evaluation: Path) -> list[list[str]]:
+    """The items of each row's list: co-occurrence's first, popular ones first of equals."""
+    items = read_items(preferences)
+    scores = read_generator(evaluation, "cooccurrence", items)(read_rows(preferences, "test"))
+    popularity = items["popularity"].to_numpy()
+    ids = items["item_id"].tolist()
+    lists = []
+    for row, score in zip(preference_rows("test"), scores, strict=True):
+        allowed = [code for code, item in enumerate(ids) if item not in row["history"]]
+        order = np.lexsort((allowed, -popularity[allowed], -score[allowed]))
+        lists.append([ids[allowed[place]] for place in order[:PROPOSALS]])
+    return lists
+
+
 def expected_places(preferences: Path, evaluation: Path, model: Path) -> list[int | None]:
     """The place of each row's next item among proposals, by a model's scores of all items."""
-    items = read_items(preferences)
-    scorer = read_generator(evaluation, "cooccurrence", items)
-    popularity = items["popularity"].to_numpy()
-    proposal_scores = scorer(read_rows(preferences, "test"))
     source = read_manifest(preferences)
     everything = read_all_items(SplitTables(preferences), source, config())
-    loaded = load_model(model)
-    scores = all_item_scores(RankingModel(loaded, config(), "m"), everything)
-    codes = {item: code for code, item in enumerate(items["item_id"])}
+    scores = all_item_scores(RankingModel(load_model(model), config(), "m"), everything)
+    codes = {item: code for code, item in enumerate(everything.items["item_id"])}
     places = []
-    for number, row in enumerate(preference_rows("test")):
-        allowed = [code for item, code in codes.items() if item not in row["history"]]
-        allowed.sort(key=lambda code: (-proposal_scores[number, code], -popularity[code], code))
-        listed = allowed[:PROPOSALS]
-        target = codes[row["target"]]
-        better = sum(scores[number, code] > scores[number, target] for code in listed)
+    lists = expected_proposals(preferences, evaluation)
+    for row, listed, score in zip(preference_rows("test"), lists, scores, strict=True):
+        target = row["target"]
+        better = sum(score[codes[item]] > score[codes[target]] for item in listed)
         places.append(int(better) if target in listed else None)
     return places
 
@@ -152,22 +159,15 @@ def test_nothing_is_named_as_if_the_catalogue_had_been_ranked(
 
 
 def test_users_to_look_at_are_shown_proposals(preferences: Path, proposed: Path) -> None:
-    items = read_items(preferences)
-    rows = {row["example_id"]: row for row in preference_rows("test")}
-    scorer = read_generator(proposed, "cooccurrence", items)
-    scores = dict(zip(rows, scorer(read_rows(preferences, "test")), strict=True))
-    popularity = items["popularity"].to_numpy()
-    ids = items["item_id"].tolist()
+    rows = preference_rows("test")
+    proposals = expected_proposals(preferences, proposed)
+    lists = {row["example_id"]: listed for row, listed in zip(rows, proposals, strict=True)}
     for name in ("titles", "sasrec"):
         shown = pq.read_table(proposed / name / "top_items.parquet").to_pylist()
-        assert len(shown) == len({row["user_id"] for row in rows.values()})
+        assert len(shown) == len({row["user_id"] for row in rows})
         for row in shown:
-            history = rows[row["example_id"]]["history"]
-            allowed = [code for code, item in enumerate(ids) if item not in history]
-            score = scores[row["example_id"]]
-            allowed.sort(key=lambda code: (-score[code], -popularity[code], code))
             assert len(row["items"]) == 5
-            assert {*row["items"]} <= {ids[code] for code in allowed[:PROPOSALS]}
+            assert {*row["items"]} <= {*lists[row["example_id"]]}
 
 
 def test_of_equals_the_first_proposal_is_no_better(proposed: Path) -> None:
